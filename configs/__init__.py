@@ -1,0 +1,1 @@
+"""Presets as data (TOML); read by ``gsavatar.config``."""
