@@ -1,0 +1,168 @@
+"""Training samples of a clip: which frame, at which size, with its masks and its background."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gsavatar.clip import Clip
+from gsavatar.landmarks import mouth_opening
+from gsavatar.losses import RegionMasks
+from gsavatar.render import crop_camera
+from gsavatar.types import PROTOCOL_SIZE, Drive, Frame, Region
+
+Box = tuple[int, int, int, int]
+
+MOUTH_SHARE = 0.3
+"""Share of the draws that pick a mouth opening first: wide-open frames are rare in speech."""
+OPENING_BINS = 8
+VALIDATION_FRAMES = 12
+CACHE_BYTES = 768 << 20
+LIP_MARGIN = 0.35
+MIN_LIP_BOX = 24
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One frame (or a crop of it) ready to train on."""
+
+    frame: Frame
+    background: Tensor  # [H, W, 3]
+    masks: RegionMasks
+    lip_box: Box | None  # top, left, bottom, right in the frame's pixels; None if outside
+
+
+class Batches:
+    """Samples of a clip's training part; every random choice comes from the caller's generator."""
+
+    def __init__(self, clip: Clip, size: int) -> None:
+        self.clip = clip
+        self.size = size
+        rows = clip.train_rows
+        picks = np.linspace(0, len(rows) - 1, VALIDATION_FRAMES + 2).round().astype(int)[1:-1]
+        held = np.unique(picks) if len(rows) >= 10 * VALIDATION_FRAMES else picks[:0]
+        self._validation_rows = [int(rows[i]) for i in held]
+        self._rows = np.delete(rows, held)
+        self._plates = [torch.from_numpy(p).float() / 255.0 for p in clip.plates]
+        self._bins = _opening_bins(mouth_opening(clip.landmarks.points[self._rows]).numpy())
+        self._cache: OrderedDict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = OrderedDict()
+
+    def draw(self, generator: torch.Generator, *, full_size: bool) -> Sample:
+        """A random training sample: the whole frame at ``size``, or, with ``full_size``, a crop of
+        ``size`` pixels from the full frame around the head."""
+        row = self._pick(generator)
+        if not full_size or self.size >= PROTOCOL_SIZE:
+            return self._sample(row, self.size, None)
+        return self._sample(row, PROTOCOL_SIZE, self._crop(row, generator))
+
+    def validation(self) -> Iterator[Sample]:
+        """Whole frames of the training part that are never drawn, for choosing and for the curve."""
+        for row in self._validation_rows:
+            yield self._sample(row, self.size, None)
+
+    def _pick(self, generator: torch.Generator) -> int:
+        def below(limit: int) -> int:
+            return int(torch.randint(0, limit, (), generator=generator))
+
+        if float(torch.rand((), generator=generator)) < MOUTH_SHARE:
+            members = self._bins[below(len(self._bins))]
+            return int(self._rows[members[below(len(members))]])
+        return int(self._rows[below(len(self._rows))])
+
+    def _crop(self, row: int, generator: torch.Generator) -> Box:
+        """A square of ``size`` pixels whose centre lies within the head's box."""
+        top, left, bottom, right = self._head_box(row)
+        u, v = torch.rand(2, generator=generator).tolist()
+        limit = PROTOCOL_SIZE - self.size
+        y = int(np.clip(top + v * (bottom - top) - self.size / 2, 0, limit))
+        x = int(np.clip(left + u * (right - left) - self.size / 2, 0, limit))
+        return y, x, y + self.size, x + self.size
+
+    def _head_box(self, row: int) -> tuple[float, float, float, float]:
+        points = self.clip.landmarks.points[row, :, :2]
+        (left, top), (right, bottom) = points.amin(0).tolist(), points.amax(0).tolist()
+        return top - 0.3 * (bottom - top), left, bottom, right
+
+    def _pictures(self, row: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Frame and labels at ``size``; the cache holds what was asked for last."""
+        key = (row, size)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        frame, labels = self.clip.frame(row), self.clip.regions(row)
+        if size != PROTOCOL_SIZE:
+            frame, labels = resized(frame, labels, size)
+        self._cache[key] = (frame, labels)
+        while len(self._cache) * 4 * size * size > CACHE_BYTES:
+            self._cache.popitem(last=False)
+        return frame, labels
+
+    def _sample(self, row: int, size: int, crop: Box | None) -> Sample:
+        track = self.clip.track
+        picture, labels = self._pictures(row, size)
+        camera = self.clip.camera(row).resized(size, size)
+        background = self._background(int(track.file_index[row]), size)
+        scale = size / PROTOCOL_SIZE
+        lips = tuple(v * scale for v in self.clip.lips(row))
+        if crop is not None:
+            top, left, bottom, right = crop
+            picture, labels = picture[top:bottom, left:right], labels[top:bottom, left:right]
+            background = background[top:bottom, left:right]
+            camera = crop_camera(camera, crop)
+            lips = (lips[0] - top, lips[1] - left, lips[2] - top, lips[3] - left)
+        regions = torch.from_numpy(np.ascontiguousarray(labels))
+        frame = Frame(
+            index=int(track.frame_ids[row]),
+            time_s=float(track.time_s[row]),
+            image=torch.from_numpy(np.ascontiguousarray(picture)).float() / 255.0,
+            regions=regions,
+            lips=torch.tensor(lips),
+            weight=track.weight[row],
+            camera=camera,
+            drive=Drive(track.coefficients[row], track.head_pose[row]),
+        )
+        return Sample(frame, background, RegionMasks.of(regions), _lip_box(frame))
+
+    def _background(self, file: int, size: int) -> Tensor:
+        plate = self._plates[file]
+        if size == PROTOCOL_SIZE:
+            return plate
+        return torch.nn.functional.interpolate(
+            plate.permute(2, 0, 1)[None], size=(size, size), mode="area"
+        )[0].permute(1, 2, 0)
+
+
+def resized(frame: np.ndarray, labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """A frame averaged down and its labels sampled at ``size`` pixels."""
+    import cv2
+
+    small = cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA)
+    nearest = cv2.resize(labels, (size, size), interpolation=cv2.INTER_NEAREST)
+    return small, nearest
+
+
+def _opening_bins(opening: np.ndarray) -> list[np.ndarray]:
+    """Positions of the frames in equal ranges of mouth opening; empty ranges are left out."""
+    low, high = np.percentile(opening, [1, 99])
+    level = np.clip((opening - low) / max(high - low, 1e-6) * OPENING_BINS, 0, OPENING_BINS - 1)
+    bins = [np.flatnonzero(level.astype(int) == b) for b in range(OPENING_BINS)]
+    return [b for b in bins if len(b)]
+
+
+def _lip_box(frame: Frame) -> Box | None:
+    """The lips grown by a margin and squared, inside the picture; None if they are outside it."""
+    top, left, bottom, right = frame.lips.tolist()
+    side = max(bottom - top, right - left) * (1 + 2 * LIP_MARGIN)
+    side = int(max(side, MIN_LIP_BOX))
+    y, x = int((top + bottom - side) / 2), int((left + right - side) / 2)
+    height, width = frame.image.shape[:2]
+    if y < 0 or x < 0 or y + side > height or x + side > width:
+        return None
+    if not bool(((frame.regions == Region.LIPS) | (frame.regions == Region.INNER_MOUTH)).any()):
+        return None
+    return y, x, y + side, x + side

@@ -1,0 +1,111 @@
+"""Growing and pruning: more Gaussians where the picture asks for them, none where unseen.
+
+The criterion is that of 3D Gaussian Splatting (Kerbl et al. 2023, section 5): the mean gradient of
+the projected mean. Thresholds are ranks within a budget, not absolute numbers, so that they do not
+depend on the clip's resolution or contrast.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gsavatar.optimizer import RowAdam
+
+SPLIT_SCALE_M = 0.004
+SPLIT_SHRINK = 1.6
+PRUNE_OPACITY = 0.02
+GROW_SHARE = 0.06
+"""Largest share of a branch's Gaussians that one round adds."""
+
+
+@dataclass(frozen=True)
+class RowChange:
+    """How a round changes the rows of one branch."""
+
+    kept: Tensor  # [M] int64, old rows that stay, in order
+    parents: Tensor  # [G] int64, old row of every new Gaussian
+
+
+class GradientMeter:
+    """Mean screen-space gradient of every Gaussian since the last round."""
+
+    def __init__(self, count: int) -> None:
+        self.sum = torch.zeros(count)
+        self.seen = torch.zeros(count)
+
+    def add(self, probe_grad: Tensor) -> None:
+        """Takes the gradient [N, 2] of one picture; Gaussians it does not show do not count."""
+        size = probe_grad.norm(dim=-1)
+        self.sum += size
+        self.seen += (size > 0).float()
+
+    def mean(self) -> Tensor:
+        """Mean over the pictures that showed the Gaussian, [N]."""
+        return self.sum / self.seen.clamp_min(1.0)
+
+
+def plan_round(
+    scores: Tensor,  # [N]
+    opacities: Tensor,  # [N]
+    *,
+    budget: int,
+) -> RowChange:
+    """Rows to keep and rows to double so that at most ``budget`` Gaussians remain."""
+    alive = opacities > PRUNE_OPACITY
+    if int(alive.sum()) < 16:  # never prune a branch away: it could not come back
+        alive = torch.ones_like(alive)
+    kept = alive.nonzero()[:, 0]
+    room = min(budget - len(kept), math.ceil(GROW_SHARE * len(kept)))
+    wanted = torch.where(alive, scores, 0.0)
+    room = min(max(room, 0), int((wanted > 0).sum()))
+    parents = wanted.topk(room).indices if room else kept[:0]
+    return RowChange(kept, parents)
+
+
+@torch.no_grad()
+def apply_round(
+    adam: RowAdam, branch: str, change: RowChange, generator: torch.Generator
+) -> None:
+    """Rebuilds the branch's parameters and their Adam state for the new rows.
+
+    A large parent is split: both halves shrink and the child moves along a sample of the parent's
+    shape. A small one is cloned in place with the opacity shared between the two.
+    """
+    kept, parents = change.kept, change.parents
+    params = {k: adam.params[f"{branch}.{k}"] for k in BRANCH_AXES}
+    scales = params["log_scales"].exp()
+    large = scales.amax(-1) > SPLIT_SCALE_M
+    is_parent = torch.zeros(len(scales), dtype=torch.bool)
+    is_parent[parents] = True
+
+    log_scales = params["log_scales"] - math.log(SPLIT_SHRINK) * (is_parent & large)[:, None]
+    shared = 1.0 - (1.0 - params["raw_opacities"].sigmoid()).clamp_min(1e-4).sqrt()
+    raw_opacities = torch.where(
+        is_parent & ~large, torch.logit(shared.clamp(1e-4, 1 - 1e-4)), params["raw_opacities"]
+    )
+    noise = torch.randn(len(parents), 3, generator=generator) * 0.7
+    shift = _rotate(params["raw_quats"][parents], noise * scales[parents])
+    children = params["means"][parents] + shift
+    changed = {**params, "log_scales": log_scales, "raw_opacities": raw_opacities}
+    for key, axis in BRANCH_AXES.items():
+        new = changed[key].index_select(axis, parents) if key != "means" else children
+        value = torch.cat((changed[key].index_select(axis, kept), new), dim=axis)
+        adam.replace(f"{branch}.{key}", value, kept, axis)
+
+
+BRANCH_AXES = {
+    "means": 0, "raw_quats": 0, "log_scales": 0, "raw_opacities": 0, "sh": 0, "basis": 1,
+}  # fmt: skip
+"""A branch's trainable tensors and the axis that counts its Gaussians."""
+
+
+def _rotate(quats: Tensor, vectors: Tensor) -> Tensor:
+    """Vectors [N, 3] turned by quaternions [N, 4] (wxyz, any length)."""
+    quats = torch.nn.functional.normalize(quats, dim=-1)
+    w, xyz = quats[:, :1], quats[:, 1:]
+    t = 2.0 * torch.linalg.cross(xyz, vectors)
+    return vectors + w * t + torch.linalg.cross(xyz, t)

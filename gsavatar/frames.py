@@ -1,0 +1,159 @@
+"""Pictures of a clip on disk: one append-only file per plane, read by memory map.
+
+``raw`` shards hold uint8 pictures one after another. Above ``RAW_LIMIT`` bytes a shard is ``coded``:
+every picture is a lossless PNG of its own, so any one of them can be read alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsavatar.errors import InputError
+
+RAW_LIMIT = 2 << 30
+"""Largest raw shard in bytes; more frames than fit are stored coded."""
+
+UInt8 = NDArray[np.uint8]
+
+
+class FrameWriter:
+    """Writes pictures of one shape to ``path``; nothing is visible there until ``close``.
+
+    ``path`` gets the pictures and ``path.json`` their index, both moved into place at the end.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], *, coded: bool) -> None:
+        self.path = path
+        self.shape = shape
+        self.coded = coded
+        self._offsets = [0]
+        self._partial = path.with_name(path.name + ".partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._partial.open("wb")
+
+    def append(self, picture: UInt8) -> None:
+        """Adds one picture. Raises ``ValueError`` if its shape is not the shard's."""
+        if picture.shape != self.shape or picture.dtype != np.uint8:
+            raise ValueError(f"expected uint8 {self.shape}, got {picture.dtype} {picture.shape}")
+        data = encode_png(picture) if self.coded else np.ascontiguousarray(picture).tobytes()
+        self._file.write(data)
+        self._offsets.append(self._offsets[-1] + len(data))
+
+    def close(self) -> None:
+        """Moves the finished shard into place."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        index = {
+            "shape": list(self.shape),
+            "coded": self.coded,
+            "count": len(self._offsets) - 1,
+            "offsets": self._offsets if self.coded else [],
+        }
+        os.replace(self._partial, self.path)
+        write_text_atomic(index_path(self.path), json.dumps(index))
+
+    def __enter__(self) -> FrameWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+            return
+        self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+
+class FrameStore:
+    """Pictures written by ``FrameWriter``: ``store[i]`` is uint8 of the shard's shape.
+
+    Raises ``InputError`` when the shard is missing or does not match its index.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            index = json.loads(index_path(path).read_text())
+            self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{path}: the stored frames cannot be read ({error}); delete the folder "
+                f"{path.parent} and run the fit again."
+            ) from None
+        self.shape: tuple[int, ...] = tuple(index["shape"])
+        self.coded: bool = index["coded"]
+        self._count: int = index["count"]
+        self._offsets: list[int] = index["offsets"]
+        expected = self._offsets[-1] if self.coded else self._count * int(np.prod(self.shape))
+        if self._bytes.size != expected:
+            raise InputError(
+                f"{path}: {self._bytes.size} bytes but its index says {expected}; delete the "
+                f"folder {path.parent} and run the fit again."
+            )
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, i: int) -> UInt8:
+        if not 0 <= i < self._count:
+            raise IndexError(f"picture {i} of {self._count}")
+        if self.coded:
+            return decode_png(self._bytes[self._offsets[i] : self._offsets[i + 1]])
+        size = int(np.prod(self.shape))
+        return np.array(self._bytes[i * size : (i + 1) * size]).reshape(self.shape)
+
+
+def index_path(path: Path) -> Path:
+    """Where the index of a shard lies."""
+    return path.with_name(path.name + ".json")
+
+
+def encode_png(picture: UInt8) -> bytes:
+    """A lossless PNG of a grey [H, W] or RGB(A) [H, W, 3|4] picture."""
+    import cv2
+
+    order = {2: picture, 3: picture[..., ::-1]}[picture.ndim]
+    if picture.ndim == 3 and picture.shape[2] == 4:
+        order = picture[..., [2, 1, 0, 3]]
+    done, data = cv2.imencode(".png", order, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise ValueError(f"cannot code a picture of shape {picture.shape}")
+    return data.tobytes()
+
+
+def decode_png(data: UInt8 | bytes) -> UInt8:
+    """The picture of ``encode_png``; raises ``ValueError`` on anything else."""
+    import cv2
+
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if picture is None:
+        raise ValueError("not a picture")
+    if picture.ndim == 2:
+        return picture.astype(np.uint8)
+    order = [2, 1, 0] if picture.shape[2] == 3 else [2, 1, 0, 3]
+    return np.ascontiguousarray(picture[..., order])
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Replaces ``path`` by ``text`` in one step, so that a reader sees the old or the new."""
+    write_bytes_atomic(path, text.encode())
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """Replaces ``path`` by ``data`` in one step, so that a reader sees the old or the new."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

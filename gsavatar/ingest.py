@@ -1,0 +1,409 @@
+"""From video files to a clip folder: decode, landmarks, sound, labels, fit. Each stage is atomic.
+
+A stage that finished is not run again; a stage that was interrupted starts over and gives the same
+result. ``clip.json`` is written last and marks the clip as whole.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gsavatar import audio, crop, speech, video
+from gsavatar.clip import (
+    MAX_FRAMES,
+    TEST_MAX_FRAMES,
+    Clip,
+    open_clip,
+    save_features,
+    save_meta,
+    save_track,
+    split_rows,
+)
+from gsavatar.errors import InputError
+from gsavatar.frames import (
+    RAW_LIMIT,
+    FrameStore,
+    FrameWriter,
+    UInt8,
+    encode_png,
+    write_bytes_atomic,
+    write_text_atomic,
+)
+from gsavatar.landmarks import FaceLandmarker, mouth_opening
+from gsavatar.plate import background_plate
+from gsavatar.progress import Reporter
+from gsavatar.segmentation import PersonMatte, label_plane
+from gsavatar.tracking import fit_track
+from gsavatar.types import PROTOCOL_SIZE, Landmarks, Track
+
+log = logging.getLogger("gsavatar")
+
+SHAPE = (PROTOCOL_SIZE, PROTOCOL_SIZE, 3)
+SAMPLE_RATE = 16_000
+MIN_USABLE_S = 2.0
+PLATE_FRAMES = 48
+MIN_OFFSET_CONFIDENCE = 0.5
+MIN_OFFSET_MS = 20.0
+
+
+@dataclass(frozen=True)
+class IngestOptions:
+    """What the user may say about the footage."""
+
+    face: str | None = None  # left, right or a number from the thumbnail
+    provider: str = "auto"
+    focal_px: float | None = None
+    correct_offset: bool = True
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Per-frame results of the first pass over all files, in time order."""
+
+    frame_ids: NDArray[np.int64]
+    time_s: NDArray[np.float64]
+    file_index: NDArray[np.int64]
+    landmarks: Landmarks
+
+
+def ingest(videos: list[Path], root: Path, options: IngestOptions, reporter: Reporter) -> Clip:
+    """The clip of some files of one person, made in ``root`` or continued there.
+
+    Raises ``InputError`` when a file cannot be used or shows too little of one face.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    if (root / "clip.json").exists():
+        return open_clip(root)
+    meta = _decode(videos, root, options, reporter)
+    sequence, stored = _load_sequence(root)
+    speech_meta = _speech(meta, root, sequence, options, reporter)
+    _label(root, sequence, stored, reporter)
+    with reporter.stage("fit the face") as progress:
+        track = fit_track(
+            sequence.landmarks,
+            torch.from_numpy(sequence.time_s),
+            torch.from_numpy(sequence.file_index),
+            torch.from_numpy(sequence.frame_ids),
+            provider=options.provider,
+            focal_px=options.focal_px,
+            progress=progress,
+        )
+    _finish(root, meta | speech_meta, sequence, stored, track, reporter)
+    return open_clip(root)
+
+
+def _decode(
+    videos: list[Path], root: Path, options: IngestOptions, reporter: Reporter
+) -> dict[str, Any]:
+    """Frames, landmarks and the description of the sources."""
+    done = root / "decode.json"
+    if done.exists():
+        meta: dict[str, Any] = json.loads(done.read_text())
+        return meta
+    with reporter.stage("look through the video") as progress:
+        plans = crop.plan(videos, face=options.face, progress=progress, thumbnail=root.parent / "faces.png")
+    total = sum(p.last_index - p.first_index + 1 for p in plans)
+    keep_all = total <= MAX_FRAMES
+    with reporter.stage("decode and find landmarks") as progress:
+        writer = _shard(root, total) if keep_all else None
+        sequence, durations = _first_pass(plans, writer, lambda done: progress(done, total))
+    meta = {
+        "sources": [
+            {
+                "path": str(p.path), "width": p.info.width, "height": p.info.height,
+                "fps": p.info.fps, "crop": [float(v) for v in p.box], "duration_s": duration,
+                "first_index": p.first_index, "last_index": p.last_index,
+            }
+            for p, duration in zip(plans, durations, strict=True)
+        ],
+        "notes": [note for p in plans for note in p.notes],
+        "frames": len(sequence.time_s),
+    }  # fmt: skip
+    _check_usable(sequence, videos, meta["notes"])
+    if keep_all:
+        stored = np.arange(len(sequence.time_s), dtype=np.int64)
+    else:
+        stored = _choose(sequence)
+        with reporter.stage("keep the most telling frames") as progress:
+            _second_pass(plans, root, stored, progress)
+        meta["notes"].append(
+            f"{MAX_FRAMES} of {total} frames are kept as pictures; all of them are tracked."
+        )
+    _save_sequence(root, sequence, stored)
+    write_text_atomic(done, json.dumps(meta))
+    return meta
+
+
+def _shard(root: Path, frames: int) -> FrameWriter:
+    return FrameWriter(root / "frames.bin", SHAPE, coded=frames * int(np.prod(SHAPE)) > RAW_LIMIT)
+
+
+def _cropped(plan: crop.CropPlan) -> Iterator[tuple[int, float, UInt8]]:
+    """Index, time and protocol picture of the planned part of one file."""
+    for index, time_s, rgb in video.decode(plan.path):
+        if index > plan.last_index:
+            return
+        if index >= plan.first_index:
+            yield index, time_s, crop.apply_crop(rgb, plan.box, PROTOCOL_SIZE)
+
+
+def _first_pass(
+    plans: list[crop.CropPlan], writer: FrameWriter | None, progress: Any
+) -> tuple[Sequence, list[float]]:
+    """Landmarks of every frame; pictures too if there is a writer."""
+    ids, times, files, points, scores, durations = [], [], [], [], [], []
+    start_s, start_id = 0.0, 0
+    with FaceLandmarker() as landmarker:
+        for file, plan in enumerate(plans):
+            centre = np.array([PROTOCOL_SIZE / 2, PROTOCOL_SIZE / 2])
+            for index, time_s, picture in _cropped(plan):
+                found = landmarker.detect(picture)
+                face = min(
+                    found,
+                    key=lambda f: float(np.hypot(*(f.points[:, :2].mean(0) - centre))),
+                    default=None,
+                )
+                if face is not None:
+                    centre = face.points[:, :2].mean(0)
+                points.append(np.full((478, 3), np.nan) if face is None else face.points)
+                scores.append(None if face is None else face.scores)
+                ids.append(start_id + index)
+                times.append(start_s + time_s)
+                files.append(file)
+                if writer is not None:
+                    writer.append(picture)
+                progress(len(ids))
+            durations.append(float(plan.info.duration_s))
+            start_s += durations[-1]
+            start_id += plan.last_index + 1
+    if writer is not None:
+        writer.close()
+    known = next((s for s in scores if s is not None), None)
+    table = None
+    if known is not None:
+        blank = np.full_like(known, np.nan)
+        table = torch.from_numpy(np.stack([blank if s is None else s for s in scores])).float()
+    stacked = torch.from_numpy(np.stack(points)).float()
+    landmarks = Landmarks(stacked, torch.isfinite(stacked[:, 0, 0]), table)
+    return Sequence(np.array(ids), np.array(times), np.array(files), landmarks), durations
+
+
+def _check_usable(sequence: Sequence, videos: list[Path], notes: list[str]) -> None:
+    """Raises unless a face was seen long enough; notes the frames without one."""
+    found = sequence.landmarks.found.numpy()
+    step = float(np.median(np.diff(sequence.time_s))) if len(found) > 1 else 0.0
+    usable_s = float(found.sum()) * step
+    names = ", ".join(str(v) for v in videos)
+    if usable_s < MIN_USABLE_S:
+        raise InputError(
+            f"{names}: a face is visible for {usable_s:.1f} s only, at least {MIN_USABLE_S:.0f} s "
+            "are needed; film the face larger, from the front, in good light."
+        )
+    if not found.all():
+        lost = sequence.frame_ids[~found]
+        notes.append(
+            f"{len(lost)} of {len(found)} frames show no face and are skipped "
+            f"(the first is frame {lost[0]})."
+        )
+
+
+def _choose(sequence: Sequence) -> NDArray[np.int64]:
+    """Position in the shard of each kept frame, -1 for the others.
+
+    The test part is kept whole (up to its limit); the training part by variety of head position,
+    turn and mouth opening: frames are taken in rounds from the cells of a coarse grid.
+    """
+    points = sequence.landmarks.points
+    everything = np.zeros(len(sequence.time_s), dtype=np.int64)
+    train, test = split_rows(sequence.time_s, everything)
+    found = sequence.landmarks.found.numpy()
+    train = train[found[train]]
+    nose, left, right = points[:, 1], points[:, 234], points[:, 454]
+    turn = (nose[:, 0] - left[:, 0]) / (right[:, 0] - left[:, 0])
+    values = torch.stack(
+        (turn, nose[:, 0], nose[:, 1], mouth_opening(points), points[:, 152, 1] - points[:, 10, 1]), 1
+    )[train].numpy()
+    low, high = np.percentile(values, [1, 99], axis=0)
+    grid = np.clip((values - low) / np.maximum(high - low, 1e-6) * 5, 0, 4).astype(int)
+    _, cell = np.unique(grid, axis=0, return_inverse=True)
+    rank = np.zeros(len(train), dtype=np.int64)
+    order = np.random.default_rng(0).permutation(len(train))
+    counts: dict[int, int] = {}
+    for i in order:
+        rank[i] = counts.get(int(cell[i]), 0)
+        counts[int(cell[i])] = rank[i] + 1
+    room = MAX_FRAMES - min(len(test), TEST_MAX_FRAMES)
+    chosen = train[np.lexsort((order, rank))[:room]]
+    kept = np.sort(np.concatenate((chosen, test[:TEST_MAX_FRAMES])))
+    stored = np.full(len(everything), -1, dtype=np.int64)
+    stored[kept] = np.arange(len(kept))
+    return stored
+
+
+def _second_pass(
+    plans: list[crop.CropPlan], root: Path, stored: NDArray[np.int64], progress: Any
+) -> None:
+    """Pictures of the chosen frames."""
+    row = 0
+    with _shard(root, int((stored >= 0).sum())) as writer:
+        for plan in plans:
+            for _, _, picture in _cropped(plan):
+                if stored[row] >= 0:
+                    writer.append(picture)
+                row += 1
+                progress(row, len(stored))
+
+
+def _save_sequence(root: Path, sequence: Sequence, stored: NDArray[np.int64]) -> None:
+    from safetensors.torch import save
+
+    tensors = {
+        "frame_ids": torch.from_numpy(sequence.frame_ids),
+        "time_s": torch.from_numpy(sequence.time_s),
+        "file_index": torch.from_numpy(sequence.file_index),
+        "points": sequence.landmarks.points,
+        "found": sequence.landmarks.found,
+        "stored": torch.from_numpy(stored),
+    }
+    if sequence.landmarks.scores is not None:
+        tensors["scores"] = sequence.landmarks.scores
+    write_bytes_atomic(root / "landmarks.safetensors", save(tensors))
+
+
+def _load_sequence(root: Path) -> tuple[Sequence, NDArray[np.int64]]:
+    from safetensors.torch import load_file
+
+    t = load_file(root / "landmarks.safetensors")
+    landmarks = Landmarks(t["points"], t["found"], t.get("scores"))
+    sequence = Sequence(
+        t["frame_ids"].numpy(), t["time_s"].numpy(), t["file_index"].numpy(), landmarks
+    )
+    return sequence, t["stored"].numpy()
+
+
+def _speech(
+    meta: dict[str, Any], root: Path, sequence: Sequence, options: IngestOptions, reporter: Reporter
+) -> dict[str, Any]:
+    """Sound on the clip's clock with its offset corrected, and its features."""
+    done = root / "speech.json"
+    if done.exists():
+        loaded: dict[str, Any] = json.loads(done.read_text())
+        return loaded
+    samples = _sound(meta["sources"])
+    result: dict[str, Any] = {"av_offset_ms": None, "av_offset_confidence": None, "speech_notes": []}
+    if samples is None:
+        result["speech_notes"].append(
+            "The video has no usable sound: only expression drive is trained, not speech drive."
+        )
+        write_text_atomic(done, json.dumps(result))
+        return result
+    with reporter.stage("hear the speech") as progress:
+        quick = speech.extract(samples, encoder="log_mel")
+        found = sequence.landmarks.found
+        opening = mouth_opening(sequence.landmarks.points)[found].numpy()
+        offset_ms, confidence = speech.estimate_av_offset(quick, sequence.time_s[found.numpy()], opening)
+        result |= {"av_offset_ms": float(offset_ms), "av_offset_confidence": float(confidence)}
+        sure = confidence >= MIN_OFFSET_CONFIDENCE and abs(offset_ms) >= MIN_OFFSET_MS
+        if options.correct_offset and sure:
+            samples = _shifted(samples, offset_ms / 1000.0)
+            result["speech_notes"].append(
+                f"The sound was {abs(offset_ms):.0f} ms {'late' if offset_ms > 0 else 'early'}; corrected."
+            )
+        features = speech.extract(samples, progress=progress)
+    save_features(root / "features.safetensors", features)
+    partial = root / "audio.partial.npy"
+    np.save(partial, samples)
+    partial.replace(root / "audio.npy")
+    result["encoder"] = features.encoder
+    write_text_atomic(done, json.dumps(result))
+    return result
+
+
+def _sound(sources: list[dict[str, Any]]) -> NDArray[np.float32] | None:
+    """Sound of all files, each padded or cut to its picture's length; None if there is none."""
+    parts: list[NDArray[np.float32]] = []
+    heard = False
+    for source in sources:
+        length = round(source["duration_s"] * SAMPLE_RATE)
+        path = Path(source["path"])
+        part = np.zeros(0, np.float32)
+        if video.probe(path).has_audio:
+            part = audio.load(path)
+            heard = heard or not audio.is_silent(part)
+        parts.append(np.pad(part[:length], (0, max(0, length - len(part)))))
+    return np.concatenate(parts) if heard else None
+
+
+def _shifted(samples: NDArray[np.float32], late_s: float) -> NDArray[np.float32]:
+    """Sound that came ``late_s`` too late, moved to its place; the length stays."""
+    shift = round(late_s * SAMPLE_RATE)
+    moved = np.zeros_like(samples)
+    if shift > 0:
+        moved[:-shift] = samples[shift:]
+    elif shift < 0:
+        moved[-shift:] = samples[:shift]
+    return moved
+
+
+def _label(root: Path, sequence: Sequence, stored: NDArray[np.int64], reporter: Reporter) -> None:
+    """The label plane of every kept frame."""
+    if (root / "regions.bin.json").exists():
+        return
+    frames = FrameStore(root / "frames.bin")
+    points = sequence.landmarks.points.numpy()
+    rows = np.flatnonzero(stored >= 0)
+    size = (PROTOCOL_SIZE, PROTOCOL_SIZE)
+    with (
+        reporter.stage("label the regions") as progress,
+        PersonMatte() as matte,
+        FrameWriter(root / "regions.bin", size, coded=True) as writer,
+    ):
+        for done, row in enumerate(rows):
+            picture = frames[int(stored[row])]
+            if np.isfinite(points[row, 0, 0]):
+                labels = label_plane(picture, matte.matte(picture), points[row])
+            else:
+                labels = np.zeros(size, np.uint8)  # skipped by the fit; keeps the shards parallel
+            writer.append(labels)
+            progress(done + 1, len(rows))
+
+
+def _finish(
+    root: Path, meta: dict[str, Any], sequence: Sequence, stored: NDArray[np.int64], track: Track,
+    reporter: Reporter,
+) -> None:  # fmt: skip
+    """Track file, plates and the clip's description."""
+    rows = np.searchsorted(sequence.frame_ids, track.frame_ids.numpy())
+    scores = sequence.landmarks.scores
+    picked = torch.from_numpy(rows)
+    landmarks = Landmarks(
+        sequence.landmarks.points[picked], sequence.landmarks.found[picked],
+        None if scores is None else scores[picked],
+    )  # fmt: skip
+    save_track(root / "track.safetensors", track, landmarks, stored[rows])
+    frames, regions = FrameStore(root / "frames.bin"), FrameStore(root / "regions.bin")
+    train, _ = split_rows(track.time_s.numpy(), stored[rows])
+    meta["plate_unseen"] = []
+    for file in range(len(track.cameras)):
+        mine = train[track.file_index.numpy()[train] == file]
+        if len(mine) == 0:  # a file wholly inside the test part: its own frames must serve
+            mine = np.flatnonzero(track.file_index.numpy() == file)
+            mine = mine[stored[rows][mine] >= 0]
+        picks = mine[np.linspace(0, len(mine) - 1, min(PLATE_FRAMES, len(mine))).astype(int)]
+        positions = [int(stored[rows][row]) for row in picks]
+        plate, unseen = background_plate((frames[i], regions[i]) for i in positions)
+        write_bytes_atomic(root / f"plate{file}.png", encode_png(plate))
+        meta["plate_unseen"].append(round(unseen, 4))
+    meta["provider"] = track.face.provider
+    for note in meta["notes"] + meta.get("speech_notes", []):
+        reporter.note(note)
+    save_meta(root, meta)

@@ -1,0 +1,160 @@
+"""What training minimises: named terms over one frame, weighted by a table of the same names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from gsavatar import ops
+from gsavatar.avatar import AvatarBranch
+from gsavatar.motion import LinearMotion
+from gsavatar.types import Branch, Region, Rendering
+
+HEAD_WEIGHT, FEATURE_WEIGHT, BACKGROUND_WEIGHT = 1.5, 4.0, 0.5
+"""Relative weight of a pixel's colour on the head, on lips, mouth and eyes, and behind."""
+
+MAX_SCALE_WANTED_M = 0.012
+MAX_STRETCH_WANTED = 8.0
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weight of every term of ``frame_terms`` and ``shape_terms``."""
+
+    color: float = 0.8
+    structure: float = 0.2
+    """1 - SSIM over the frame."""
+    face_off_mouth: float = 0.05
+    """Share of the face branch where the inside of the mouth shows."""
+    mouth_off_face: float = 0.05
+    """Share of the mouth branch outside the lips' outline."""
+    torso_off_head: float = 0.05
+    """Share of the torso branch on the head."""
+    matte: float = 0.02
+    """Opacity on the background and transparency on the person."""
+    mouth_color: float = 0.2
+    """Colour of the mouth branch alone on the inside of the mouth."""
+    mouth_fill: float = 0.02
+    """Transparency of the mouth branch alone inside the lips' outline."""
+    basis_near_seed: float = 0.02
+    """Departure of the motion basis from the fitted shapes, in its own units."""
+    basis_smooth: float = 0.05
+    """Difference of a Gaussian's motion from its neighbours'."""
+    size: float = 1.0
+    """Scales above 12 mm and stretch above 8, in log units."""
+
+
+def total(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:
+    """Weighted sum of the terms. Raises ``KeyError`` for a term without a weight."""
+    table = {f.name: getattr(weights, f.name) for f in fields(weights)}
+    return torch.stack([table[name] * value for name, value in terms.items()]).sum()
+
+
+@dataclass(frozen=True)
+class RegionMasks:
+    """Float masks [H, W] of one frame, made once from its label plane."""
+
+    color_weight: Tensor
+    inner_mouth: Tensor
+    lips_outline: Tensor  # lips and what lies between them
+    head: Tensor
+    person: Tensor
+    background: Tensor
+
+    @staticmethod
+    def of(regions: Tensor) -> RegionMasks:
+        """Masks of a uint8 label plane [H, W]."""
+
+        def mask(*which: Region) -> Tensor:
+            chosen = torch.zeros_like(regions, dtype=torch.bool)
+            for region in which:
+                chosen |= regions == int(region)
+            return chosen.float()
+
+        inner = mask(Region.INNER_MOUTH)
+        outline = inner + mask(Region.LIPS)
+        features = outline + mask(Region.EYES)
+        head = features + mask(Region.SKIN, Region.HAIR)
+        background = mask(Region.BACKGROUND)
+        weight = (
+            1.0
+            + (HEAD_WEIGHT - 1.0) * head
+            + (FEATURE_WEIGHT - HEAD_WEIGHT) * features
+            + (BACKGROUND_WEIGHT - 1.0) * background
+        )
+        person = _eroded(1.0 - background)
+        return RegionMasks(weight, inner, outline, head, person, _eroded(background))
+
+    def cropped(self, box: tuple[int, int, int, int]) -> RegionMasks:
+        """The masks of a box (top, left, bottom, right; pixels)."""
+        top, left, bottom, right = box
+        parts = {f.name: getattr(self, f.name)[top:bottom, left:right] for f in fields(self)}
+        return RegionMasks(**parts)
+
+
+def _eroded(mask: Tensor, radius: int = 2) -> Tensor:
+    """The mask without its rim: labels are least certain there."""
+    grown = torch.nn.functional.max_pool2d(1.0 - mask[None, None], 2 * radius + 1, 1, radius)
+    return 1.0 - grown[0, 0]
+
+
+def frame_terms(rendering: Rendering, image: Tensor, masks: RegionMasks) -> dict[str, Tensor]:
+    """Scalar terms of the full composite [H, W, 3] against the frame."""
+    error = (rendering.rgb - image).abs().mean(-1)
+    share = rendering.branch_alpha
+    alpha = rendering.alpha[..., 0]
+    return {
+        "color": (error * masks.color_weight).sum() / masks.color_weight.sum(),
+        "structure": 1.0 - ops.ssim(rendering.rgb, image, None),
+        "face_off_mouth": _mean_over(share[..., Branch.FACE], masks.inner_mouth),
+        "mouth_off_face": _mean_over(share[..., Branch.MOUTH], 1.0 - masks.lips_outline),
+        "torso_off_head": _mean_over(share[..., Branch.TORSO], masks.head),
+        "matte": _mean_over(alpha, masks.background) + _mean_over(1.0 - alpha, masks.person),
+    }
+
+
+def mouth_terms(rendering: Rendering, image: Tensor, masks: RegionMasks) -> dict[str, Tensor]:
+    """Scalar terms of the mouth branch alone, rendered over black on the lip crop.
+
+    Behind closed lips the full composite gives the mouth no gradient; this does, and nothing but
+    this stops the face branch from painting the mouth's inside.
+    """
+    error = (rendering.rgb - image).abs().mean(-1)
+    return {
+        "mouth_color": _mean_over(error, masks.inner_mouth),
+        "mouth_fill": _mean_over(1.0 - rendering.alpha[..., 0], masks.lips_outline),
+    }
+
+
+def _mean_over(value: Tensor, mask: Tensor) -> Tensor:
+    """Mean of ``value`` under ``mask``; zero, never NaN, where the mask is empty."""
+    return (value * mask).sum() / mask.sum().clamp_min(1.0)
+
+
+def shape_terms(
+    branches: tuple[AvatarBranch, ...], subsets: tuple[tuple[Tensor, Tensor], ...]
+) -> dict[str, Tensor]:
+    """Scalar regularisers of the Gaussians; ``subsets`` is (rows [M], neighbours [M, k]) each."""
+    near, smooth, size = [], [], []
+    for branch, (rows, around) in zip(branches, subsets, strict=True):
+        basis = branch.motion.basis
+        chosen = basis[:, rows]
+        near.append((chosen - branch.motion.seed_basis(rows)).square().mean())
+        smooth.append((chosen - _gathered_mean(branch.motion, around)).square().mean())
+        log_scales = branch.raw.log_scales
+        too_large = (log_scales.exp() / MAX_SCALE_WANTED_M - 1.0).relu().mean()
+        stretch = log_scales.amax(-1) - log_scales.amin(-1)
+        limit = torch.log(log_scales.new_tensor(MAX_STRETCH_WANTED))
+        size.append(0.1 * too_large + 0.01 * (stretch - limit).relu().mean())
+    return {
+        "basis_near_seed": torch.stack(near).sum(),
+        "basis_smooth": torch.stack(smooth).sum(),
+        "size": torch.stack(size).sum(),
+    }
+
+
+def _gathered_mean(motion: LinearMotion, around: Tensor) -> Tensor:
+    """Mean basis [K, M, 9] of each row's neighbours [M, k]."""
+    return torch.stack([motion.basis[:, around[:, i]] for i in range(around.shape[1])]).mean(0)

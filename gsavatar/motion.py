@@ -1,0 +1,61 @@
+"""Motion that is linear in named coefficients: offset of a Gaussian = sum_k c_k B_k."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gsavatar.types import Offsets
+
+TORSO_NAMES = ("poseRx", "poseRy", "poseRz", "poseTx", "poseTy", "poseTz")
+"""The torso's own coefficients: the head's displacement from rest, scaled to about one."""
+
+ROTATION_UNIT_RAD = 0.1
+TRANSLATION_UNIT_M = 0.02
+
+MEANS_UNIT_M = 0.05
+"""Length of one unit of the basis' first three columns: one learning rate then suits all nine."""
+
+
+@dataclass(frozen=True)
+class LinearMotion:
+    """A basis over K coefficients for means, rotations and log scales of N Gaussians."""
+
+    basis: Tensor  # [K, N, 9]: means in MEANS_UNIT_M, rotation vectors in radians, log scales
+    seed: Tensor  # [K, N, 3]: the fitted model's displacement in metres, which B stays near
+
+    def __call__(self, coefficients: Tensor) -> Offsets:  # [*B, K]
+        """Offsets of every Gaussian, each [*B, N, 3]; zeros for zero coefficients."""
+        k, count, _ = self.basis.shape
+        moved = (coefficients @ self.basis.reshape(k, count * 9)).reshape(
+            *coefficients.shape[:-1], count, 9
+        )
+        means, rotvecs, log_scales = moved.split(3, dim=-1)
+        return Offsets(means * MEANS_UNIT_M, rotvecs, log_scales)
+
+    def seed_basis(self, rows: Tensor) -> Tensor:
+        """The basis [K, M, 9] that reproduces the fitted model at some Gaussians."""
+        return torch.nn.functional.pad(self.seed[:, rows] / MEANS_UNIT_M, (0, 6))
+
+
+def seeded(seed: Tensor) -> LinearMotion:
+    """The motion that equals the fitted model's shapes ``seed`` [K, N, 3]."""
+    return LinearMotion(torch.nn.functional.pad(seed / MEANS_UNIT_M, (0, 6)), seed)
+
+
+def torso_coefficients(head_pose: Tensor) -> Tensor:
+    """``TORSO_NAMES`` [*B, 6] of a head pose [*B, 4, 4]; zeros at rest.
+
+    The rotation part is the vector of the skew-symmetric part, which is first-order exact and
+    enough for the linear model that reads it.
+    """
+    r = head_pose[..., :3, :3]
+    skew = torch.stack(
+        (r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]),
+        dim=-1,
+    )
+    return torch.cat(
+        (0.5 * skew / ROTATION_UNIT_RAD, head_pose[..., :3, 3] / TRANSLATION_UNIT_M), dim=-1
+    )

@@ -1,0 +1,247 @@
+"""The whole job: footage to avatar, report and numbers, each part cached in the run folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gsavatar import __version__
+from gsavatar.avatar import Avatar
+from gsavatar.clip import Clip
+from gsavatar.config import Settings
+from gsavatar.errors import InputError
+from gsavatar.evaluate import evaluate
+from gsavatar.frames import write_text_atomic
+from gsavatar.ingest import IngestOptions, ingest
+from gsavatar.package import Package, load_package, save_package
+from gsavatar.progress import Reporter
+from gsavatar.render import render, to_uint8
+from gsavatar.report import write_report
+from gsavatar.speech import SpeechMotion, fit_speech_motion
+from gsavatar.train import train
+from gsavatar.types import Curves, Drive, is_upper_face
+
+log = logging.getLogger("gsavatar")
+
+LIVE_EVERY_S = 20.0
+MAX_IDLE_GAP_S = 0.2
+MAX_IDLE_FRAMES = 3000
+LIMIT_PERCENTILES = (0.01, 0.99)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """Where a finished fit left its results."""
+
+    avatar_path: Path
+    report_path: Path
+    metrics: dict[str, Any]
+
+
+def fit(
+    videos: list[Path], run: Path, settings: Settings, options: IngestOptions, reporter: Reporter
+) -> FitResult:
+    """Everything from video files to ``run/NAME.gsavatar``, metrics and report.
+
+    Continues whatever an earlier call in the same folder left. Raises ``InputError`` when the
+    footage cannot be used or ``run`` was made from other files or settings.
+    """
+    clock = _Clock(run, reporter)
+    clip = ingest(videos, run / "clip", options, clock)
+    if len(clip.train_rows) < 10:
+        raise InputError(
+            f"{videos[0]}: only {len(clip.train_rows)} training frames are left; give a longer clip."
+        )
+    name = avatar_name(run)
+    with clock.stage("learn how speech moves the face"):
+        speech = learn_speech(clip)
+    live = _LiveFile(run / "live.gsavatar", clip, speech, settings, clock)
+    with clock.stage("train the avatar") as progress:
+        started = time.monotonic()
+        avatar = train(clip, settings.train, run, progress=progress, live=live)
+        rate = settings.train.steps / max(time.monotonic() - started, 1e-6)
+    path = run / f"{name}.gsavatar"
+    package = build_package(clip, avatar, speech, settings)
+    save_package(path, package, thumbnail(package))
+    (run / "live.gsavatar").unlink(missing_ok=True)
+    with clock.stage("measure on the test frames") as progress:
+        metrics = evaluate(run, fit_info=clock.info(clip, rate, settings), progress=progress)
+    package.card["metrics"] = metrics["test"]
+    save_package(path, package, thumbnail(package))
+    with clock.stage("write the report"):
+        report = write_report(run)
+    return FitResult(path, report, metrics)
+
+
+def avatar_name(run: Path) -> str:
+    """The avatar's name: that of its run folder."""
+    return run.resolve().name
+
+
+def find_avatar(path: Path) -> Path:
+    """The avatar file meant by a file or a run folder. Raises ``InputError`` if there is none."""
+    if path.is_file():
+        return path
+    named = path / f"{avatar_name(path)}.gsavatar"
+    live = path / "live.gsavatar"
+    for candidate in (named, live):
+        if candidate.exists():
+            return candidate
+    raise InputError(f"{path}: no avatar here; give a NAME.gsavatar file or the folder of a fit.")
+
+
+def learn_speech(clip: Clip) -> SpeechMotion | None:
+    """The motion model of a clip's training part; None if the clip is silent."""
+    if clip.features is None or len(clip.train_rows) == 0:
+        return None
+    last = float(clip.time_s[int(clip.train_rows[-1])])
+    rows = torch.nonzero(clip.time_s <= last)[:, 0]
+    names = clip.track.face.names
+    columns = [i for i, name in enumerate(names) if not is_upper_face(name)]
+    return fit_speech_motion(
+        clip.features,
+        clip.time_s[rows].numpy(),
+        clip.track.coefficients[rows][:, columns],
+        tuple(names[i] for i in columns),
+        weight=clip.track.weight[rows],
+    )
+
+
+def build_package(
+    clip: Clip, avatar: Avatar, speech: SpeechMotion | None, settings: Settings
+) -> Package:
+    """The avatar with everything it needs to perform, from the training part alone."""
+    last = float(clip.time_s[int(clip.train_rows[-1])])
+    rows = torch.nonzero(clip.time_s <= last)[:, 0]
+    values = clip.track.coefficients[rows]
+    low, high = values.quantile(torch.tensor(LIMIT_PERCENTILES), dim=0)
+    card = {
+        "program": f"gsavatar {__version__}",
+        "sources": [Path(s["path"]).name for s in clip.meta["sources"]],
+        "preset": settings.preset,
+        "train": asdict(settings.train),
+        "provider": clip.meta["provider"],
+        "speech_encoder": clip.meta.get("encoder"),
+        "av_offset_ms": clip.meta.get("av_offset_ms"),
+        "notes": clip.meta["notes"] + clip.meta.get("speech_notes", []),
+    }
+    return Package(
+        avatar=avatar,
+        camera=clip.track.cameras[0],
+        plate=torch.from_numpy(clip.plates[0]).float() / 255.0,
+        idle=idle_performance(clip, rows),
+        speech=speech,
+        limits=torch.stack((low, high), dim=-1),
+        rest=values.mean(0),
+        card=card,
+    )
+
+
+def idle_performance(clip: Clip, rows: torch.Tensor) -> Curves:
+    """The longest stretch of the training part without a gap: poses and curves to replay."""
+    times = clip.time_s[rows].numpy()
+    files = clip.track.file_index[rows].numpy()
+    breaks = np.flatnonzero((np.diff(times) > MAX_IDLE_GAP_S) | (np.diff(files) != 0)) + 1
+    edges = [0, *breaks.tolist(), len(rows)]
+    spans = [(b - a, a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    _, start, end = max(spans, key=lambda s: (s[0], -s[1]))
+    picked = rows[start : min(end, start + MAX_IDLE_FRAMES)]
+    track = clip.track
+    return Curves(
+        track.face.names, clip.time_s[picked] - clip.time_s[picked[0]],
+        track.coefficients[picked], track.head_pose[picked],
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def thumbnail(package: Package) -> np.ndarray:
+    """The avatar at rest from its own camera, uint8 [512, 512, 3]."""
+    gaussians = package.avatar(Drive(package.rest, torch.eye(4)))
+    return to_uint8(render(gaussians, package.camera, package.plate).rgb).numpy()
+
+
+class _LiveFile:
+    """Writes the avatar in training every 20 s for a viewer to pick up."""
+
+    def __init__(
+        self, path: Path, clip: Clip, speech: SpeechMotion | None, settings: Settings, clock: _Clock
+    ) -> None:
+        self.path, self.clip, self.speech, self.settings = path, clip, speech, settings
+        self.clock = clock
+        self.next = time.monotonic() + LIVE_EVERY_S
+
+    def __call__(self, avatar: Avatar, step: int) -> None:
+        if time.monotonic() < self.next:
+            return
+        package = build_package(self.clip, avatar, self.speech, self.settings)
+        package.card["step"] = step
+        save_package(self.path, package)
+        self.clock.save()
+        self.next = time.monotonic() + LIVE_EVERY_S
+
+
+class _Clock:
+    """A reporter that also times every stage, summed over resumed runs."""
+
+    def __init__(self, run: Path, reporter: Reporter) -> None:
+        self.path = run / "timing.json"
+        self.reporter = reporter
+        run.mkdir(parents=True, exist_ok=True)
+        self.before = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.stages: dict[str, float] = dict(self.before.get("stages", {}))
+        self.started = time.monotonic()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Any]:
+        """A stage of the reporter, timed."""
+        started = time.monotonic()
+        with self.reporter.stage(name) as progress:
+            yield progress
+        self.stages[name] = self.stages.get(name, 0.0) + time.monotonic() - started
+        self.save()
+
+    def note(self, text: str) -> None:
+        """Passes a note on."""
+        self.reporter.note(text)
+
+    def seconds(self) -> float:
+        """Wall time of this and all earlier runs."""
+        return float(self.before.get("fit_seconds", 0.0)) + time.monotonic() - self.started
+
+    def save(self) -> None:
+        """Keeps the times for a resumed run."""
+        state = {
+            "fit_seconds": self.seconds(), "stages": self.stages,
+            "peak_rss_mb": max(peak_rss_mb(), float(self.before.get("peak_rss_mb", 0.0))),
+        }  # fmt: skip
+        write_text_atomic(self.path, json.dumps(state))
+
+    def info(self, clip: Clip, rate: float, settings: Settings) -> dict[str, Any]:
+        """What only the fit knows of the numbers in metrics.json."""
+        self.save()
+        return {
+            **json.loads(self.path.read_text()), "train_iters_per_s": rate,
+            "av_offset_ms": clip.meta.get("av_offset_ms"), "seed": settings.train.seed,
+        }  # fmt: skip
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process and its children so far, in MiB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return (own + children) * unit / 2**20
+
+
+__all__ = ["FitResult", "IngestOptions", "Package", "fit", "load_package"]

@@ -1,0 +1,59 @@
+"""The background plate: what stands behind the person, fixed to the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from gsavatar.frames import UInt8
+from gsavatar.types import PROTOCOL_SIZE, Region
+
+MARGIN_PX = 9
+"""Background pixels this close to the person are not trusted: mattes are soft there."""
+PATCH_ROWS = 64
+FILL_SIZE = 128
+
+
+def background_plate(frames: Iterable[tuple[UInt8, UInt8]]) -> tuple[UInt8, float]:
+    """Median background [512, 512, 3] of (picture, labels) pairs, and the share never seen.
+
+    Pixels that the person always covers are filled from their surroundings: nothing is known there.
+    """
+    import cv2
+
+    pictures, seen = [], []
+    kernel = np.ones((2 * MARGIN_PX + 1, 2 * MARGIN_PX + 1), np.uint8)
+    for picture, labels in frames:
+        person = (labels != int(Region.BACKGROUND)).astype(np.uint8)
+        pictures.append(picture)
+        seen.append(cv2.dilate(person, kernel) == 0)
+    plate = np.zeros((PROTOCOL_SIZE, PROTOCOL_SIZE, 3), np.uint8)
+    known = np.stack(seen).any(0)
+    for top in range(0, PROTOCOL_SIZE, PATCH_ROWS):  # rows at a time: bounded memory
+        rows = slice(top, top + PATCH_ROWS)
+        values = np.stack([p[rows] for p in pictures]).astype(np.float32)
+        values[~np.stack([s[rows] for s in seen])] = np.nan
+        values[:, ~known[rows]] = 0.0
+        plate[rows] = np.nanmedian(values, axis=0).round().astype(np.uint8)
+    return _filled(plate, known), float(1.0 - known.mean())
+
+
+def _filled(plate: UInt8, known: np.ndarray) -> UInt8:
+    """The plate with its holes painted from their rim, smoothly."""
+    import cv2
+
+    if known.all():
+        return plate
+    if not known.any():
+        return np.full_like(plate, 128)
+    size = (FILL_SIZE, FILL_SIZE)
+    weight = cv2.resize(known.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(plate.astype(np.float32) * known[..., None], size, interpolation=cv2.INTER_AREA)
+    small /= np.maximum(weight, 1e-6)[..., None]
+    hole = (weight < 0.5).astype(np.uint8)
+    painted = cv2.inpaint(np.clip(small, 0, 255).astype(np.uint8), hole, 5, cv2.INPAINT_TELEA)
+    painted = cv2.GaussianBlur(painted, (0, 0), 2.0)
+    full = cv2.resize(painted, (PROTOCOL_SIZE, PROTOCOL_SIZE), interpolation=cv2.INTER_CUBIC)
+    soft = cv2.GaussianBlur(known.astype(np.float32), (0, 0), 3.0)[..., None] * known[..., None]
+    return (plate * soft + full * (1.0 - soft)).round().astype(np.uint8)

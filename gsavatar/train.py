@@ -1,0 +1,280 @@
+"""Training: stages as rows of a table, every random choice in a saved generator."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gsavatar import densify
+from gsavatar.avatar import Avatar, AvatarBranch
+from gsavatar.batches import Batches, Sample
+from gsavatar.clip import Clip
+from gsavatar.config import TrainSettings
+from gsavatar.densify import BRANCH_AXES, GradientMeter
+from gsavatar.errors import InputError
+from gsavatar.frames import write_bytes_atomic
+from gsavatar.gaussians import RawGaussians, neighbours
+from gsavatar.losses import frame_terms, mouth_terms, shape_terms, total
+from gsavatar.motion import LinearMotion
+from gsavatar.optimizer import RowAdam
+from gsavatar.render import crop_camera, render
+from gsavatar.seeding import SeedCounts, seed_avatar
+from gsavatar.train_state import TrainState, load_checkpoint, save_checkpoint
+from gsavatar.types import Branch, Gaussians
+
+log = logging.getLogger("gsavatar")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A span of training: what learns in it and whether the cloud may grow."""
+
+    name: str
+    until: float  # share of all steps
+    learns: tuple[str, ...]
+    grows: bool
+    full_size: bool = False
+    """Crops of the full 512 px frame instead of whole frames at the preset's size."""
+
+
+SPLATS = ("means", "raw_quats", "log_scales", "raw_opacities", "sh")
+STAGES = (
+    Stage("still", 0.10, SPLATS, grows=False),
+    Stage("motion", 0.70, (*SPLATS, "basis"), grows=True),
+    Stage("detail", 1.00, (*SPLATS, "basis"), grows=False, full_size=True),
+)
+
+RATES = {
+    "means": (3e-4, 4e-6), "raw_quats": (2e-3, 2e-4), "log_scales": (5e-3, 5e-4),
+    "raw_opacities": (3e-2, 3e-3), "sh": (5e-3, 5e-4), "basis": (2e-3, 1e-4),
+}  # fmt: skip
+"""Learning rate of every parameter at the first and the last step; log-linear between."""
+
+GROW_EVERY = 100
+MOUTH_EVERY = 2
+SMOOTH_ROWS = 512
+NAN_LIMIT = 3
+NEIGHBOURS = 4
+
+
+def train(
+    clip: Clip,
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    progress: Progress | None = None,
+    live: Callable[[Avatar, int], None] | None = None,
+) -> Avatar:
+    """The trained avatar of a clip; continues from the newest checkpoint in ``folder``.
+
+    Writes ``folder/checkpoints/*.safetensors`` and ``folder/train_log.jsonl``. With the same
+    settings, seed and threads an interrupted run ends bit-equal on a CPU. Raises ``InputError``
+    after three steps in a row with a loss that is not finite; the last checkpoint stays.
+    """
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    batches = Batches(clip, settings.size)
+    state = load_checkpoint(folder, asdict(settings)) or _start(clip, settings)
+    history = _History(folder / "train_log.jsonl", state.step)
+    names = clip.track.face.names
+    while state.step < settings.steps:
+        loss = _step(state, batches, names, settings)
+        state.step += 1
+        stage = stage_at(state.step / settings.steps)
+        if stage.grows and state.step % GROW_EVERY == 0:
+            _grow(state, settings)
+        if state.step % settings.validate_every == 0 or state.step == settings.steps:
+            psnr = validate(current_avatar(state, names), batches)
+            history.add(step=state.step, loss=loss, psnr_val=psnr, gaussians=_count(state))
+        if state.step % settings.checkpoint_every == 0 or state.step == settings.steps:
+            save_checkpoint(folder, state, asdict(settings))
+        if live is not None:
+            live(current_avatar(state, names), state.step)
+        if progress is not None:
+            progress(state.step, settings.steps)
+    return current_avatar(state, names)
+
+
+def stage_at(share: float) -> Stage:
+    """The row of ``STAGES`` in force at a share of all steps."""
+    return next((s for s in STAGES if share < s.until), STAGES[-1])
+
+
+def learning_rates(share: float, stage: Stage) -> dict[str, float]:
+    """Rate of every parameter kind that learns, at a share of all steps."""
+    return {
+        kind: math.exp((1 - share) * math.log(RATES[kind][0]) + share * math.log(RATES[kind][1]))
+        for kind in stage.learns
+    }
+
+
+def _start(clip: Clip, settings: TrainSettings) -> TrainState:
+    generator = torch.Generator().manual_seed(settings.seed)
+    counts = SeedCounts(settings.face_init, settings.mouth_init, settings.torso_init)
+    avatar = seed_avatar(clip, counts, settings.sh_degree, generator)
+    params: dict[str, Tensor] = {}
+    for branch in avatar.branches:
+        tensors = {**branch.raw.parameters(), "basis": branch.motion.basis}
+        for key in BRANCH_AXES:
+            params[f"{branch.kind.name}.{key}"] = tensors[key].detach().clone().requires_grad_()
+    state = TrainState(
+        RowAdam(params),
+        {b.kind.name: b.motion.seed for b in avatar.branches},
+        {b.kind.name: b.head_weight for b in avatar.branches},
+        generator,
+    )
+    _reset_growth(state)
+    return state
+
+
+def _reset_growth(state: TrainState) -> None:
+    """New meters and neighbourhoods after the rows changed."""
+    for kind in Branch:
+        means = state.adam.params[f"{kind.name}.means"].detach()
+        state.meters[kind.name] = GradientMeter(len(means))
+        state.around[kind.name] = neighbours(means, NEIGHBOURS)[1]
+
+
+def current_avatar(state: TrainState, names: tuple[str, ...]) -> Avatar:
+    """The avatar made of the state's parameters (shared, not copied)."""
+    branches = []
+    for kind in Branch:
+        p = {key: state.adam.params[f"{kind.name}.{key}"] for key in BRANCH_AXES}
+        basis = p.pop("basis")
+        motion = LinearMotion(basis, state.seeds[kind.name])
+        branches.append(AvatarBranch(kind, RawGaussians(**p), motion, state.head_weights[kind.name]))
+    return Avatar(names, tuple(branches))
+
+
+def _step(
+    state: TrainState, batches: Batches, names: tuple[str, ...], settings: TrainSettings
+) -> float:
+    """One optimisation step; the loss as a number, NaN if the step was skipped."""
+    share = state.step / settings.steps
+    stage = stage_at(share)
+    sample = batches.draw(state.generator, full_size=stage.full_size)
+    avatar = current_avatar(state, names)
+    probe = torch.zeros(len(avatar), 2, requires_grad=True)
+    gaussians = avatar(sample.frame.drive)
+    rendering = render(gaussians, sample.frame.camera, sample.background, screen_probe=probe)
+    terms = frame_terms(rendering, sample.frame.image, sample.masks)
+    if state.step % MOUTH_EVERY == 0 and sample.lip_box is not None:
+        terms |= _mouth_terms(gaussians, sample, sample.lip_box)
+    terms |= shape_terms(avatar.branches, tuple(_subset(state, kind) for kind in Branch))
+    loss = total(terms, settings.weights) * sample.frame.weight
+    state.adam.zero_grad()
+    if torch.isfinite(loss):
+        loss.backward()  # type: ignore[no-untyped-call]
+    grads = [p.grad for p in state.adam.params.values() if p.grad is not None]
+    if not grads or not all(bool(torch.isfinite(g.sum())) for g in grads):
+        _skip(state)
+        return float("nan")
+    state.skipped_in_row = 0
+    _measure(state, avatar, probe)
+    by_kind = learning_rates(share, stage)
+    kinds = {name: name.split(".")[1] for name in state.adam.params}
+    state.adam.step({name: by_kind[kind] for name, kind in kinds.items() if kind in by_kind})
+    return float(loss.detach())
+
+
+def _mouth_terms(
+    gaussians: Gaussians, sample: Sample, box: tuple[int, int, int, int]
+) -> dict[str, Tensor]:
+    """Terms of the mouth branch rendered alone on the lip crop."""
+    mouth = gaussians.branch == int(Branch.MOUTH)
+    alone = Gaussians(
+        gaussians.means[mouth], gaussians.quats[mouth], gaussians.scales[mouth],
+        gaussians.opacities[mouth], gaussians.sh[mouth], gaussians.branch[mouth],
+    )  # fmt: skip
+    top, left, bottom, right = box
+    rendering = render(alone, crop_camera(sample.frame.camera, box), torch.zeros(3))
+    crop = sample.masks.cropped(box)
+    return mouth_terms(rendering, sample.frame.image[top:bottom, left:right], crop)
+
+
+def _subset(state: TrainState, kind: Branch) -> tuple[Tensor, Tensor]:
+    """Random rows of a branch and their neighbours, for the smoothness term."""
+    around = state.around[kind.name]
+    rows = torch.randint(0, len(around), (min(SMOOTH_ROWS, len(around)),), generator=state.generator)
+    return rows, around[rows]
+
+
+def _skip(state: TrainState) -> None:
+    state.skipped += 1
+    state.skipped_in_row += 1
+    log.warning("step %d skipped: the loss or a gradient is not finite", state.step)
+    if state.skipped_in_row >= NAN_LIMIT:
+        raise InputError(
+            f"training stopped at step {state.step}: {NAN_LIMIT} steps in a row without a finite "
+            "loss; the last checkpoint is kept, continue with --resume or another --seed."
+        )
+
+
+def _measure(state: TrainState, avatar: Avatar, probe: Tensor) -> None:
+    """Adds the screen gradients of this step to every branch's meter."""
+    assert probe.grad is not None
+    start = 0
+    for branch in avatar.branches:
+        end = start + len(branch.raw)
+        state.meters[branch.kind.name].add(probe.grad[start:end])
+        start = end
+
+
+def _grow(state: TrainState, settings: TrainSettings) -> None:
+    """One round of pruning and growing in every branch, within the budget of each."""
+    starts = {Branch.FACE: settings.face_init, Branch.MOUTH: settings.mouth_init,
+              Branch.TORSO: settings.torso_init}  # fmt: skip
+    scale = settings.gaussians_max / sum(starts.values())
+    for kind, start in starts.items():
+        name = kind.name
+        opacities = state.adam.params[f"{name}.raw_opacities"].detach().sigmoid()
+        change = densify.plan_round(
+            state.meters[name].mean(), opacities, budget=int(scale * start)
+        )
+        rows = torch.cat((change.kept, change.parents))
+        densify.apply_round(state.adam, name, change, state.generator)
+        state.seeds[name] = state.seeds[name][:, rows]
+        state.head_weights[name] = state.head_weights[name][rows]
+    _reset_growth(state)
+
+
+def _count(state: TrainState) -> int:
+    return sum(len(weights) for weights in state.head_weights.values())
+
+
+@torch.no_grad()
+def validate(avatar: Avatar, batches: Batches) -> float:
+    """Mean PSNR in dB on the head over the held-out validation frames of the training part."""
+    values = []
+    for sample in batches.validation():
+        frame = sample.frame
+        rendering = render(avatar(frame.drive), frame.camera, sample.background)
+        squared = (rendering.rgb.clamp(0, 1) - frame.image).square().mean(-1)
+        mse = (squared * sample.masks.head).sum() / sample.masks.head.sum().clamp_min(1.0)
+        values.append(-10.0 * torch.log10(mse.clamp_min(1e-6)))
+    return float(torch.stack(values).mean()) if values else float("nan")
+
+
+class _History:
+    """The training curve as JSON lines; a resumed run drops what lies after its checkpoint."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        write_bytes_atomic(path, "".join(line + "\n" for line in kept).encode())
+
+    def add(self, **values: Any) -> None:
+        """Appends one row; numbers that are not finite become null."""
+        row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
