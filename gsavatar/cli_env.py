@@ -1,0 +1,93 @@
+"""The process around a command: thread and memory knobs, quiet libraries, log file."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gsavatar import __version__
+
+log = logging.getLogger("gsavatar")
+
+QUIET = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "GLOG_minloglevel": "3",
+    "ABSL_MIN_LOG_LEVEL": "3",
+    "OPENCV_LOG_LEVEL": "ERROR",
+    "ORT_LOGGING_LEVEL": "3",
+}
+"""Chatter of third-party native code; a user who wants it sets the variable."""
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+KEPT_BYTES = 256 << 20
+LARGEST_HEAP_BLOCK = 32 << 20
+"""glibc refuses a larger mmap threshold."""
+
+
+def prepare_process() -> None:
+    """Sets what must stand before torch is imported; the user's own values win.
+
+    OpenMP's default busy waiting makes two threads many times slower as soon as another process
+    wants a core, and glibc returns every large tensor to the kernel only to ask for it again.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    _keep_freed_memory()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+def _keep_freed_memory() -> None:
+    """Raises glibc's thresholds in this process; does nothing with another C library."""
+    if platform.libc_ver()[0] != "glibc" or "MALLOC_MMAP_THRESHOLD_" in os.environ:
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(M_MMAP_THRESHOLD, LARGEST_HEAP_BLOCK)
+    mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+    mallopt(M_TOP_PAD, LARGEST_HEAP_BLOCK)
+
+
+class _TerseFormatter(logging.Formatter):
+    """``warning: sentence`` for the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The level in words and the message, never a traceback."""
+        return f"{record.levelname.lower()}: {record.getMessage()}"
+
+
+@contextmanager
+def logging_to(path: Path | None) -> Iterator[None]:
+    """Warnings of the library on the terminal, everything in the file at ``path``."""
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setLevel(logging.WARNING)
+    terminal.setFormatter(_TerseFormatter())
+    handlers: list[logging.Handler] = [terminal]
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(path, encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handlers.append(file)
+    propagate, level = log.propagate, log.level
+    log.propagate = False
+    log.setLevel(logging.INFO)
+    for handler in handlers:
+        log.addHandler(handler)
+    log.info("gsavatar %s, Python %s, %s", __version__, platform.python_version(), sys.argv[1:])
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()
+        log.propagate, log.level = propagate, level

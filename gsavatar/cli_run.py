@@ -1,0 +1,140 @@
+"""Run folders: what makes one, when a fit may enter it, and what a failed start takes away again.
+
+``config.toml`` marks a folder as a run. ``run.json`` says which files it was made from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gsavatar.config import Settings, load_preset, load_settings, save_settings
+from gsavatar.errors import InputError
+
+DEFAULT_PRESET = "preview"
+KEPT_AFTER_REFUSAL = ("log.txt", "faces.png")
+
+
+def run_folder(videos: tuple[Path, ...], out: Path | None) -> Path:
+    """Where the results go: ``out``, or ``runs/`` and the first file's stem."""
+    return out if out is not None else Path("runs") / videos[0].stem
+
+
+def check_videos(videos: tuple[Path, ...]) -> None:
+    """Refuses files that are missing or cannot be read as video before anything is written."""
+    from gsavatar.video import probe
+
+    if not videos:
+        raise InputError("no video given; name one or more files of one person.")
+    for path in videos:
+        if not path.exists():
+            raise InputError(f"{path}: no such file; check the path.")
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; name the video files themselves.")
+        probe(path)
+
+
+def enter_run(
+    run: Path,
+    videos: tuple[Path, ...],
+    *,
+    preset: str | None,
+    overrides: Mapping[str, Any],
+    face: str | None,
+    resume: bool,
+) -> Settings:
+    """The settings of a new run, or of the one to continue; writes config.toml and run.json.
+
+    Raises ``InputError`` if the folder is another run, or holds other things than a run.
+    """
+    inputs = {"videos": [_fingerprint(v) for v in videos], "face": face}
+    config = run / "config.toml"
+    if config.exists():
+        if not resume:
+            raise InputError(
+                f"{run}: a run is already here; continue it with --resume or choose another --out."
+            )
+        return _continued(run, inputs, preset, overrides)
+    if run.exists() and not run.is_dir():
+        raise InputError(f"{run}: is a file; choose another --out.")
+    strangers = sorted(p.name for p in run.iterdir()) if run.exists() else []
+    strangers = [name for name in strangers if name not in KEPT_AFTER_REFUSAL]
+    if strangers:
+        raise InputError(
+            f"{run}: holds {strangers[0]} but no run; choose an empty or new folder with --out."
+        )
+    settings = load_preset(preset or DEFAULT_PRESET, overrides)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{run}: cannot be made ({error.strerror}); choose another --out.") from None
+    _write(run / "run.json", json.dumps(inputs, indent=1) + "\n")
+    save_settings(config, settings)
+    return settings
+
+
+def _continued(
+    run: Path, inputs: dict[str, Any], preset: str | None, overrides: Mapping[str, Any]
+) -> Settings:
+    settings = load_settings(run / "config.toml")
+    try:
+        before = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"{run}: run.json is missing or damaged; fit again into another --out.") from None
+    if before.get("videos") != inputs["videos"] or before.get("face") != inputs["face"]:
+        names = ", ".join(v["name"] for v in before.get("videos", []))
+        raise InputError(
+            f"{run}: this run was made from {names or 'other files'}; name the same files and "
+            "--face, or choose another --out."
+        )
+    wanted = load_preset(preset or settings.preset, overrides)
+    if preset is not None and preset != settings.preset:
+        raise InputError(
+            f"{run}: this run uses the preset {settings.preset}; leave --preset {preset} away or "
+            "choose another --out."
+        )
+    if overrides and replace(wanted, preset=settings.preset) != settings:
+        raise InputError(
+            f"{run}: this run has other settings in config.toml; leave them away with --resume or "
+            "choose another --out."
+        )
+    return settings
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    """Name and size: enough to notice another file, and no path of the user's machine."""
+    return {"name": path.name, "bytes": path.stat().st_size}
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+@contextmanager
+def undone_if_refused(run: Path) -> Iterator[None]:
+    """Takes a new run away again if its footage is refused; log and thumbnails stay.
+
+    A run whose footage was accepted (``clip/decode.json`` or later results) is left for
+    ``--resume``, whatever happens.
+    """
+    try:
+        yield
+    except InputError:
+        if not (run / "clip" / "decode.json").exists() and not (run / "checkpoints").exists():
+            forget(run)
+        raise
+
+
+def forget(run: Path) -> None:
+    """Removes what a fit wrote into a run that never got a clip."""
+    for name in ("config.toml", "run.json", "timing.json"):
+        (run / name).unlink(missing_ok=True)
+    shutil.rmtree(run / "clip", ignore_errors=True)
