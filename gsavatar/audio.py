@@ -33,7 +33,7 @@ def load(path: str | Path) -> Float:
     if len(samples) == 0:
         raise InputError(f"{path} holds 0 samples of sound; give a file with recorded speech.")
     if not np.isfinite(samples).all():
-        raise InputError(f"{path} holds samples that are not numbers; export it again as 16-bit WAV.")
+        raise InputError(f"{path} holds samples that are not numbers; save it as 16-bit WAV.")
     return resample(samples.mean(axis=1, dtype=np.float32), rate)
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO, Union
@@ -26,36 +27,41 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gsavatar")
 
-Files = tyro.conf.Positional[tuple[Path, ...]]
-Setting = Annotated[
-    tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="KEY=VALUE")
-]
-OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
-OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT")]
+
+def _shown(metavar: str, name: str | None = None) -> Any:
+    """An option shown as ``metavar`` and without its default, which its help text tells."""
+    return tyro.conf.arg(name=name, metavar=metavar, help_behavior_hint="")
+
+
+Files = Annotated[tyro.conf.Positional[tuple[Path, ...]], _shown("VIDEO ...")]
+Settings_ = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], _shown("KEY=VALUE", "set")]
+OptionalPath = Annotated[Path | None, _shown("PATH")]
+OptionalInt = Annotated[int | None, _shown("INT")]
+Face = Annotated[str | None, _shown("left|right|N")]
 
 
 @dataclass(frozen=True)
 class Fit:
     """Turn videos of one person into an avatar.
 
-    Examples: ``gsavatar fit me.mp4`` makes runs/me/me.gsavatar and runs/me/report.html;
-    ``gsavatar fit monday.mp4 tuesday.mp4 --out runs/me --preset standard`` learns from both;
-    ``gsavatar fit me.mp4 --resume`` continues after an interruption.
+    Makes runs/me/me.gsavatar, metrics.json and report.html. Examples:
+
+      gsavatar fit me.mp4
+      gsavatar fit monday.mp4 tuesday.mp4 --out runs/me --preset standard
+      gsavatar fit me.mp4 --resume
     """
 
     videos: Files = ()
     """Video files of one person, in any codec, size or rate."""
     out: OptionalPath = None
     """Run folder; by default runs/ and the name of the first file."""
-    preset: Annotated[
-        str | None, tyro.conf.arg(metavar="preview|standard|quality|fewshot")
-    ] = None
+    preset: Annotated[str | None, _shown("preview|standard|quality|fewshot")] = None
     """How much work to spend; preview by default."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train."""
     resume: bool = False
     """Continue the run in the folder."""
-    face: Annotated[str | None, tyro.conf.arg(metavar="left|right|N")] = None
+    face: Face = None
     """Which person, when the video shows several."""
     seed: OptionalInt = None
     """Seed of every random choice."""
@@ -63,7 +69,7 @@ class Fit:
     """Training steps instead of the preset's."""
     size: OptionalInt = None
     """Side of the training pictures in pixels instead of the preset's."""
-    set_: Setting = ()
+    set_: Settings_ = ()
     """Any other value of config.toml, e.g. --set train.gaussians_max=20000; may be repeated."""
 
 
@@ -71,7 +77,7 @@ class Fit:
 class Track:
     """Fit the face model to videos and write the performance as curves, without an avatar.
 
-    Example: ``gsavatar track me.mp4`` writes runs/me/curves.json.
+    Example: gsavatar track me.mp4 writes runs/me/curves.json.
     """
 
     videos: Files = ()
@@ -80,9 +86,9 @@ class Track:
     """Run folder; by default runs/ and the name of the first file."""
     resume: bool = False
     """Continue the run in the folder."""
-    face: Annotated[str | None, tyro.conf.arg(metavar="left|right|N")] = None
+    face: Face = None
     """Which person, when the video shows several."""
-    set_: Setting = ()
+    set_: Settings_ = ()
     """Any value of config.toml, e.g. --set clip.provider=clip; may be repeated."""
 
 
@@ -90,9 +96,12 @@ class Track:
 class Render:
     """Make a film of an avatar that speaks a sound file, plays curves, or copies a video.
 
-    Examples: ``gsavatar render me.gsavatar --audio speech.wav --out talk.mp4 --camera orbit``;
-    ``gsavatar render me.gsavatar --audio speech.wav --out talk.webm --background none``;
-    ``gsavatar render me.gsavatar --curves edited.json --audio speech.wav --out talk.mp4``.
+    Exactly one of --audio, --curves and --drive moves the mouth; --audio beside another is only
+    the sound track. Examples:
+
+      gsavatar render me.gsavatar --audio speech.wav --out talk.mp4 --camera orbit
+      gsavatar render me.gsavatar --audio speech.wav --out talk.webm --background none
+      gsavatar render me.gsavatar --curves edited.json --audio speech.wav --out talk.mp4
     """
 
     avatar: tyro.conf.Positional[Path]
@@ -109,7 +118,7 @@ class Render:
     """Point of view."""
     size: int = 512
     """Side of the picture in pixels."""
-    fps: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    fps: Annotated[float | None, _shown("FLOAT")] = None
     """Pictures per second; by default 25, or the rate of the curves."""
     background: Annotated[str, tyro.conf.arg(metavar="plate|#rrggbb|IMAGE|none")] = "plate"
     """What stands behind: the clip's own background, a colour, a picture, or transparency."""
@@ -121,7 +130,7 @@ class Render:
 class View:
     """Open an avatar in the browser, also while its fit is still running.
 
-    Example: ``gsavatar view runs/me``.
+    Example: gsavatar view runs/me.
     """
 
     avatar: tyro.conf.Positional[Path]
@@ -136,7 +145,7 @@ class View:
 class Evaluate:
     """Measure a finished run on its test frames and write metrics.json again.
 
-    Example: ``gsavatar evaluate runs/me --frames frames`` also writes the compared pictures.
+    Example: gsavatar evaluate runs/me --frames frames also writes the compared pictures.
     """
 
     run: tyro.conf.Positional[Path]
@@ -158,7 +167,7 @@ class Doctor:
 class Assets:
     """List the model files: what is here, what is missing, where each comes from, its licence.
 
-    Example: ``gsavatar assets --fetch`` downloads what is missing now instead of when needed.
+    Example: gsavatar assets --fetch downloads what is missing now instead of when needed.
     """
 
     fetch: bool = False
@@ -301,7 +310,7 @@ def _check_device(device: str) -> None:
 
 
 def _parsed(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """``KEY=VALUE`` as dotted keys and values; values are read as TOML, else as text."""
+    """KEY=VALUE as dotted keys and values; values are read as TOML, else as text."""
     from gsavatar.config import toml_value
 
     parsed = {}
@@ -313,31 +322,30 @@ def _parsed(pairs: tuple[str, ...]) -> dict[str, Any]:
     return parsed
 
 
-class _explained:
+@contextmanager
+def _explained(run: Path) -> Iterator[None]:
     """Turns what goes wrong in a run into one sentence; the traceback goes to its log."""
-
-    def __init__(self, run: Path) -> None:
-        self.run = run
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
-        if kind is None or error is None:
-            return
-        log.info("".join(traceback.format_exception(error)))
-        if isinstance(error, KeyboardInterrupt):
-            _say(f"stopped; continue with --resume ({self.run})", sys.stderr)
-        elif isinstance(error, OSError) and not isinstance(error, InputError):
-            raise InputError(
-                f"{error.filename or self.run}: {error.strerror or error}; free space or permit "
-                "writing there, then continue with --resume."
-            ) from error
-        elif isinstance(error, Exception) and not isinstance(error, InputError):
-            raise _Fault(
-                f"{type(error).__name__}: {error} (a fault of the program; the traceback is in "
-                f"{self.run / 'log.txt'})"
-            ) from error
+    try:
+        yield
+    except KeyboardInterrupt:
+        log.info("interrupted")
+        _say(f"stopped; continue with --resume ({run})", sys.stderr)
+        raise
+    except InputError:
+        log.info(traceback.format_exc())
+        raise
+    except OSError as error:
+        log.info(traceback.format_exc())
+        raise InputError(
+            f"{error.filename or run}: {error.strerror or error}; free space or permit writing "
+            "there, then continue with --resume."
+        ) from error
+    except Exception as error:
+        log.info(traceback.format_exc())
+        raise _Fault(
+            f"{type(error).__name__}: {error} (a fault of the program; the traceback is in "
+            f"{run / 'log.txt'})"
+        ) from error
 
 
 class _Fault(Exception):

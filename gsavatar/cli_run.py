@@ -73,7 +73,9 @@ def enter_run(
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{run}: cannot be made ({error.strerror}); choose another --out.") from None
+        raise InputError(
+            f"{run}: cannot be made ({error.strerror}); choose another --out."
+        ) from None
     _write(run / "run.json", json.dumps(inputs, indent=1) + "\n")
     save_settings(config, settings)
     return settings
@@ -86,7 +88,9 @@ def _continued(
     try:
         before = json.loads((run / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise InputError(f"{run}: run.json is missing or damaged; fit again into another --out.") from None
+        raise InputError(
+            f"{run}: run.json is missing or damaged; fit again into another --out."
+        ) from None
     if before.get("videos") != inputs["videos"] or before.get("face") != inputs["face"]:
         names = ", ".join(v["name"] for v in before.get("videos", []))
         raise InputError(

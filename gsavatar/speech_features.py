@@ -148,6 +148,29 @@ def silence_features(encoder: str) -> Float:
     return log_mel_tokens(np.zeros(SAMPLE_RATE, np.float32), 10)[5]
 
 
+def windows(features: SpeechFeatures, time_s: Any, tokens: int = 17) -> Tensor:
+    """Features around each instant, [N, tokens, A], 20 ms apart and linearly interpolated.
+
+    ``time_s`` is [N] in seconds; beyond both ends stand the features of silence.
+    """
+    time = torch.as_tensor(np.asarray(time_s), dtype=torch.float64)
+    at = time[:, None] * features.rate + (torch.arange(tokens) - tokens // 2)
+    base = at.floor()
+    share = (at - base).to(torch.float32)[..., None]
+    row = base.long()
+    return token_rows(features, row) * (1.0 - share) + token_rows(features, row + 1) * share
+
+
+def token_rows(features: SpeechFeatures, row: Tensor) -> Tensor:
+    """Feature rows by index [*B] -> [*B, A], silence where there is no such row."""
+    count = len(features.values)
+    if count == 0:
+        return features.silence.expand(*row.shape, -1)
+    picked = features.values[row.clamp(0, count - 1)]
+    outside = (row < 0) | (row >= count)
+    return torch.where(outside[..., None], features.silence, picked)
+
+
 # Log-mel
 
 
@@ -327,8 +350,8 @@ def cut_graph(model: bytes, output: str) -> bytes:
     of the model), and nodes are in order of evaluation.
     """
     wanted = output.encode()
-    value_type = _wrapped(1, _wrapped(1, b"")[:0] + bytes([0x08, 0x01]))
-    entry = _wrapped(12, _wrapped(1, wanted) + _wrapped(2, value_type))
+    float_tensor = _wrapped(1, bytes([0x08, 0x01]))  # TypeProto.tensor_type.elem_type = FLOAT
+    entry = _wrapped(12, _wrapped(1, wanted) + _wrapped(2, float_tensor))
     result, reached = b"", False
     for number, at, payload, stop in _fields(model, 0, len(model)):
         if number != 7:
@@ -339,9 +362,12 @@ def cut_graph(model: bytes, output: str) -> bytes:
             if inner == 12 or (inner == 1 and reached):
                 continue
             kept.append(model[start:end])
-            outputs = (model[b:e] for n, _, b, e in _fields(model, body, end) if n == 2) if inner == 1 else ()
-            reached = reached or wanted in outputs
+            if inner == 1:
+                node = _fields(model, body, end)
+                reached = wanted in (model[b:e] for n, _, b, e in node if n == 2)
         result += _wrapped(7, b"".join(kept) + entry)
     if not reached:
-        raise InputError(f"The speech encoder has no tensor {output!r}; remove the file and fetch it again.")
+        raise InputError(
+            f"The speech encoder has no tensor {output!r}; remove the file and fetch it again."
+        )
     return result

@@ -1,0 +1,85 @@
+// The C interface of the native libraries. Python mirrors these structs in gsavatar/ops/native.py;
+// raise GSA_ABI with every change there and here.
+//
+// All arrays are contiguous float32 or int32 in row-major order and belong to the caller, scratch
+// included. No function keeps state, so calls may run at once from several threads.
+#pragma once
+
+#include <stdint.h>
+
+#define GSA_ABI 1
+#define GSA_RECORD 16  // floats of a projected Gaussian, see cpu/rasterize.cpp
+#define GSA_MOMENTS 10 // floats of a gradient slot
+#define GSA_TILE 16    // pixels on a side
+
+#define GSA_OK 0
+#define GSA_NOT_FINITE 1  // + index of the argument in the order of the struct
+#define GSA_BAD_BRANCH 32
+#define GSA_TOO_MANY 33   // more than 2^31 - 1 (Gaussian, tile) pairs
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// One cloud seen by one camera. N Gaussians, W x H pixels, E (Gaussian, tile) pairs, T tiles.
+typedef struct {
+  const float* means;         // [N, 3]
+  const float* quats;         // [N, 4] wxyz, any length
+  const float* scales;        // [N, 3]
+  const float* opacities;     // [N]
+  const float* colors;        // [N, 3]
+  const float* world_to_cam;  // [4, 4]
+  const float* K;             // [3, 3]
+  const float* background;    // [3] or [H, W, 3]
+  const float* screen_probe;  // [N, 2] or null
+  const int32_t* branch;      // [N], 0..2
+  int32_t count, width, height;
+  int32_t background_is_image;
+  int32_t threads;
+  // written by gsa_project, read by the others
+  float* records;       // [N, GSA_RECORD]
+  int32_t* order;       // [N], visible Gaussians from near to far
+  int32_t visible;      // how many
+  int64_t pairs;        // E
+  uint32_t* scratch;    // [4 N], of gsa_project
+  // written by gsa_composite
+  int32_t* tile_start;  // [T + 1]
+  int32_t* tile_counts; // [threads, T], scratch
+  int32_t* list;        // [E, 2], Gaussian and gradient slot
+  float* rgb;           // [H, W, 3]
+  float* alpha;         // [H, W]
+  float* branch_alpha;  // [H, W, 3]
+  float* depth;         // [H, W]
+} gsa_raster;
+
+// Gradients with respect to the outputs (null = zero) and to the inputs.
+typedef struct {
+  const float* rgb;           // [H, W, 3] or null
+  const float* alpha;         // [H, W] or null
+  const float* branch_alpha;  // [H, W, 3] or null
+  const float* depth;         // [H, W] or null
+  float* slots;         // [E, GSA_MOMENTS], scratch
+  float* partial;       // [N / 256 + 1, 16] and [T, 3], scratch
+  float* means;         // [N, 3]
+  float* quats;         // [N, 4]
+  float* scales;        // [N, 3]
+  float* opacities;     // [N]
+  float* colors;        // [N, 3]
+  float* world_to_cam;  // [4, 4]
+  float* K;             // [3, 3]
+  float* background;    // as the input, or null
+  float* screen_probe;  // [N, 2] or null
+} gsa_raster_grad;
+
+int32_t gsa_abi(void);
+int32_t gsa_lanes(void);        // floats per vector of this library
+int32_t gsa_has_threads(void);  // 1 if built with OpenMP
+int32_t gsa_cpu_level(void);    // 2 AVX-512, 1 AVX2 with FMA, 0 neither: of this machine
+
+int32_t gsa_project(gsa_raster* scene);
+int32_t gsa_composite(gsa_raster* scene);
+int32_t gsa_raster_bwd(const gsa_raster* scene, const gsa_raster_grad* grad);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,52 @@
+// Which pixels a screen-space Gaussian can reach, exactly.
+//
+// With alpha(d) = o 2^-P(d), P(d) = xx dx^2 + xy dx dy + yy dy^2, a pixel contributes where
+// alpha >= kAlphaMin, that is P <= log2(o / kAlphaMin) = `reach`. The region is an ellipse.
+#pragma once
+
+#include "scalar.h"
+
+namespace gsa {
+
+template <class F>
+struct Exponent {
+  F xx, xy, yy;  // >= 0, any, >= 0
+};
+
+// Half the conic in units of log2: exp(-q/2) = 2^-P.
+template <class F>
+GSA_FN Exponent<F> exponent_of(const F& conic_xx, const F& conic_xy, const F& conic_yy) {
+  return {conic_xx * (0.5f * kLog2e), conic_xy * kLog2e, conic_yy * (0.5f * kLog2e)};
+}
+
+template <class F, class G>
+GSA_FN F exponent_at(const Exponent<G>& e, const F& dx, const F& dy) {
+  return dx * (e.xx * dx + e.xy * dy) + e.yy * dy * dy;
+}
+
+template <class F>
+GSA_FN F clamped(const F& value, const F& low, const F& high) {
+  return smaller(larger(value, low), high);
+}
+
+// The smallest P over a box of pixel centres, given relative to the mean. A convex function's
+// minimum over a box lies at the free minimum or on a side that faces it; a point of each of the two
+// facing sides is tried, the best along that side.
+template <class F, class G>
+GSA_FN F least_exponent(const Exponent<G>& e, const G& slope_x, const G& slope_y, const F& x_low,
+                        const F& x_high, const F& y_low, const F& y_high) {
+  const F zero = splat(x_low, 0.0f);
+  const F side_x = clamped(zero, x_low, x_high);
+  const F side_y = clamped(zero, y_low, y_high);
+  const F along_y = clamped(side_x * slope_y, y_low, y_high);
+  const F along_x = clamped(side_y * slope_x, x_low, x_high);
+  return smaller(exponent_at(e, side_x, along_y), exponent_at(e, along_x, side_y));
+}
+
+// Best dx per dy on a horizontal side and dy per dx on a vertical one.
+template <class G>
+GSA_FN G slope_along(const G& own, const G& mixed) {
+  return -0.5f * mixed / own;
+}
+
+}  // namespace gsa

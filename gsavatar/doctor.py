@@ -1,0 +1,214 @@
+"""What works on this machine: one line per finding, and for every problem one line of cure."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from gsavatar import __version__
+
+REQUIRED = {
+    "torch": "torch", "numpy": "numpy", "scipy": "scipy", "opencv-python-headless": "cv2",
+    "mediapipe": "mediapipe", "tyro": "tyro", "viser": "viser", "safetensors": "safetensors",
+    "av": "av", "soundfile": "soundfile", "soxr": "soxr", "onnxruntime": "onnxruntime",
+    "rich": "rich",
+}  # fmt: skip
+"""Distribution and module name of everything the main job needs."""
+
+OPTIONAL = {"gsplat": "cuda", "nerfacc": "cuda", "lpips": "lpips", "huggingface-hub": "hub"}
+"""Distribution and the extra that brings it."""
+
+
+class State(Enum):
+    """How a finding stands; the value is its mark."""
+
+    GOOD = "ok"
+    NOTE = "-"
+    BAD = "x"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    name: str
+    state: State
+    text: str
+    cure: str = ""
+
+
+def examine() -> list[Finding]:
+    """Everything that decides whether and how well the main job runs here."""
+    findings = [_system(), *(_package(d, m) for d, m in REQUIRED.items())]
+    if any(f.state is State.BAD for f in findings):
+        return findings  # what follows would only repeat the missing package
+    return [*findings, *_kernels(), _picture(), *_gpu(), *_optional(), *_models()]
+
+
+def usable(findings: list[Finding]) -> bool:
+    """Whether the main job runs here."""
+    return all(f.state is not State.BAD for f in findings)
+
+
+def table(findings: list[Finding]) -> str:
+    """The findings as text, each cure under its line."""
+    width = max(len(f.name) for f in findings)
+    lines = []
+    for f in findings:
+        lines.append(f"{f.state.value:>2}  {f.name:<{width}}  {f.text}")
+        if f.cure:
+            lines.append(f"    {'':<{width}}  -> {f.cure}")
+    return "\n".join(lines)
+
+
+def _system() -> Finding:
+    text = (
+        f"gsavatar {__version__}, Python {platform.python_version()}, {platform.system()} "
+        f"{platform.machine()}, {os.cpu_count()} cores"
+    )
+    return Finding("system", State.GOOD, text)
+
+
+def _package(distribution: str, module: str) -> Finding:
+    """Whether a required package is there and can be imported."""
+    try:
+        version = importlib.metadata.version(distribution)
+        importlib.import_module(module)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(
+            distribution, State.BAD, "not installed", f"pip install {distribution}"
+        )
+    except Exception as error:
+        reason = f"does not import: {_first_line(error)}"
+        return Finding(
+            distribution, State.BAD, reason, f"pip install --force-reinstall {distribution}"
+        )
+    return Finding(distribution, State.GOOD, version)
+
+
+def _kernels() -> list[Finding]:
+    """The native rasteriser in use; without it the reference in torch works, slowly."""
+    from gsavatar import ops
+
+    facts: dict[str, Any] = ops.available()
+    words = ", ".join(f"{key} {_plain(value)}" for key, value in facts.items() if key != "why")
+    native = facts.get("library") or facts.get("native") or facts.get("cpu")
+    if native:
+        return [Finding("kernels", State.GOOD, words)]
+    why = facts.get("why") or "not built"
+    return [
+        Finding(
+            "kernels", State.NOTE, f"slow reference only ({_plain(why)})",
+            "install a C++ compiler, then: pip install --force-reinstall --no-deps gsavatar",
+        )
+    ]
+
+
+def _picture() -> Finding:
+    """Renders one small Gaussian: the shortest proof that the CPU path works."""
+    import torch
+
+    from gsavatar import ops
+
+    try:
+        seen = ops.rasterize(
+            torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[1.0, 0.0, 0.0, 0.0]]),
+            torch.full((1, 3), 0.1), torch.tensor([0.9]), torch.ones(1, 3),
+            torch.zeros(1, dtype=torch.int32), torch.eye(4),
+            torch.tensor([[32.0, 0.0, 16.0], [0.0, 32.0, 16.0], [0.0, 0.0, 1.0]]),
+            32, 32, torch.zeros(3),
+        )  # fmt: skip
+    except Exception as error:
+        return Finding(
+            "picture", State.BAD, f"cannot render: {_first_line(error)}",
+            "set GSAVATAR_ISA=base, or install gsavatar again",
+        )  # fmt: skip
+    centre, corner = float(seen.rgb[16, 16].mean()), float(seen.rgb[0, 0].mean())
+    if centre > 0.5 and corner < 0.1:
+        return Finding("picture", State.GOOD, "a test picture renders correctly on the CPU")
+    return Finding(
+        "picture", State.BAD, f"a test picture is wrong (centre {centre:.2f}, corner {corner:.2f})",
+        "set GSAVATAR_ISA=base, or install gsavatar again",
+    )  # fmt: skip
+
+
+def _gpu() -> list[Finding]:
+    import torch
+
+    if torch.cuda.is_available():
+        return [Finding("CUDA", State.GOOD, torch.cuda.get_device_name(0))]
+    why = "torch is a CPU build" if torch.version.cuda is None else "no CUDA device is visible"
+    return [Finding("CUDA", State.NOTE, f"not used: {why}; everything runs on the CPU")]
+
+
+def _optional() -> list[Finding]:
+    """Packages that make things faster or measure more; none is needed."""
+    findings = []
+    for distribution, extra in OPTIONAL.items():
+        try:
+            text, state = importlib.metadata.version(distribution), State.GOOD
+            cure = ""
+        except importlib.metadata.PackageNotFoundError:
+            text, state = "not installed (optional)", State.NOTE
+            cure = f"pip install 'gsavatar[{extra}]'"
+        findings.append(Finding(distribution, state, text, cure))
+    if importlib.util.find_spec("tinycudann") is None:
+        text, state = "not installed (optional; is on no package index, needs a GPU)", State.NOTE
+    else:
+        text, state = "installed", State.GOOD
+    return [*findings, Finding("tinycudann", state, text)]
+
+
+def _models() -> list[Finding]:
+    """Model files, and which way of finding landmarks and of hearing speech follows."""
+    from gsavatar import assets
+
+    best = assets.available("face_landmarker")
+    spare = all(assets.available(n) for n in ("face_detection", "face_landmark"))
+    cure = "gsavatar assets --fetch"
+    folder = os.environ.get("GSAVATAR_ASSETS")
+    if best:
+        landmarks = Finding("landmarks", State.GOOD, "MediaPipe face landmarker, 52 blendshapes")
+    else:
+        text = "478 points without blendshapes, from models in an older wheel"
+        text += "" if spare else " (fetched on first use)"
+        landmarks = Finding(
+            "landmarks", State.NOTE, text, "put face_landmarker.task where gsavatar assets says"
+        )
+    ict = assets.available("ict_facekit") and assets.available("mediapipe468_to_ict")
+    face = Finding("face model", State.GOOD, "ICT-FaceKit") if ict else Finding(
+        "face model", State.NOTE, "learned from the clip itself",
+        "put ict_facekit where gsavatar assets says",
+    )  # fmt: skip
+    encoder = assets.available("speech_encoder")
+    speech = Finding("speech", State.GOOD, "speech encoder") if encoder else Finding(
+        "speech", State.NOTE, "speech encoder not fetched yet", cure
+    )  # fmt: skip
+    place = Finding("assets", State.GOOD, f"GSAVATAR_ASSETS = {folder}") if folder else Finding(
+        "assets", State.NOTE, "GSAVATAR_ASSETS is not set; files come from the cache or the network"
+    )  # fmt: skip
+    if folder and not Path(folder).is_dir():
+        place = Finding(
+            "assets", State.NOTE, f"GSAVATAR_ASSETS = {folder} is no folder", "correct or unset it"
+        )
+    return [landmarks, face, speech, place]
+
+
+def _plain(value: Any) -> str:
+    """A fact as words."""
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return "/".join(_plain(v) for v in value) or "none"
+    return {True: "yes", False: "no", None: "none"}.get(value, str(value))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

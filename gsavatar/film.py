@@ -1,0 +1,213 @@
+"""Films of an avatar: what it performs, from where it is seen, what stands behind, what is written.
+
+Every frame goes from the curves to the file before the next one is made, so memory does not grow
+with the length of the speech. A film made from its own curves is the same film.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gsavatar import audio as sound_files
+from gsavatar import performance, speech
+from gsavatar.errors import InputError
+from gsavatar.film_sinks import SAMPLE_RATE, check_destination, open_sink
+from gsavatar.film_views import blend_poses, open_background, open_view
+from gsavatar.package import Package, load_package
+from gsavatar.progress import Reporter, SilentReporter
+from gsavatar.render import render, to_uint8
+from gsavatar.types import Camera, Curves, Drive
+
+log = logging.getLogger("gsavatar")
+
+DEFAULT_FPS = 25.0
+SIZES = (64, 4096)
+RATES = (1.0, 240.0)
+SAME_TIME_S = 1e-6
+OPAQUE = 1.0 / 255.0
+"""Least alpha whose colour can be told."""
+
+Float = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Film:
+    """What ``render_film`` has written."""
+
+    path: Path
+    frames: int
+    duration_s: float
+    has_sound: bool
+
+
+@dataclass(frozen=True)
+class Source:
+    """What moves the avatar: exactly one of ``curves``, ``drive``, or else ``audio``."""
+
+    audio: Path | None = None
+    curves: Path | None = None
+    drive: Path | None = None
+
+
+def render_film(
+    avatar: Path,
+    out: Path,
+    *,
+    audio: Path | None = None,
+    curves: Path | None = None,
+    drive: Path | None = None,
+    camera: str = "front",
+    size: int = 512,
+    fps: float | None = None,
+    background: str = "plate",
+    curves_out: Path | None = None,
+    reporter: Reporter | None = None,
+) -> Film:
+    """Writes the film ``out`` of an avatar file or run, and says what it holds.
+
+    Exactly one of ``audio``, ``curves`` and ``drive`` moves the mouth; ``audio`` beside another is
+    only the sound track. The sound is exactly as long as the picture. Raises ``InputError`` for
+    anything that cannot be done; then nothing is written.
+    """
+    from gsavatar.pipeline import find_avatar
+
+    reporter = reporter if reporter is not None else SilentReporter()
+    source = Source(audio, curves, drive)
+    _check(source, size, fps)
+    check_destination(out, alpha=background == "none")
+    package = load_package(find_avatar(avatar))
+    behind = open_background(background, package, size)
+    open_view(camera, package, size, 1.0)  # a damaged camera file is refused before the long work
+    sound = None if audio is None else sound_files.load(audio)
+    played, rate = perform(package, source, sound, fps, reporter)
+    frames = len(played.time_s)
+    view = open_view(camera, package, size, frames / rate)
+    track = None if sound is None else fitted_sound(sound, frames, rate)
+    with (
+        open_sink(out, size, rate, track, alpha=behind is None) as sink,
+        reporter.stage("render the film") as progress,
+    ):
+        for row in range(frames):
+            drive_now = Drive(played.values[row], played.head_pose[row])
+            sink.write(picture(package, drive_now, view(row / rate), behind))
+            progress(row + 1, frames)
+    if curves_out is not None:
+        performance.save_curves(curves_out, played)
+    return Film(out, frames, frames / rate, track is not None)
+
+
+@torch.no_grad()
+def picture(
+    package: Package, drive: Drive, camera: Camera, background: Tensor | None
+) -> NDArray[np.uint8]:
+    """One picture uint8 [H, W, 3] over a background, or [H, W, 4] with straight alpha for None."""
+    gaussians = package.avatar(drive)
+    if background is not None:
+        return to_uint8(render(gaussians, camera, background).rgb).numpy()
+    seen = render(gaussians, camera, torch.zeros(3))
+    straight = torch.where(seen.alpha > OPAQUE, seen.rgb / seen.alpha.clamp_min(OPAQUE), 0.0)
+    return to_uint8(torch.cat((straight, seen.alpha), dim=-1)).numpy()
+
+
+def perform(
+    package: Package, source: Source, sound: Float | None, fps: float | None, reporter: Reporter
+) -> tuple[Curves, float]:
+    """The curves to play in the avatar's own names, one row per frame, and the frame rate."""
+    if source.curves is not None:
+        curves = retarget(performance.load_curves(source.curves), package, source.curves)
+        rate = fps if fps is not None else frame_rate(curves.time_s.numpy())
+        return resampled(curves, rate), rate
+    rate = fps if fps is not None else DEFAULT_FPS
+    if source.drive is not None:
+        from gsavatar.reenact import video_curves
+
+        return resampled(video_curves(source.drive, package, reporter), rate), rate
+    assert sound is not None
+    return _spoken(package, sound, rate, reporter), rate
+
+
+def _spoken(package: Package, sound: Float, rate: float, reporter: Reporter) -> Curves:
+    """The performance of a speech: mouth from the sound, the rest from the clip."""
+    if package.speech is None:
+        raise InputError(
+            "this avatar's video had no sound, so speech drive is not trained; move it with "
+            "--curves or --drive, or fit it again from a video with sound."
+        )
+    with reporter.stage("hear the speech") as progress:
+        features = speech.extract(sound, encoder=package.speech.encoder, progress=progress)
+    duration_s = len(sound) / SAMPLE_RATE
+    return performance.speech_curves(
+        package.speech, features, package.idle, package.names, duration_s, rate
+    )
+
+
+def retarget(curves: Curves, package: Package, path: Path) -> Curves:
+    """Curves in the avatar's names; names it lacks are dropped, names they lack stay at rest."""
+    where = {name: column for column, name in enumerate(curves.names)}
+    shared = [name for name in package.names if name in where]
+    if not shared:
+        raise InputError(
+            f"{path}: none of its {len(where)} names belongs to this avatar, which knows "
+            f"{', '.join(package.names[:3])} and {max(len(package.names) - 3, 0)} more."
+        )
+    if len(shared) < len(package.names):
+        log.info("%s: %d of %d coefficients given", path, len(shared), len(package.names))
+    values = package.rest.detach().float().repeat(len(curves.time_s), 1)
+    for column, name in enumerate(package.names):
+        if name in where:
+            values[:, column] = curves.values[:, where[name]].float()
+    return Curves(package.names, curves.time_s, values, curves.head_pose.float())
+
+
+def frame_rate(time_s: NDArray[np.float64]) -> float:
+    """Rows per second of evenly spaced times, as a simple fraction; 25 for a single row."""
+    if len(time_s) < 2:
+        return DEFAULT_FPS
+    rate = (len(time_s) - 1) / float(time_s[-1] - time_s[0])
+    return float(Fraction(rate).limit_denominator(1001))
+
+
+def resampled(curves: Curves, rate: float) -> Curves:
+    """The same performance with one row every 1 / rate seconds from 0; given rows stay exact."""
+    times = curves.time_s.numpy() - float(curves.time_s[0])
+    count = round(float(times[-1]) * rate) + 1
+    wanted = np.arange(count) / rate
+    right = np.clip(np.searchsorted(times, wanted - SAME_TIME_S), 0, len(times) - 1)
+    left = np.where(np.abs(times[right] - wanted) <= SAME_TIME_S, right, np.maximum(right - 1, 0))
+    span = times[right] - times[left]
+    share = np.where(span > 0, (wanted - times[left]) / np.where(span > 0, span, 1.0), 0.0)
+    share = np.clip(share, 0.0, 1.0)
+    weight = torch.from_numpy(share).float()[:, None]
+    values = torch.lerp(curves.values[left], curves.values[right], weight)
+    poses = [
+        blend_poses(curves.head_pose[a], curves.head_pose[b], float(s))
+        for a, b, s in zip(left, right, share, strict=True)
+    ]
+    return Curves(curves.names, torch.from_numpy(wanted), values, torch.stack(poses))
+
+
+def fitted_sound(sound: Float, frames: int, rate: float) -> Float:
+    """Sound cut or padded with silence to the length of the picture."""
+    wanted = round(frames * SAMPLE_RATE / rate)
+    return np.pad(sound[:wanted], (0, max(0, wanted - len(sound))))
+
+
+def _check(source: Source, size: int, fps: float | None) -> None:
+    """Raises ``InputError`` unless one thing moves the mouth and the numbers make sense."""
+    if source.curves is not None and source.drive is not None:
+        raise InputError("--curves and --drive both move the avatar; give one of them.")
+    if source == Source():
+        raise InputError("nothing moves the avatar; give --audio, --curves or --drive.")
+    if not SIZES[0] <= size <= SIZES[1] or size % 2:
+        raise InputError(f"--size {size}: should be an even number from {SIZES[0]} to {SIZES[1]}.")
+    if fps is not None and not (math.isfinite(fps) and RATES[0] <= fps <= RATES[1]):
+        raise InputError(f"--fps {fps:g}: should be from {RATES[0]:g} to {RATES[1]:g}.")

@@ -1,0 +1,413 @@
+"""How one person's lower face moves when they speak: learned from a clip, played from features.
+
+The prediction is linear in the features (per-token principal components, ridge). It is evaluated
+on the 50 Hz token grid, smoothed with a symmetric kernel, shaped so that the lips really meet and
+really open, closed in silence, and interpolated at the frames' instants: any rate, any chunking,
+the same numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gsavatar.speech_features import SpeechFeatures, token_rows
+
+Array = NDArray[np.float64]
+
+CONTEXT_TOKENS = 17
+COMPONENTS = 64
+FOLDS = 5
+GUARD_S = 0.5
+"""Training frames this close to a held-out fold are left out: neighbours look alike."""
+PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Ridge penalties per frame and unit variance of an input, tried by cross-validation."""
+
+CLOSED_OPENING = 0.010
+"""Mouth opening (gap of the lips over the height of the face) below which the lips meet."""
+REST_OPENING = 0.004
+LIMIT_MARGIN = 0.10
+SMOOTHING = (0.25, 0.5, 0.25)
+"""Weights of neighbouring tokens (20 ms): symmetric, so nothing is delayed."""
+
+VOICE_ON, VOICE_OFF = 0.5, 0.3
+ANTICIPATION_TOKENS = 8
+"""Lips leave rest up to 0.16 s before the sound."""
+HANGOVER_TOKENS = 6
+RAMP_TOKENS = 6
+GATE_REACH = 128
+"""Tokens of history that decide the hysteresis at the start of a chunk."""
+CHUNK_FRAMES = 1024
+READING_PENALTY = 1e-5
+"""Ridge penalty of the linear map from coefficients to the mouth's opening."""
+STATE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TokenRegression:
+    """A linear map from the tokens around an instant to K numbers."""
+
+    mean: Tensor  # [A]
+    components: Tensor  # [A, P], scaled to unit variance
+    weights: Tensor  # [L * P, K]
+    bias: Tensor  # [K]
+
+    def __call__(self, features: SpeechFeatures, first: int, count: int) -> Tensor:
+        """Predictions [count, K] at tokens first, first + 1, ... (also beyond the ends)."""
+        length = len(self.weights) // self.components.shape[1]
+        half = length // 2
+        rows = torch.arange(first - half, first + count + half)
+        tokens = (token_rows(features, rows) - self.mean) @ self.components
+        stacked = tokens.unfold(0, length, 1).transpose(1, 2).reshape(count, -1)
+        return stacked @ self.weights + self.bias
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """A monotone correction of the mouth's opening, carried out along one direction."""
+
+    reading: Tensor  # [K + 1], opening = reading[:K] . coefficients + reading[K]
+    direction: Tensor  # [K], changes the opening by 1
+    knots: Tensor  # [M] predicted openings, increasing
+    targets: Tensor  # [M] openings to show instead
+
+    def opening(self, values: Tensor) -> Tensor:
+        """Opening that coefficients [N, K] read as, [N]."""
+        return values @ self.reading[:-1] + self.reading[-1]
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Coefficients [N, K] with their opening corrected; beyond the knots by a shift."""
+        if len(self.knots) == 0:
+            return values
+        seen = self.opening(values)
+        change = _interpolate(seen, self.knots, self.targets - self.knots)
+        return values + change[:, None] * self.direction
+
+
+def _interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+    """Piecewise linear function at x [N], constant beyond the knots [M]."""
+    x = x.clamp(knots[0], knots[-1])
+    right = torch.searchsorted(knots, x).clamp(1, len(knots) - 1)
+    left = right - 1
+    share = (x - knots[left]) / (knots[right] - knots[left])
+    return values[left] + share * (values[right] - values[left])
+
+
+@dataclass(frozen=True)
+class SpeechMotion:
+    """Speech features in, lower-face coefficients out."""
+
+    names: tuple[str, ...]
+    encoder: str
+    regression: TokenRegression
+    shaping: Shaping
+    closed: Tensor  # [K], the face at rest with its lips together
+    limits: Tensor  # [K, 2]
+
+    def __call__(self, features: SpeechFeatures, time_s: Any) -> Tensor:
+        """Coefficients [N, K] float32 at instants [N], in the order of ``names``.
+
+        Raises ``ValueError`` if the features come from another encoder.
+        """
+        if features.encoder != self.encoder:
+            raise ValueError(
+                f"this avatar hears {self.encoder} features, got {features.encoder}"
+            )
+        time = torch.as_tensor(np.asarray(time_s), dtype=torch.float64)
+        if len(time) == 0:
+            return torch.zeros(0, len(self.names))
+        parts = [self._at(features, part) for part in time.split(CHUNK_FRAMES)]
+        return torch.cat(parts)
+
+    def _at(self, features: SpeechFeatures, time: Tensor) -> Tensor:
+        at = time * features.rate
+        first, last = int(at.min().floor()), int(at.max().floor()) + 1
+        tokens = self.tokens(features, first, last - first + 1)
+        left = at.floor().long()
+        share = (at - left).float()[:, None]
+        left = left - first
+        return tokens[left] * (1.0 - share) + tokens[left + 1] * share
+
+    def tokens(self, features: SpeechFeatures, first: int, count: int) -> Tensor:
+        """Coefficients [count, K] on the token grid, from token ``first`` on."""
+        half = len(SMOOTHING) // 2
+        raw = self.regression(features, first - half, count + 2 * half)
+        smooth = torch.zeros(count, raw.shape[1])
+        for i, weight in enumerate(SMOOTHING):
+            smooth = smooth + weight * raw[i : i + count]
+        gate = voice_gate(features, first, count)[:, None]
+        shaped = self.closed + gate * (self.shaping(smooth) - self.closed)
+        return shaped.clamp(self.limits[:, 0], self.limits[:, 1])
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and JSON-able facts that ``from_state`` rebuilds the model from."""
+        tensors = {
+            "mean": self.regression.mean, "components": self.regression.components,
+            "weights": self.regression.weights, "bias": self.regression.bias,
+            "reading": self.shaping.reading, "direction": self.shaping.direction,
+            "knots": self.shaping.knots, "targets": self.shaping.targets,
+            "closed": self.closed, "limits": self.limits,
+        }  # fmt: skip
+        meta = {"version": STATE_VERSION, "names": list(self.names), "encoder": self.encoder}
+        return {k: v.float().contiguous() for k, v in tensors.items()}, meta
+
+    @staticmethod
+    def from_state(tensors: dict[str, Tensor], meta: dict[str, Any]) -> SpeechMotion:
+        """The model that ``state`` described. Raises ``ValueError`` if the parts do not fit."""
+        try:
+            t = {k: tensors[k].float() for k in _STATE_KEYS}
+            names, encoder = tuple(map(str, meta["names"])), str(meta["encoder"])
+            version = meta["version"]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the speech model lacks {error}") from None
+        if version != STATE_VERSION:
+            raise ValueError(f"speech model version {version}, this program reads {STATE_VERSION}")
+        k, (a, p) = len(names), t["components"].shape
+        knots = t["knots"]
+        fits = (
+            t["mean"].shape == (a,) and t["bias"].shape == (k,) and t["closed"].shape == (k,)
+            and t["weights"].shape == (CONTEXT_TOKENS * p, k) and t["limits"].shape == (k, 2)
+            and t["reading"].shape == (k + 1,) and t["direction"].shape == (k,)
+            and knots.shape == t["targets"].shape and len(knots) != 1
+            and bool((knots.diff() > 0).all())
+        )  # fmt: skip
+        if not fits:
+            raise ValueError("the speech model's tensors do not fit together")
+        return SpeechMotion(
+            names, encoder, TokenRegression(t["mean"], t["components"], t["weights"], t["bias"]),
+            Shaping(t["reading"], t["direction"], knots, t["targets"]), t["closed"], t["limits"],
+        )  # fmt: skip
+
+
+_STATE_KEYS = (
+    "mean", "components", "weights", "bias", "reading", "direction", "knots", "targets",
+    "closed", "limits",
+)  # fmt: skip
+
+
+def voice_gate(features: SpeechFeatures, first: int, count: int) -> Tensor:
+    """How much of the motion to play at tokens first, first + 1, ...: 0 silence, 1 speech, [count].
+
+    On above ``VOICE_ON``, off below ``VOICE_OFF``, a little early and a little late, with ramps.
+    """
+    before = GATE_REACH + HANGOVER_TOKENS + RAMP_TOKENS
+    after = ANTICIPATION_TOKENS + RAMP_TOKENS
+    rows = np.arange(first - before, first + count + after)
+    voice = features.voice.numpy()
+    inside = (rows >= 0) & (rows < len(voice))
+    level = np.zeros(len(rows))
+    level[inside] = voice[rows[inside]]
+    on = _hysteresis(level)
+    # The gate is open if speech is within reach, and a ramp away from it partly.
+    index = np.arange(len(on))
+    past = index - np.maximum.accumulate(np.where(on, index, -(10**6)))
+    coming = np.minimum.accumulate(np.where(on, index, 10**6)[::-1])[::-1] - index
+    late = 1.0 - (past - HANGOVER_TOKENS) / RAMP_TOKENS
+    early = 1.0 - (coming - ANTICIPATION_TOKENS) / RAMP_TOKENS
+    ramp = np.clip(np.maximum(late, early), 0.0, 1.0)
+    gate = ramp * ramp * (3.0 - 2.0 * ramp)
+    return torch.from_numpy(gate[before : before + count].astype(np.float32))
+
+
+def _hysteresis(level: Array) -> NDArray[np.bool_]:
+    """True from where the level reaches ``VOICE_ON`` until it falls below ``VOICE_OFF``."""
+    decided = np.where(level >= VOICE_ON, 1, np.where(level < VOICE_OFF, 0, -1))
+    last = np.maximum.accumulate(np.where(decided >= 0, np.arange(len(level)), 0))
+    return decided[last] == 1
+
+
+# Learning
+
+
+@dataclass(frozen=True)
+class Design:
+    """Frames' inputs for the ridge: token components around each instant, unit variance."""
+
+    inputs: Array  # [T, L * P]
+    mean: Tensor
+    components: Tensor
+
+
+def design(
+    features: SpeechFeatures, time_s: Array, components: int = COMPONENTS,
+    context: int = CONTEXT_TOKENS,
+) -> Design:  # fmt: skip
+    """Inputs at instants [T]; the components are learned from the tokens of that span."""
+    rate = features.rate
+    low = max(0, int(time_s.min() * rate) - context)
+    high = int(time_s.max() * rate) + context
+    tokens = features.values[low:high].double().numpy()
+    mean = tokens.mean(0)
+    covariance = (tokens - mean).T @ (tokens - mean) / max(1, len(tokens))
+    spread, axes = np.linalg.eigh(covariance)
+    kept = min(components, len(mean), max(1, len(tokens) // 4))
+    # One scale for all: components keep their relative sizes, which is the prior of the ridge.
+    scaled = axes[:, ::-1][:, :kept] / np.sqrt(max(float(spread[::-1][:kept].mean()), 1e-12))
+    mean_t, axes_t = torch.from_numpy(mean).float(), torch.from_numpy(scaled.copy()).float()
+    at = torch.from_numpy(time_s * rate)
+    first, half = int(at.min().floor()), context // 2
+    rows = torch.arange(first - half, int(at.max().floor()) + half + 2)
+    small = (token_rows(features, rows) - mean_t) @ axes_t
+    index = at.floor().long()[:, None] - first + torch.arange(context)
+    share = (at - at.floor()).float()[:, None, None]
+    inputs = small[index] * (1.0 - share) + small[index + 1] * share
+    return Design(inputs.reshape(len(time_s), -1).double().numpy(), mean_t, axes_t)
+
+
+def ridge(
+    inputs: Array, targets: Array, weight: Array, penalties: tuple[float, ...]
+) -> list[Array]:
+    """Weights with the bias as last row, [D + 1, K], for each penalty."""
+    total = weight.sum()
+    x_mean, y_mean = weight @ inputs / total, weight @ targets / total
+    x, y = inputs - x_mean, targets - y_mean
+    spread, axes = np.linalg.eigh((x * weight[:, None]).T @ x)
+    moment = axes.T @ (x.T @ (y * weight[:, None]))
+    found = []
+    for penalty in penalties:
+        w = axes @ (moment / (np.maximum(spread, 0.0) + penalty * total)[:, None])
+        found.append(np.vstack((w, y_mean - x_mean @ w)))
+    return found
+
+
+def fold_edges(count: int, folds: int = FOLDS) -> list[tuple[int, int]]:
+    """Equal chronological parts of a number of rows."""
+    edges = np.linspace(0, count, folds + 1).astype(int)
+    return [(int(a), int(b)) for a, b in pairwise(edges) if b > a]
+
+
+def held_out(
+    inputs: Array, targets: Array, weight: Array, time_s: Array,
+    penalties: tuple[float, ...] = PENALTIES,
+) -> Array:  # fmt: skip
+    """Predictions [len(penalties), T, K] of each chronological fold by a model of the others."""
+    result = np.zeros((len(penalties), *targets.shape))
+    for a, b in fold_edges(len(targets)):
+        far = (time_s < time_s[a] - GUARD_S) | (time_s > time_s[b - 1] + GUARD_S)
+        if far.sum() < 10:
+            far = np.ones(len(targets), bool)
+            far[a:b] = False
+        for i, w in enumerate(ridge(inputs[far], targets[far], weight[far], penalties)):
+            result[i, a:b] = inputs[a:b] @ w[:-1] + w[-1]
+    return result
+
+
+def best_held_out(
+    inputs: Array, targets: Array, weight: Array, time_s: Array
+) -> tuple[Array, float]:
+    """Held-out predictions [T, K] of the penalty that explains most, and that penalty."""
+    tried = held_out(inputs, targets, weight, time_s)
+    best = int(np.argmax([explained(p, targets, weight) for p in tried]))
+    return tried[best], PENALTIES[best]
+
+
+def explained(predicted: Array, targets: Array, weight: Array) -> float:
+    """Share of the targets' variance that held-out predictions explain, all targets together."""
+    mean = weight @ targets / weight.sum()
+    error = weight @ ((predicted - targets) ** 2)
+    spread = weight @ ((targets - mean) ** 2)
+    return float(1.0 - error.sum() / max(spread.sum(), 1e-12))
+
+
+def fit_speech_motion(
+    features: SpeechFeatures, time_s: Any, targets: Any, names: tuple[str, ...],
+    *, weight: Any = None, opening: Any = None, seed: int = 0,
+) -> SpeechMotion:  # fmt: skip
+    """Learns the motion of a clip's training part.
+
+    ``targets`` [T, K] are fitted coefficients at ``time_s`` [T]; ``opening`` [T] the measured
+    mouth opening of the same frames, which closures are shaped by and silence is anchored on.
+    The same input gives the same model; ``seed`` is there for models that draw numbers.
+    """
+    del seed
+    time = np.asarray(time_s, np.float64)
+    y = np.asarray(targets, np.float64)
+    w = np.ones(len(y)) if weight is None else np.asarray(weight, np.float64)
+    if not len(time) == len(y) == len(w) or y.ndim != 2 or y.shape[1] != len(names):
+        raise ValueError(f"{len(time)} instants, targets {y.shape}, {len(names)} names")
+    inputs = design(features, time)
+    predicted, penalty = best_held_out(inputs.inputs, y, w, time)
+    (fitted,) = ridge(inputs.inputs, y, w, (penalty,))
+    low, high = np.quantile(y, (0.01, 0.99), axis=0)
+    margin = LIMIT_MARGIN * (high - low)
+    gap = np.asarray(opening, np.float64) if opening is not None else _proxy_opening(y, names)
+    shaping = shape_opening(predicted, y, gap, w, absolute=opening is not None)
+    regression = TokenRegression(
+        inputs.mean, inputs.components,
+        torch.from_numpy(fitted[:-1]).float(), torch.from_numpy(fitted[-1]).float(),
+    )  # fmt: skip
+    return SpeechMotion(
+        tuple(names), features.encoder, regression, shaping,
+        closed_anchor(y, gap, shaping, absolute=opening is not None),
+        torch.from_numpy(np.stack((low - margin, high + margin), -1)).float(),
+    )  # fmt: skip
+
+
+def _proxy_opening(targets: Array, names: tuple[str, ...]) -> Array:
+    """Something that grows with the mouth's opening, for callers without landmarks."""
+    if "jawOpen" not in names:
+        return np.abs(targets).sum(1)
+    opening = targets[:, names.index("jawOpen")]
+    return opening - targets[:, names.index("mouthClose")] if "mouthClose" in names else opening
+
+
+def shape_opening(
+    predicted: Array, targets: Array, opening: Array, weight: Array, absolute: bool
+) -> Shaping:
+    """The correction that brings held-out predictions to the clip's closures and openings.
+
+    ``absolute`` says that ``opening`` is measured, so that the lips' meeting point is known.
+    """
+    k = targets.shape[1]
+    ones = np.ones((len(targets), 1))
+    reading = ridge(targets, opening[:, None], weight, (READING_PENALTY,))[0][:, 0]
+    mean = weight @ targets / weight.sum()
+    moved = ((targets - mean) * weight[:, None]).T @ ((targets - mean) @ reading[:-1])
+    gain = float(moved @ reading[:-1])
+    direction = moved / gain if gain > 1e-12 else np.zeros(k)
+    knots, wanted = np.zeros(0), np.zeros(0)
+    if absolute and gain > 1e-12:
+        seen = np.hstack((predicted, ones)) @ reading
+        knots, wanted = _opening_map(seen, opening)
+    parts = (reading, direction, knots, wanted)
+    return Shaping(*(torch.from_numpy(np.asarray(part)).float() for part in parts))
+
+
+def _opening_map(seen: Array, real: Array) -> tuple[Array, Array]:
+    """Knots and targets: quantile matching pulled half-way, through the best closure threshold."""
+    cut = closure_threshold(seen, real)
+    low, high = np.quantile(seen, (0.02, 0.98))
+    top = 0.5 * (high + np.quantile(real, 0.98))
+    if not low < cut < high:
+        return np.zeros(0), np.zeros(0)
+    return np.array([low, cut, high]), np.array([min(REST_OPENING, low), CLOSED_OPENING, top])
+
+
+def closure_threshold(seen: Array, real: Array) -> float:
+    """The predicted opening that best separates closed from open lips (balanced accuracy)."""
+    closed = real < CLOSED_OPENING
+    if closed.sum() < 5 or (~closed).sum() < 5:
+        return float("nan")
+    order = np.argsort(seen, kind="stable")
+    hit = np.cumsum(closed[order]) / closed.sum()
+    wrong = np.cumsum(~closed[order]) / (~closed).sum()
+    best = int(np.argmax(hit - wrong))
+    return float(seen[order[best]])
+
+
+def closed_anchor(targets: Array, opening: Array, shaping: Shaping, absolute: bool) -> Tensor:
+    """The face [K] that silence shows: the mean of the closed frames, lips brought together."""
+    closed = opening < CLOSED_OPENING if absolute else np.zeros(len(opening), bool)
+    if closed.sum() < 5:
+        closed = opening <= np.quantile(opening, 0.05)
+    anchor = torch.from_numpy(targets[closed].mean(0)).float()
+    if absolute:
+        gap = float(shaping.opening(anchor[None])[0])
+        anchor = anchor + min(0.0, REST_OPENING - gap) * shaping.direction
+    return anchor

@@ -1,0 +1,113 @@
+"""Speech for the viewer: sounds to choose from, the curves they drive, the page's player."""
+
+from __future__ import annotations
+
+import base64
+import io
+import wave
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gsavatar.errors import InputError
+from gsavatar.types import Curves
+from gsavatar.viewer.source import PackageLike
+
+SAMPLE_RATE = 16_000
+FPS = 25.0
+CLIP_SOUND_S = 60.0
+SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
+
+Float = NDArray[np.float32]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A piece of speech and, once heard, what the avatar does while it plays."""
+
+    name: str
+    samples: Float  # [S], 16 kHz mono
+    features: Any | None = None  # SpeechFeatures, where they are known already
+    curves: Curves | None = None
+    version: int = 0  # of the avatar the curves belong to
+
+
+def chosen_sounds(files: Sequence[Path], run: Path) -> dict[str, Callable[[], Sound]]:
+    """Sounds on offer by name: given files, those beside the avatar, and the clip's own."""
+    folder = run if run.is_dir() else run.parent
+    beside = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    offers: dict[str, Callable[[], Sound]] = {}
+    for path in (*files, *beside):
+        offers.setdefault(path.name, lambda path=path: _from_file(path))  # type: ignore[misc]
+    if run.is_dir() and (run / "clip" / "clip.json").exists():
+        offers["the clip's own sound"] = lambda: _from_clip(run / "clip")
+    return offers
+
+
+def _from_file(path: Path) -> Sound:
+    from gsavatar import audio
+
+    return Sound(path.name, audio.load(path))
+
+
+def _from_clip(folder: Path) -> Sound:
+    """The beginning of a run's own sound, with its features as the fit stored them."""
+    from gsavatar.clip import open_clip
+
+    clip = open_clip(folder)
+    if clip.audio is None:
+        raise InputError(f"{folder}: this clip has no sound; upload a sound file.")
+    samples = np.asarray(clip.audio[: int(CLIP_SOUND_S * SAMPLE_RATE)], np.float32)
+    return Sound("the clip's own sound", samples, clip.features)
+
+
+@torch.no_grad()
+def heard(
+    sound: Sound, package: PackageLike, version: int, progress: Progress | None = None
+) -> Sound:
+    """The sound with the curves it drives. Raises ``InputError`` for an avatar without speech."""
+    from gsavatar import film, performance, speech
+
+    if sound.curves is not None and sound.version == version:
+        return sound
+    if package.speech is None:
+        raise InputError("This avatar's video had no sound, so it cannot be driven by speech.")
+    features = sound.features
+    if features is None or features.encoder != package.speech.encoder:
+        features = speech.extract(
+            sound.samples, encoder=package.speech.encoder, progress=progress
+        )
+    duration_s = len(sound.samples) / SAMPLE_RATE
+    curves = performance.speech_curves(
+        package.speech, features, package.idle, package.names, duration_s, FPS
+    )
+    curves = film.within_limits(curves, package)  # type: ignore[arg-type]
+    return replace(sound, features=features, curves=curves, version=version)
+
+
+def wav(samples: Float) -> bytes:
+    """A 16-bit mono 16 kHz WAV file."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes((np.clip(samples, -1.0, 1.0) * 32767).round().astype("<i2").tobytes())
+    return buffer.getvalue()
+
+
+def player(samples: Float, *, playing: bool) -> str:
+    """HTML that holds a sound and, when ``playing``, plays it from its beginning.
+
+    It has no controls of its own: the server's clock moves the mouth, so only the page's buttons
+    may start and stop the sound.
+    """
+    data = base64.b64encode(wav(samples)).decode()
+    start = " autoplay" if playing else ""
+    return f'<audio preload="auto"{start} src="data:audio/wav;base64,{data}"></audio>'
