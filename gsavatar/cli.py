@@ -1,4 +1,4 @@
-"""The command line: one dataclass per command, one function that runs it.
+"""The command line: one function per command of ``cli_options``.
 
 The composition root: the only module that may import the viewer and the datasets, and only inside
 a command. Exit codes: 0 done, 2 the input cannot be used (one sentence says why), 130 interrupted,
@@ -12,13 +12,22 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO, Union
+from typing import TYPE_CHECKING, Any, TextIO
 
 import tyro
 
 from gsavatar import cli_env
+from gsavatar.cli_options import (
+    Assets,
+    Command,
+    Doctor,
+    Evaluate,
+    Fit,
+    Render,
+    Track,
+    View,
+)
 from gsavatar.errors import InputError
 from gsavatar.progress import clock, make_reporter
 
@@ -26,163 +35,6 @@ if TYPE_CHECKING:
     from gsavatar.config import Settings
 
 log = logging.getLogger("gsavatar")
-
-
-def _shown(metavar: str, name: str | None = None) -> Any:
-    """An option shown as ``metavar`` and without its default, which its help text tells."""
-    return tyro.conf.arg(name=name, metavar=metavar, help_behavior_hint="")
-
-
-Files = Annotated[tyro.conf.Positional[tuple[Path, ...]], _shown("VIDEO ...")]
-Settings_ = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], _shown("KEY=VALUE", "set")]
-OptionalPath = Annotated[Path | None, _shown("PATH")]
-OptionalInt = Annotated[int | None, _shown("INT")]
-Face = Annotated[str | None, _shown("left|right|N")]
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Turn videos of one person into an avatar.
-
-    Makes runs/me/me.gsavatar, metrics.json and report.html. Examples:
-
-      gsavatar fit me.mp4
-      gsavatar fit monday.mp4 tuesday.mp4 --out runs/me --preset standard
-      gsavatar fit me.mp4 --resume
-    """
-
-    videos: Files = ()
-    """Video files of one person, in any codec, size or rate."""
-    out: OptionalPath = None
-    """Run folder; by default runs/ and the name of the first file."""
-    preset: Annotated[str | None, _shown("preview|standard|quality|fewshot")] = None
-    """How much work to spend; preview by default."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train."""
-    resume: bool = False
-    """Continue the run in the folder."""
-    face: Face = None
-    """Which person, when the video shows several."""
-    seed: OptionalInt = None
-    """Seed of every random choice."""
-    steps: OptionalInt = None
-    """Training steps instead of the preset's."""
-    size: OptionalInt = None
-    """Side of the training pictures in pixels instead of the preset's."""
-    set_: Settings_ = ()
-    """Any other value of config.toml, e.g. --set train.gaussians_max=20000; may be repeated."""
-
-
-@dataclass(frozen=True)
-class Track:
-    """Fit the face model to videos and write the performance as curves, without an avatar.
-
-    Example: gsavatar track me.mp4 writes runs/me/curves.json.
-    """
-
-    videos: Files = ()
-    """Video files of one person."""
-    out: OptionalPath = None
-    """Run folder; by default runs/ and the name of the first file."""
-    resume: bool = False
-    """Continue the run in the folder."""
-    face: Face = None
-    """Which person, when the video shows several."""
-    set_: Settings_ = ()
-    """Any value of config.toml, e.g. --set clip.provider=clip; may be repeated."""
-
-
-@dataclass(frozen=True)
-class Render:
-    """Make a film of an avatar that speaks a sound file, plays curves, or copies a video.
-
-    Exactly one of --audio, --curves and --drive moves the mouth; --audio beside another is only
-    the sound track. Examples:
-
-      gsavatar render me.gsavatar --audio speech.wav --out talk.mp4 --camera orbit
-      gsavatar render me.gsavatar --audio speech.wav --out talk.webm --background none
-      gsavatar render me.gsavatar --curves edited.json --audio speech.wav --out talk.mp4
-    """
-
-    avatar: tyro.conf.Positional[Path]
-    """A NAME.gsavatar file or the folder of a fit."""
-    out: Path
-    """Film to write: .mp4, .webm, or a folder for pictures and a wav file."""
-    audio: OptionalPath = None
-    """Speech: wav, flac, mp3, ogg, or the sound of a video."""
-    curves: OptionalPath = None
-    """Curves to play, from --curves-out, ARKit JSON or a Live Link Face CSV."""
-    drive: OptionalPath = None
-    """Video whose expressions and head motion to copy."""
-    camera: Annotated[str, tyro.conf.arg(metavar="front|orbit|PATH.json")] = "front"
-    """Point of view."""
-    size: int = 512
-    """Side of the picture in pixels."""
-    fps: Annotated[float | None, _shown("FLOAT")] = None
-    """Pictures per second; by default 25, or the rate of the curves."""
-    background: Annotated[str, tyro.conf.arg(metavar="plate|#rrggbb|IMAGE|none")] = "plate"
-    """What stands behind: the clip's own background, a colour, a picture, or transparency."""
-    curves_out: OptionalPath = None
-    """Also write the performance as curves, to be edited and rendered again."""
-
-
-@dataclass(frozen=True)
-class View:
-    """Open an avatar in the browser, also while its fit is still running.
-
-    Example: gsavatar view runs/me.
-    """
-
-    avatar: tyro.conf.Positional[Path]
-    """A NAME.gsavatar file or a run folder."""
-    port: int = 8080
-    """Port of the local web server."""
-    host: str = "127.0.0.1"
-    """Address to listen on; other than this machine's own it needs the printed token."""
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Measure a finished run on its test frames and write metrics.json again.
-
-    Example: gsavatar evaluate runs/me --frames frames also writes the compared pictures.
-    """
-
-    run: tyro.conf.Positional[Path]
-    """Run folder."""
-    frames: OptionalPath = None
-    """Folder for render/ and real/ pictures of the test frames."""
-    drive: Literal["audio", "expression"] = "audio"
-    """What moves the lower face: the test sound, or the tracked expression."""
-    composite: Literal["raw", "pasted"] = "raw"
-    """Written pictures as rendered, or with the real pixels outside the head."""
-
-
-@dataclass(frozen=True)
-class Doctor:
-    """Tell what works on this machine, what does not, and what would cure it."""
-
-
-@dataclass(frozen=True)
-class Assets:
-    """List the model files: what is here, what is missing, where each comes from, its licence.
-
-    Example: gsavatar assets --fetch downloads what is missing now instead of when needed.
-    """
-
-    fetch: bool = False
-    """Fetch what is missing."""
-
-
-Command = Union[  # noqa: UP007
-    Annotated[Fit, tyro.conf.subcommand("fit")],
-    Annotated[Track, tyro.conf.subcommand("track")],
-    Annotated[Render, tyro.conf.subcommand("render")],
-    Annotated[View, tyro.conf.subcommand("view")],
-    Annotated[Evaluate, tyro.conf.subcommand("evaluate")],
-    Annotated[Doctor, tyro.conf.subcommand("doctor")],
-    Annotated[Assets, tyro.conf.subcommand("assets")],
-]
 
 
 def _fit(options: Fit) -> None:

@@ -1,8 +1,13 @@
-"""Settings of a run: presets are TOML files, every knob a field of a frozen dataclass."""
+"""Settings of a run: presets are TOML files, every knob a field of a frozen dataclass.
+
+A preset holds its differences from the defaults below. Every value is checked when it is read, so
+that a typing error in a file or an override ends in a sentence and not in a strange avatar.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -18,8 +23,21 @@ else:
     import tomli as tomllib
 
 PRESETS = ("preview", "standard", "quality", "fewshot")
+PLANNED_PRESETS = ("talkinggaussian",)
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """How footage becomes a clip."""
+
+    provider: str = "auto"
+    """Face model: ict, clip, or auto for the best one whose files are there."""
+    focal_px: float = 0.0
+    """Focal length in pixels of the 512 px crop if it is known; 0 estimates it."""
+    correct_offset: bool = True
+    """Whether a sound that is surely early or late is moved to the picture."""
 
 
 @dataclass(frozen=True)
@@ -47,23 +65,54 @@ class Settings:
     """A whole run."""
 
     preset: str = "preview"
+    clip: ClipSettings = field(default_factory=ClipSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
 
 
-def load_preset(name: str) -> Settings:
-    """The settings of a preset. Raises ``InputError`` for a name that does not exist."""
+RANGES: dict[str, tuple[float, float]] = {
+    "clip.focal_px": (0, 100_000),
+    "train.size": (32, 512),
+    "train.steps": (1, 10_000_000),
+    "train.gaussians_max": (96, 4_000_000),
+    "train.face_init": (64, 1_000_000),
+    "train.mouth_init": (16, 1_000_000),
+    "train.torso_init": (16, 1_000_000),
+    "train.sh_degree": (0, 1),
+    "train.checkpoint_every": (1, 10_000_000),
+    "train.validate_every": (1, 10_000_000),
+    "train.seed": (0, 2**63 - 1),
+}
+"""Least and greatest allowed value; loss weights only need to be 0 or more."""
+
+
+def load_preset(name: str, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """The settings of a preset with some values replaced, e.g. ``{"train.steps": 500}``.
+
+    Raises ``InputError`` for a preset or a key that does not exist and for a value out of range.
+    """
+    if name in PLANNED_PRESETS:
+        raise InputError(
+            f"--preset {name}: this baseline is planned and not available yet; "
+            f"choose one of {', '.join(PRESETS)}."
+        )
     if name not in PRESETS:
         raise InputError(f"--preset {name}: no such preset; choose one of {', '.join(PRESETS)}.")
-    text = resources.files("gsavatar.configs").joinpath(f"{name}.toml").read_text()
-    return from_toml(text, f"preset {name}")
+    text = resources.files("gsavatar.configs").joinpath(f"{name}.toml").read_text("utf-8")
+    settings = from_toml(text, f"preset {name}")
+    for dotted, value in (overrides or {}).items():
+        settings = _filled(settings, _nested(dotted, value), "--set", "")
+    return settings
 
 
 def load_settings(path: Path) -> Settings:
     """The settings saved in a run. Raises ``InputError`` if they cannot be read."""
     try:
-        return from_toml(path.read_text(), str(path))
-    except OSError as error:
-        raise InputError(f"{path}: the run's settings cannot be read ({error.strerror}).") from None
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path}: the run's settings cannot be read ({error}); fit again into another --out."
+        ) from None
+    return from_toml(text, str(path))
 
 
 def save_settings(path: Path, settings: Settings) -> None:
@@ -77,43 +126,76 @@ def from_toml(text: str, source: str) -> Settings:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{source}: not valid TOML ({error}); mend or delete it.") from None
-    return _filled(Settings(), table, source)
+    return _filled(Settings(), table, source, "")
 
 
-def _filled(default: T, table: dict[str, Any], source: str) -> T:
+def _nested(dotted: str, value: Any) -> dict[str, Any]:
+    """``{"a": {"b": value}}`` of ``a.b``."""
+    for part in reversed(dotted.split(".")):
+        value = {part: value}
+    return value
+
+
+def _filled(default: T, table: Mapping[str, Any], source: str, prefix: str) -> T:
     """``default`` with the table's values; recursion follows nested dataclasses."""
     known = {f.name: f for f in fields(default)}  # type: ignore[arg-type]
     changes: dict[str, Any] = {}
     for key, value in table.items():
+        name = f"{prefix}{key}"
         if key not in known:
-            raise InputError(f"{source}: unknown setting {key!r}; known are {', '.join(known)}.")
+            raise InputError(
+                f"{source}: unknown setting {name!r}; known here are {', '.join(known)}."
+            )
         current = getattr(default, key)
         if is_dataclass(current):
-            if not isinstance(value, dict):
-                raise InputError(f"{source}: {key} must be a table, got {value!r}.")
-            changes[key] = _filled(current, value, f"{source} [{key}]")
-            continue
-        accepted = (int, float) if isinstance(current, float) else type(current)
-        if not isinstance(value, accepted) or isinstance(value, bool) != isinstance(current, bool):
-            raise InputError(
-                f"{source}: {key} must be of type {type(current).__name__}, got {value!r}."
-            )
-        changes[key] = type(current)(value)
+            if not isinstance(value, Mapping):
+                raise InputError(f"{source}: {name} must be a table of settings, got {value!r}.")
+            changes[key] = _filled(current, value, source, f"{name}.")
+        else:
+            changes[key] = _checked(current, value, source, name)
     return replace(default, **changes)  # type: ignore[type-var]
 
 
-def to_toml(values: dict[str, Any], prefix: str = "") -> str:
+def _checked(current: Any, value: Any, source: str, name: str) -> Any:
+    """A plain value of the same type as the current one, within its range."""
+    accepted = (int, float) if isinstance(current, float) else type(current)
+    if not isinstance(value, accepted) or isinstance(value, bool) != isinstance(current, bool):
+        raise InputError(
+            f"{source}: {name} must be of type {type(current).__name__}, got {value!r}."
+        )
+    value = type(current)(value)
+    weight = (0.0, 1e6) if name.startswith("train.weights.") else None
+    allowed = RANGES.get(name, weight)
+    if allowed is not None and not allowed[0] <= value <= allowed[1]:
+        raise InputError(
+            f"{source}: {name} must be from {allowed[0]:g} to {allowed[1]:g}, got {value}."
+        )
+    return value
+
+
+def to_toml(values: Mapping[str, Any], prefix: str = "") -> str:
     """TOML text of nested plain values."""
-    lines = [f"{k} = {_toml_value(v)}" for k, v in values.items() if not isinstance(v, dict)]
+    lines = [f"{k} = {_toml_value(v)}" for k, v in values.items() if not isinstance(v, Mapping)]
     parts = ["\n".join(lines) + "\n"] if lines else []
     for key, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             name = f"{prefix}{key}"
             parts.append(f"[{name}]\n" + to_toml(value, f"{name}."))
     return "\n".join(parts)
 
 
+def toml_value(text: str) -> Any:
+    """The value of a piece of TOML such as ``3``, ``0.5``, ``true`` or ``"x"``; else the text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
 def _toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f'"{value}"' if isinstance(value, str) else repr(value)
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return repr(value)

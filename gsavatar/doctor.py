@@ -82,9 +82,7 @@ def _package(distribution: str, module: str) -> Finding:
         version = importlib.metadata.version(distribution)
         importlib.import_module(module)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(
-            distribution, State.BAD, "not installed", f"pip install {distribution}"
-        )
+        return Finding(distribution, State.BAD, "not installed", f"pip install {distribution}")
     except Exception as error:
         reason = f"does not import: {_first_line(error)}"
         return Finding(
@@ -105,7 +103,9 @@ def _kernels() -> list[Finding]:
     why = facts.get("why") or "not built"
     return [
         Finding(
-            "kernels", State.NOTE, f"slow reference only ({_plain(why)})",
+            "kernels",
+            State.NOTE,
+            f"slow reference only ({_plain(why)})",
             "install a C++ compiler, then: pip install --force-reinstall --no-deps gsavatar",
         )
     ]

@@ -25,7 +25,7 @@ from gsavatar.film_views import blend_poses, open_background, open_view
 from gsavatar.package import Package, load_package
 from gsavatar.progress import Reporter, SilentReporter
 from gsavatar.render import render, to_uint8
-from gsavatar.types import Camera, Curves, Drive
+from gsavatar.types import Camera, Curves, Drive, is_upper_face
 
 log = logging.getLogger("gsavatar")
 
@@ -35,6 +35,8 @@ RATES = (1.0, 240.0)
 SAME_TIME_S = 1e-6
 OPAQUE = 1.0 / 255.0
 """Least alpha whose colour can be told."""
+LIMIT_MARGIN = 0.1
+"""How far beyond the clip's own range speech may move a coefficient, as a share of that range."""
 
 Float = NDArray[np.float32]
 
@@ -145,9 +147,23 @@ def _spoken(package: Package, sound: Float, rate: float, reporter: Reporter) -> 
     with reporter.stage("hear the speech") as progress:
         features = speech.extract(sound, encoder=package.speech.encoder, progress=progress)
     duration_s = len(sound) / SAMPLE_RATE
-    return performance.speech_curves(
-        package.speech, features, package.idle, package.names, duration_s, rate
+    curves = performance.speech_curves(
+        package.speech, features, package.idle, package.names, duration_s, rate, package.rest
     )
+    return within_limits(curves, package)
+
+
+def within_limits(curves: Curves, package: Package) -> Curves:
+    """Lower-face coefficients held within the clip's own range, 10 % beyond at most.
+
+    A motion model that was fitted here keeps to this by itself; a file may hold another.
+    """
+    low, high = package.limits.unbind(-1)
+    margin = LIMIT_MARGIN * (high - low)
+    spoken = torch.tensor([not is_upper_face(name) for name in curves.names])
+    clamped = curves.values.clamp(low - margin, high + margin)
+    values = torch.where(spoken, clamped, curves.values)
+    return Curves(curves.names, curves.time_s, values, curves.head_pose)
 
 
 def retarget(curves: Curves, package: Package, path: Path) -> Curves:

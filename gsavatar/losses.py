@@ -10,6 +10,7 @@ from torch import Tensor
 from gsavatar import ops
 from gsavatar.avatar import AvatarBranch
 from gsavatar.motion import LinearMotion
+from gsavatar.surround import CoarseView
 from gsavatar.types import Branch, Region, Rendering
 
 HEAD_WEIGHT, FEATURE_WEIGHT, BACKGROUND_WEIGHT = 1.5, 4.0, 0.5
@@ -38,6 +39,10 @@ class LossWeights:
     """Colour of the mouth branch alone on the inside of the mouth."""
     mouth_fill: float = 0.02
     """Transparency of the mouth branch alone inside the lips' outline."""
+    surround_color: float = 0.1
+    """Colour of the coloured mesh from views that no frame shows."""
+    surround_fill: float = 0.05
+    """Transparency of the face branch, and share of the mouth's, where that mesh is skin."""
     basis_near_seed: float = 0.02
     """Departure of the motion basis from the fitted shapes, in its own units."""
     basis_smooth: float = 0.05
@@ -125,6 +130,17 @@ def mouth_terms(rendering: Rendering, image: Tensor, masks: RegionMasks) -> dict
     return {
         "mouth_color": _mean_over(error, masks.inner_mouth),
         "mouth_fill": _mean_over(1.0 - rendering.alpha[..., 0], masks.lips_outline),
+    }
+
+
+def surround_terms(rendering: Rendering, view: CoarseView) -> dict[str, Tensor]:
+    """Scalar terms of a small rendering from beside the camera against the coloured mesh."""
+    error = (rendering.rgb - view.color).abs().mean(-1)
+    share = rendering.branch_alpha
+    leak = 1.0 - share[..., Branch.FACE] + share[..., Branch.MOUTH]
+    return {
+        "surround_color": _mean_over(error, view.covered),
+        "surround_fill": _mean_over(leak, view.covered),
     }
 
 

@@ -64,7 +64,7 @@ class _Points:
 
 def seed_avatar(clip: Clip, counts: SeedCounts, sh_degree: int, generator: torch.Generator) -> Avatar:
     """The untrained avatar of a clip: mesh seeds, hair and torso seeds, colours from its frames."""
-    rows = _spread(clip.train_rows, REFERENCE_FRAMES)
+    rows = spread_rows(clip.train_rows, REFERENCE_FRAMES)
     face = clip.track.face
     on_face = _sample_mesh(face, FACE_PARTS, counts.face - int(HAIR_SHARE * counts.face), generator)
     hair = _hair_points(clip, rows, int(HAIR_SHARE * counts.face), generator)
@@ -101,7 +101,7 @@ def seed_avatar(clip: Clip, counts: SeedCounts, sh_degree: int, generator: torch
     )  # fmt: skip
 
 
-def _spread(rows: np.ndarray, count: int) -> list[int]:
+def spread_rows(rows: np.ndarray, count: int) -> list[int]:
     """At most ``count`` rows, evenly spaced."""
     picks = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
     return [int(rows[i]) for i in np.unique(picks)]
@@ -145,26 +145,35 @@ def _look_up(picture: np.ndarray, pixels: Tensor) -> Tensor:
     return torch.from_numpy(picture)[y, x]
 
 
-def _colors(clip: Clip, rows: list[int], points: _Points) -> Tensor:
-    """Median colour [N, 3] of each seed over frames where its pixel has a label of its part."""
-    samples = torch.full((len(rows), len(points.means), 3), float("nan"))
+def seen_colors(
+    clip: Clip, rows: list[int], points: Tensor, shapes: Tensor, part: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Median colours [N, 3] of mesh points over frames whose label suits their part, and a mask [N].
+
+    ``points`` [N, 3] and ``shapes`` [K, N, 3] are in the head frame. Where the mask is False no
+    frame showed the point and the colour is meaningless.
+    """
+    samples = torch.full((len(rows), len(points), 3), float("nan"))
+    allowed_regions = {part: list(map(int, regions)) for part, regions in PART_REGIONS.items()}
     for i, row in enumerate(rows):
-        shapes = torch.einsum("k,knc->nc", clip.track.coefficients[row], points.shapes)
-        seen = project(points.means + shapes, clip.track.head_pose[row], clip.camera(row))
+        moved = points + torch.einsum("k,knc->nc", clip.track.coefficients[row], shapes)
+        seen = project(moved, clip.track.head_pose[row], clip.camera(row))
         labels = _look_up(clip.regions(row), seen)
         colors = _look_up(clip.frame(row), seen).float() / 255.0
         allowed = torch.zeros(len(labels), dtype=torch.bool)
-        for part, regions in PART_REGIONS.items():
-            of_part = points.part == int(part)
-            for region in regions:
-                allowed |= of_part & (labels == int(region))
+        for kind, regions in allowed_regions.items():
+            allowed |= (part == int(kind)) & torch.isin(labels, torch.tensor(regions).to(labels))
         samples[i, allowed] = colors[allowed]
     colors = samples.nanmedian(0).values
-    missing = colors.isnan().any(-1)
-    if missing.all():
+    return colors, ~colors.isnan().any(-1)
+
+
+def _colors(clip: Clip, rows: list[int], points: _Points) -> Tensor:
+    """Colours [N, 3] of the seeds; what no frame shows gets the median of the others."""
+    colors, seen = seen_colors(clip, rows, points.means, points.shapes, points.part)
+    if not seen.any():
         return torch.full_like(colors, 0.5)
-    overall = colors[~missing].median(0).values
-    return torch.where(missing[:, None], overall, colors)
+    return torch.where(seen[:, None], colors, colors[seen].median(0).values)
 
 
 def _rays(camera: Camera, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,11 +22,12 @@ from gsavatar.densify import BRANCH_AXES, GradientMeter
 from gsavatar.errors import InputError
 from gsavatar.frames import write_bytes_atomic
 from gsavatar.gaussians import RawGaussians, neighbours
-from gsavatar.losses import frame_terms, mouth_terms, shape_terms, total
+from gsavatar.losses import frame_terms, mouth_terms, shape_terms, surround_terms, total
 from gsavatar.motion import LinearMotion
 from gsavatar.optimizer import RowAdam
 from gsavatar.render import crop_camera, render
 from gsavatar.seeding import SeedCounts, seed_avatar
+from gsavatar.surround import Surround
 from gsavatar.train_state import TrainState, load_checkpoint, save_checkpoint
 from gsavatar.types import Branch, Gaussians
 
@@ -62,6 +63,7 @@ RATES = {
 
 GROW_EVERY = 100
 MOUTH_EVERY = 2
+SURROUND_EVERY = 4
 SMOOTH_ROWS = 512
 NAN_LIMIT = 3
 NEIGHBOURS = 4
@@ -82,12 +84,12 @@ def train(
     after three steps in a row with a loss that is not finite; the last checkpoint stays.
     """
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    batches = Batches(clip, settings.size)
+    batches, surround = Batches(clip, settings.size), Surround(clip)
     state = load_checkpoint(folder, asdict(settings)) or _start(clip, settings)
     history = _History(folder / "train_log.jsonl", state.step)
     names = clip.track.face.names
     while state.step < settings.steps:
-        loss = _step(state, batches, names, settings)
+        loss = _step(state, batches, surround, settings)
         state.step += 1
         stage = stage_at(state.step / settings.steps)
         if stage.grows and state.step % GROW_EVERY == 0:
@@ -156,19 +158,22 @@ def current_avatar(state: TrainState, names: tuple[str, ...]) -> Avatar:
 
 
 def _step(
-    state: TrainState, batches: Batches, names: tuple[str, ...], settings: TrainSettings
+    state: TrainState, batches: Batches, surround: Surround, settings: TrainSettings
 ) -> float:
     """One optimisation step; the loss as a number, NaN if the step was skipped."""
     share = state.step / settings.steps
     stage = stage_at(share)
     sample = batches.draw(state.generator, full_size=stage.full_size)
-    avatar = current_avatar(state, names)
+    avatar = current_avatar(state, batches.clip.track.face.names)
     probe = torch.zeros(len(avatar), 2, requires_grad=True)
     gaussians = avatar(sample.frame.drive)
     rendering = render(gaussians, sample.frame.camera, sample.background, screen_probe=probe)
     terms = frame_terms(rendering, sample.frame.image, sample.masks)
     if state.step % MOUTH_EVERY == 0 and sample.lip_box is not None:
         terms |= _mouth_terms(gaussians, sample, sample.lip_box)
+    if state.step % SURROUND_EVERY == 1:
+        view = surround.draw(sample.frame.drive, state.generator)
+        terms |= surround_terms(render(gaussians, view.camera, torch.zeros(3)), view)
     terms |= shape_terms(avatar.branches, tuple(_subset(state, kind) for kind in Branch))
     loss = total(terms, settings.weights) * sample.frame.weight
     state.adam.zero_grad()

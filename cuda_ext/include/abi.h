@@ -17,6 +17,8 @@
 #define GSA_BAD_BRANCH 32
 #define GSA_TOO_MANY 33   // more than 2^31 - 1 (Gaussian, tile) pairs
 
+#define GSA_API __attribute__((visibility("default")))
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -41,6 +43,7 @@ typedef struct {
   int32_t* order;       // [N], visible Gaussians from near to far
   int32_t visible;      // how many
   int64_t pairs;        // E
+  int32_t* pair_start;  // [N + 1], first gradient slot of each Gaussian
   uint32_t* scratch;    // [4 N], of gsa_project
   // written by gsa_composite
   int32_t* tile_start;  // [T + 1]
@@ -71,14 +74,14 @@ typedef struct {
   float* screen_probe;  // [N, 2] or null
 } gsa_raster_grad;
 
-int32_t gsa_abi(void);
-int32_t gsa_lanes(void);        // floats per vector of this library
-int32_t gsa_has_threads(void);  // 1 if built with OpenMP
-int32_t gsa_cpu_level(void);    // 2 AVX-512, 1 AVX2 with FMA, 0 neither: of this machine
+GSA_API int32_t gsa_abi(void);
+GSA_API int32_t gsa_lanes(void);        // floats per vector of this library
+GSA_API int32_t gsa_has_threads(void);  // 1 if built with OpenMP
+GSA_API int32_t gsa_cpu_level(void);    // 2 AVX-512, 1 AVX2 with FMA, 0 neither: of this machine
 
-int32_t gsa_project(gsa_raster* scene);
-int32_t gsa_composite(gsa_raster* scene);
-int32_t gsa_raster_bwd(const gsa_raster* scene, const gsa_raster_grad* grad);
+GSA_API int32_t gsa_project(gsa_raster* scene);
+GSA_API int32_t gsa_composite(gsa_raster* scene);
+GSA_API int32_t gsa_raster_bwd(const gsa_raster* scene, const gsa_raster_grad* grad);
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,8 @@
+"""The kernels: each op with its reference in plain torch, and which machinery serves it here."""
+
+from __future__ import annotations
+
+from gsavatar.ops.rasterize import rasterize
+from gsavatar.ops.rasterize_ref import rasterize_ref
+
+__all__ = ["rasterize", "rasterize_ref"]

@@ -1,0 +1,264 @@
+// Gradients of the compositing pass (by tiles) and of the projection (by Gaussians).
+//
+// Pixels are walked front to back again, as in the forward pass; what lies behind a Gaussian is the
+// finished pixel minus what came before. Each (Gaussian, tile) pair has a slot of its own for the
+// sums over the tile's pixels, and slots are added in a fixed order: repeat runs are bit-equal.
+#include "lanes.h"
+#include "parallel.h"
+#include "tile.h"
+
+namespace gsa {
+namespace {
+
+// Fields of a gradient slot, sums over pixels. d = pixel - mean, g = dL/dpower.
+enum Moment { kG, kGx, kGy, kGxx, kGxy, kGyy, kRed, kGreen, kBlue, kDepth };
+static_assert(kDepth + 1 == GSA_MOMENTS, "abi.h states the size of a slot");
+
+// out[k] = sum over lanes of m[k].
+inline void sum_lanes(const vf* m, float* out) {
+#if GSA_LANES == 16
+  // A tree that halves the number of vectors at every step. Halves of 256 bits, then of 128:
+  const auto halves = [](vf a, vf b) {
+    return _mm512_shuffle_f32x4(a, b, 0x44) + _mm512_shuffle_f32x4(a, b, 0xEE);
+  };
+  const auto quarters = [](vf a, vf b) {
+    return _mm512_shuffle_f32x4(a, b, 0x88) + _mm512_shuffle_f32x4(a, b, 0xDD);
+  };
+  const vf q0 = quarters(halves(m[0], m[1]), halves(m[2], m[3]));
+  const vf q1 = quarters(halves(m[4], m[5]), halves(m[6], m[7]));
+  const vf h2 = halves(m[8], m[9]);
+  const vf q2 = quarters(h2, h2);
+  // then within 128 bits; lane 4 j + k ends with the sum of m[4 k + j]
+  const vf r0 = _mm512_unpacklo_ps(q0, q1) + _mm512_unpackhi_ps(q0, q1);
+  const vf r1 = _mm512_unpacklo_ps(q2, q2) + _mm512_unpackhi_ps(q2, q2);
+  const vf s = _mm512_shuffle_ps(r0, r1, 0x44) + _mm512_shuffle_ps(r0, r1, 0xEE);
+  const __m512i place = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 0, 0, 0, 0, 0, 0);
+  _mm512_mask_storeu_ps(out, 0x3FF, _mm512_permutexvar_ps(place, s));
+#elif GSA_LANES == 8
+  const auto four = [](vf a, vf b, vf c, vf d) {
+    const vf h = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    return _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  };
+  _mm_storeu_ps(out, four(m[0], m[1], m[2], m[3]));
+  _mm_storeu_ps(out + 4, four(m[4], m[5], m[6], m[7]));
+  _mm_storel_pi((__m64*)(out + 8), four(m[8], m[9], m[8], m[9]));
+#else
+  for (int k = 0; k < GSA_MOMENTS; ++k) out[k] = (m[k][0] + m[k][1]) + (m[k][2] + m[k][3]);
+#endif
+}
+
+struct Tile {
+  alignas(64) float transmittance[kPixels];
+  alignas(64) float behind[kPixels];  // R of composite.h
+  alignas(64) float v_rgb[3][kPixels];
+  alignas(64) float v_depth[kPixels];
+  alignas(64) float v_share[3][kPixels];
+};
+
+void composite_gaussian_bwd(const Record& r, const LaneOffsets& o, float tile_x, float tile_y,
+                            uint64_t blocks, uint64_t& alive, Tile& t, float* slot) {
+  const Exponent<vf> e = {broadcast(r.exponent_xx), broadcast(r.exponent_xy),
+                          broadcast(r.exponent_yy)};
+  const vf opacity = broadcast(r.opacity);
+  const vf lane_x = o.x + (tile_x - r.x), lane_y = o.y + (tile_y - r.y);
+  const float* v_share = t.v_share[r.branch];
+  vf m[GSA_MOMENTS];
+  for (int k = 0; k < GSA_MOMENTS; ++k) m[k] = broadcast(0.0f);
+  while (blocks) {
+    const int b = __builtin_ctzll(blocks);
+    blocks &= blocks - 1;
+    const Block at = block_at(b);
+    const int i = b * GSA_LANES;
+    const vf dx = lane_x + (float)at.x, dy = lane_y + (float)at.y;
+    const auto c = contribute<vf, vm>(e, opacity, dx, dy, load(t.transmittance + i));
+    const vf v_red = load(t.v_rgb[0] + i), v_green = load(t.v_rgb[1] + i);
+    const vf v_blue = load(t.v_rgb[2] + i), v_depth = load(t.v_depth + i);
+    const vf slope = load(v_share + i) + v_red * r.color[0] + v_green * r.color[1] +
+                     v_blue * r.color[2] + v_depth * r.depth;
+    const vf behind = load(t.behind + i) - c.weight * slope;
+    store(t.transmittance + i, c.transmittance);
+    store(t.behind + i, behind);
+    const vf g = contribute_bwd(c, slope, behind);
+    const vf gx = g * dx, gy = g * dy;
+    m[kG] = m[kG] + g;
+    m[kGx] = m[kGx] + gx;
+    m[kGy] = m[kGy] + gy;
+    m[kGxx] = m[kGxx] + gx * dx;
+    m[kGxy] = m[kGxy] + gx * dy;
+    m[kGyy] = m[kGyy] + gy * dy;
+    m[kRed] = m[kRed] + c.weight * v_red;
+    m[kGreen] = m[kGreen] + c.weight * v_green;
+    m[kBlue] = m[kBlue] + c.weight * v_blue;
+    m[kDepth] = m[kDepth] + c.weight * v_depth;
+    if (!bits(less_equal(broadcast(kTransmittanceMin), c.transmittance))) alive &= ~(1ull << b);
+  }
+  sum_lanes(m, slot);
+}
+
+// Gradients of the pixels, and R before the first Gaussian: the loss is linear in the outputs, so R
+// is the outputs' share of it, with alpha = 1 - T counted by -T.
+void read_tile(const gsa_raster& s, const gsa_raster_grad& v, const TileArea& area, Tile& t) {
+  for_pixels(area, s.width, [&](int i, int64_t pixel) {
+    float sum = 0.0f;
+    for (int c = 0; c < 3; ++c) {
+      t.v_rgb[c][i] = v.rgb ? v.rgb[3 * pixel + c] : 0.0f;
+      t.v_share[c][i] = v.branch_alpha ? v.branch_alpha[3 * pixel + c] : 0.0f;
+      sum += t.v_rgb[c][i] * s.rgb[3 * pixel + c];
+      sum += t.v_share[c][i] * s.branch_alpha[3 * pixel + c];
+    }
+    t.v_depth[i] = v.depth ? v.depth[pixel] : 0.0f;
+    sum += t.v_depth[i] * s.depth[pixel];
+    if (v.alpha) sum -= v.alpha[pixel] * (1.0f - s.alpha[pixel]);
+    t.behind[i] = sum;
+  });
+}
+
+// The background is seen through what is left: v_background = T v_rgb.
+void background_bwd(const gsa_raster& s, const gsa_raster_grad& v, const TileArea& area,
+                    float* tile_sum) {
+  float sum[3] = {};
+  for_pixels(area, s.width, [&](int, int64_t pixel) {
+    for (int c = 0; c < 3; ++c) {
+      const float g = v.rgb ? v.rgb[3 * pixel + c] * (1.0f - s.alpha[pixel]) : 0.0f;
+      if (s.background_is_image) v.background[3 * pixel + c] = g;
+      sum[c] += g;
+    }
+  });
+  memcpy(tile_sum, sum, sizeof sum);
+}
+
+void composite_tile_bwd(const gsa_raster& s, const gsa_raster_grad& v, int tile,
+                        const LaneOffsets& offsets, float* background_sums) {
+  const TileArea area = tile_area(s, tile);
+  if (v.background) background_bwd(s, v, area, background_sums + 3 * (int64_t)tile);
+  const int first = s.tile_start[tile], last = s.tile_start[tile + 1];
+  if (first == last) return;
+  Tile t;
+  memset(&t, 0, sizeof t);
+  uint64_t alive = start_transmittance(area, t.transmittance);
+  read_tile(s, v, area, t);
+  const Record* records = (const Record*)s.records;
+  const float tile_x = (float)area.left, tile_y = (float)area.top;
+  for (int i = first; i < last; ++i) {
+    const int32_t* entry = s.list + 2 * (int64_t)i;
+    float* slot = v.slots + GSA_MOMENTS * (int64_t)entry[1];
+    const Record& r = records[entry[0]];
+    const uint64_t blocks = alive ? block_mask(r, offsets, tile_x, tile_y) & alive : 0;
+    if (blocks)
+      composite_gaussian_bwd(r, offsets, tile_x, tile_y, blocks, alive, t, slot);
+    else
+      memset(slot, 0, GSA_MOMENTS * sizeof(float));
+  }
+}
+
+// Sums of the slots of `used` Gaussians, one vector per field; lanes without slots are 0.
+Lanes<GSA_MOMENTS> gather_slots(const gsa_raster& s, const gsa_raster_grad& v, int first, int used) {
+  Lanes<GSA_MOMENTS> sums = {};
+  for (int l = 0; l < used; ++l) {
+    float sum[GSA_MOMENTS] = {};
+    for (int64_t j = s.pair_start[first + l]; j < s.pair_start[first + l + 1]; ++j)
+      for (int k = 0; k < GSA_MOMENTS; ++k) sum[k] += v.slots[GSA_MOMENTS * j + k];
+    for (int k = 0; k < GSA_MOMENTS; ++k) sums.value[k][l] = sum[k];
+  }
+  return sums;
+}
+
+struct CameraSums {
+  vf value[16];  // rotation row-major, translation, fx, fy, cx, cy
+};
+
+void add_camera(CameraSums& sums, const ViewGrad<vf>& c, vm seen) {
+  const vf fields[16] = {c.rotation[0].x, c.rotation[0].y, c.rotation[0].z, c.rotation[1].x,
+                         c.rotation[1].y, c.rotation[1].z, c.rotation[2].x, c.rotation[2].y,
+                         c.rotation[2].z, c.translation.x, c.translation.y, c.translation.z,
+                         c.fx,            c.fy,            c.cx,            c.cy};
+  for (int k = 0; k < 16; ++k) sums.value[k] = sums.value[k] + zero_unless(seen, fields[k]);
+}
+
+void project_lanes_bwd(const gsa_raster& s, const gsa_raster_grad& v, const View& view, int first,
+                       int used, CameraSums& camera) {
+  const Lanes<GSA_MOMENTS> sums = gather_slots(s, v, first, used);
+  float pairs[GSA_LANES] = {};
+  for (int l = 0; l < used; ++l)
+    pairs[l] = s.pair_start[first + l + 1] > s.pair_start[first + l] ? 1.0f : 0.0f;
+  const vm seen = less(broadcast(0.0f), load(pairs));
+  const auto field = [&](int k) { return load(sums.value[k]); };
+
+  const Gaussian3<vf> g = load_gaussians(s, first, used);
+  const vf opacity = load_strided(s.opacities + first, 1, used, 0.0f);
+  ProjectionParts<vf> parts;
+  const Gaussian2<vf> p = project(view, g, parts);
+  // power = - d^T conic d / 2, so v_mean = conic sum(g d); alpha = o c exp(power), so
+  // v_(o c) = sum(g) / (o c).
+  Gaussian2Grad<vf> screen;
+  screen.x = p.conic_xx * field(kGx) + p.conic_xy * field(kGy);
+  screen.y = p.conic_xy * field(kGx) + p.conic_yy * field(kGy);
+  screen.depth = field(kDepth);
+  screen.moment_xx = field(kGxx), screen.moment_xy = field(kGxy), screen.moment_yy = field(kGyy);
+  const vf tiny = broadcast(1e-12f);
+  screen.compensation = field(kG) * reciprocal(larger(p.compensation, tiny));
+  const vf v_opacity = field(kG) * reciprocal(larger(opacity, tiny));
+  ViewGrad<vf> here = {};
+  const Gaussian3Grad<vf> grad = project_bwd(view, g, p, parts, screen, here);
+  add_camera(camera, here, seen);
+
+  const auto put = [&](float* at, int stride, int k, vf value) {
+    store_strided(at + (int64_t)stride * first + k, stride, used, zero_unless(seen, value));
+  };
+  put(v.means, 3, 0, grad.mean.x), put(v.means, 3, 1, grad.mean.y), put(v.means, 3, 2, grad.mean.z);
+  put(v.quats, 4, 0, grad.quat.w), put(v.quats, 4, 1, grad.quat.x);
+  put(v.quats, 4, 2, grad.quat.y), put(v.quats, 4, 3, grad.quat.z);
+  put(v.scales, 3, 0, grad.scale.x), put(v.scales, 3, 1, grad.scale.y);
+  put(v.scales, 3, 2, grad.scale.z);
+  put(v.opacities, 1, 0, v_opacity);
+  for (int c = 0; c < 3; ++c) put(v.colors, 3, c, field(kRed + c));
+  if (v.screen_probe) put(v.screen_probe, 2, 0, screen.x), put(v.screen_probe, 2, 1, screen.y);
+}
+
+void write_camera(const gsa_raster_grad& v, const float* partial, int chunks) {
+  double sum[16] = {};
+  for (int c = 0; c < chunks; ++c)
+    for (int k = 0; k < 16; ++k) sum[k] += partial[16 * c + k];
+  for (int i = 0; i < 16; ++i) v.world_to_cam[i] = 0.0f;
+  for (int i = 0; i < 9; ++i) v.K[i] = 0.0f;
+  for (int i = 0; i < 3; ++i) {
+    for (int j = 0; j < 3; ++j) v.world_to_cam[4 * i + j] = (float)sum[3 * i + j];
+    v.world_to_cam[4 * i + 3] = (float)sum[9 + i];
+  }
+  v.K[0] = (float)sum[12], v.K[4] = (float)sum[13], v.K[2] = (float)sum[14], v.K[5] = (float)sum[15];
+}
+
+}  // namespace
+}  // namespace gsa
+
+extern "C" int32_t gsa_raster_bwd(const gsa_raster* scene, const gsa_raster_grad* grad) {
+  using namespace gsa;
+  const gsa_raster& s = *scene;
+  const gsa_raster_grad& v = *grad;
+  const int tiles = tiles_across(s) * tiles_down(s), chunks = (s.count + kChunk - 1) / kChunk;
+  float *camera_sums = v.partial, *background_sums = v.partial + 16 * (int64_t)(s.count / kChunk + 1);
+  const LaneOffsets offsets = lane_offsets();
+  parallel_for(tiles, s.threads,
+               [&](int tile) { composite_tile_bwd(s, v, tile, offsets, background_sums); });
+  if (v.background && !s.background_is_image) {
+    double sum[3] = {};
+    for (int64_t i = 0; i < 3 * (int64_t)tiles; ++i) sum[i % 3] += background_sums[i];
+    for (int c = 0; c < 3; ++c) v.background[c] = (float)sum[c];
+  }
+  const View view = make_view(s.world_to_cam, s.K, s.width, s.height);
+  parallel_for(chunks, s.threads, [&](int c) {
+    CameraSums sums;
+    for (vf& value : sums.value) value = broadcast(0.0f);
+    const int end = s.count < (c + 1) * kChunk ? s.count : (c + 1) * kChunk;
+    for (int i = c * kChunk; i < end; i += GSA_LANES)
+      project_lanes_bwd(s, v, view, i, end - i < GSA_LANES ? end - i : GSA_LANES, sums);
+    for (int k = 0; k < 16; ++k) {
+      float lane[GSA_LANES], sum = 0.0f;
+      store(lane, sums.value[k]);
+      for (int l = 0; l < GSA_LANES; ++l) sum += lane[l];
+      camera_sums[16 * c + k] = sum;
+    }
+  });
+  write_camera(v, camera_sums, chunks);
+  return GSA_OK;
+}

@@ -1,0 +1,45 @@
+// Between arrays of structs in memory and one vector per field.
+#pragma once
+
+#include "simd.h"
+// simd.h first: see scalar.h
+#include "abi.h"
+#include "projection.h"
+
+namespace gsa {
+
+constexpr int kChunk = 256;  // Gaussians per unit of parallel work, a multiple of every GSA_LANES
+
+// Lane l gets p[l * stride] for l < used, else `rest`.
+inline vf load_strided(const float* p, int stride, int used, float rest) {
+  float lane[GSA_LANES];
+  for (int l = 0; l < GSA_LANES; ++l) lane[l] = l < used ? p[l * stride] : rest;
+  return load(lane);
+}
+
+inline void store_strided(float* p, int stride, int used, vf v) {
+  float lane[GSA_LANES];
+  store(lane, v);
+  for (int l = 0; l < used; ++l) p[l * stride] = lane[l];
+}
+
+inline Gaussian3<vf> load_gaussians(const gsa_raster& s, int first, int used) {
+  const float *m = s.means + 3 * (int64_t)first, *q = s.quats + 4 * (int64_t)first,
+              *k = s.scales + 3 * (int64_t)first;
+  return {{load_strided(m, 3, used, 0.0f), load_strided(m + 1, 3, used, 0.0f),
+           load_strided(m + 2, 3, used, 0.0f)},
+          {load_strided(q, 4, used, 1.0f), load_strided(q + 1, 4, used, 0.0f),
+           load_strided(q + 2, 4, used, 0.0f), load_strided(q + 3, 4, used, 0.0f)},
+          {load_strided(k, 3, used, 0.0f), load_strided(k + 1, 3, used, 0.0f),
+           load_strided(k + 2, 3, used, 0.0f)}};
+}
+
+// K vectors, readable lane by lane.
+template <int K>
+struct Lanes {
+  float value[K][GSA_LANES];
+  void put(int field, vf v) { store(value[field], v); }
+  float at(int field, int lane) const { return value[field][lane]; }
+};
+
+}  // namespace gsa

@@ -1,0 +1,26 @@
+// What this library is and what this machine can run.
+#include "simd.h"
+// simd.h first: see scalar.h
+#include "abi.h"
+
+extern "C" int32_t gsa_abi(void) { return GSA_ABI; }
+extern "C" int32_t gsa_lanes(void) { return GSA_LANES; }
+
+extern "C" int32_t gsa_has_threads(void) {
+#ifdef _OPENMP
+  return 1;
+#else
+  return 0;
+#endif
+}
+
+extern "C" int32_t gsa_cpu_level(void) {
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
+    return 2;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+#endif
+  return 0;
+}

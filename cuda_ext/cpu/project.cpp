@@ -1,0 +1,184 @@
+// Projection of the cloud, depth order, and the number of (Gaussian, tile) pairs.
+#include <math.h>
+
+#include <atomic>
+
+#include "record.h"
+#include "projection.h"
+#include "lanes.h"
+#include "parallel.h"
+
+namespace gsa {
+namespace {
+
+constexpr float kVarianceMax = 1e12f;  // px^2; larger is treated as not visible
+
+// Adds 0 * a to `sum`: NaN or infinite input makes it NaN.
+inline void watch(vf& sum, vf a) { sum = sum + a * broadcast(0.0f); }
+
+struct ChunkCheck {
+  vf sum[6];  // means, quats, scales, opacities, colors, screen_probe
+  bool bad_branch;
+};
+
+// Where the ellipse's box meets the tiles; false if no pixel centre is inside it.
+bool find_tiles(Record& r, float extent_x, float extent_y, const gsa_raster& s) {
+  const float left = ceilf(r.x - extent_x - 0.5f), right = floorf(r.x + extent_x - 0.5f);
+  const float top = ceilf(r.y - extent_y - 0.5f), bottom = floorf(r.y + extent_y - 0.5f);
+  const float last_x = (float)(s.width - 1), last_y = (float)(s.height - 1);
+  if (!(left <= last_x && right >= 0.0f && top <= last_y && bottom >= 0.0f)) return false;
+  if (left > right || top > bottom) return false;
+  r.tile_left = (uint16_t)((int)fmaxf(left, 0.0f) / kTile);
+  r.tile_right = (uint16_t)((int)fminf(right, last_x) / kTile);
+  r.tile_top = (uint16_t)((int)fmaxf(top, 0.0f) / kTile);
+  r.tile_bottom = (uint16_t)((int)fminf(bottom, last_y) / kTile);
+  return true;
+}
+
+void project_lanes(const gsa_raster& s, const View& view, int first, int used, ChunkCheck& check,
+                   int32_t* pairs) {
+  const Gaussian3<vf> g = load_gaussians(s, first, used);
+  const vf opacity = load_strided(s.opacities + first, 1, used, 0.0f);
+  const vf red = load_strided(s.colors + 3 * first, 3, used, 0.0f);
+  const vf green = load_strided(s.colors + 3 * first + 1, 3, used, 0.0f);
+  const vf blue = load_strided(s.colors + 3 * first + 2, 3, used, 0.0f);
+  watch(check.sum[0], g.mean.x + g.mean.y + g.mean.z);
+  watch(check.sum[1], g.quat.w + g.quat.x + g.quat.y + g.quat.z);
+  watch(check.sum[2], g.scale.x + g.scale.y + g.scale.z);
+  watch(check.sum[3], opacity);
+  watch(check.sum[4], red + green + blue);
+
+  ProjectionParts<vf> parts;
+  Gaussian2<vf> p = project(view, g, parts);
+  if (s.screen_probe) {
+    const vf dx = load_strided(s.screen_probe + 2 * first, 2, used, 0.0f);
+    const vf dy = load_strided(s.screen_probe + 2 * first + 1, 2, used, 0.0f);
+    watch(check.sum[5], dx + dy);
+    p.x = p.x + dx, p.y = p.y + dy;
+  }
+  const vf dimmed = opacity * p.compensation;
+  const vf reach = log2_above(larger(dimmed * (1.0f / kAlphaMin), broadcast(1e-30f)));
+  const Exponent<vf> e = exponent_of(p.conic_xx, p.conic_xy, p.conic_yy);
+  // P <= reach  <=>  q <= 2 ln 2 reach with q the quadratic of the conic.
+  const vf spread = larger(reach, broadcast(0.0f)) * (2.0f / kLog2e);
+  const vf extent_x = root(spread * p.cov_xx), extent_y = root(spread * p.cov_yy);
+  const vm in_front = less(broadcast(kNear), p.depth);
+  const vm small = both(less(p.cov_xx, broadcast(kVarianceMax)),
+                        less(p.cov_yy, broadcast(kVarianceMax)));
+  const uint32_t seen = bits(both(both(in_front, small), less(broadcast(0.0f), reach)));
+
+  Lanes<16> out;
+  out.put(0, p.x), out.put(1, p.y), out.put(2, e.xx), out.put(3, e.xy), out.put(4, e.yy);
+  out.put(5, dimmed), out.put(6, red), out.put(7, green), out.put(8, blue);
+  out.put(9, p.depth), out.put(10, reach);
+  out.put(11, slope_along(e.xx, e.xy)), out.put(12, slope_along(e.yy, e.xy));
+  out.put(13, extent_x), out.put(14, extent_y);
+  const int across = tiles_across(s);
+  Record* records = (Record*)s.records;
+  for (int l = 0; l < used; ++l) {
+    Record& r = records[first + l];
+    float* into = (float*)&r;
+    for (int i = 0; i < 13; ++i) into[i] = out.at(i, l);
+    const int32_t branch = s.branch[first + l];
+    if (branch < 0 || branch > 2) check.bad_branch = true;
+    const bool hit = (seen >> l & 1) && find_tiles(r, out.at(13, l), out.at(14, l), s);
+    r.branch = hit ? branch : -1;
+    int32_t count = 0;
+    if (hit) for_tiles(r, across, [&](int) { ++count; });
+    if (count == 0) r.branch = -1;
+    pairs[first + l] = count;
+  }
+}
+
+bool is_nan(vf a) {
+  float lane[GSA_LANES];
+  store(lane, a);
+  bool nan = false;
+  for (int l = 0; l < GSA_LANES; ++l) nan = nan || lane[l] != lane[l];
+  return nan;
+}
+
+int32_t check_code(const ChunkCheck& check) {
+  for (int i = 0; i < 6; ++i)
+    if (is_nan(check.sum[i])) return GSA_NOT_FINITE + (i < 5 ? i : 8);
+  return check.bad_branch ? GSA_BAD_BRANCH : GSA_OK;
+}
+
+// Stable radix sort of (key, value) by key, 11 + 11 + 10 bits. Ends in the first buffers or the
+// second; returns where the values are.
+uint32_t* radix_sort(uint32_t* keys, uint32_t* values, uint32_t* keys_2, uint32_t* values_2,
+                     int count) {
+  uint32_t histogram[3][2048] = {};
+  for (int i = 0; i < count; ++i) {
+    const uint32_t k = keys[i];
+    ++histogram[0][k & 2047], ++histogram[1][k >> 11 & 2047], ++histogram[2][k >> 22];
+  }
+  for (int pass = 0; pass < 3; ++pass) {
+    uint32_t* h = histogram[pass];
+    const int shift = 11 * pass;
+    uint32_t sum = 0;
+    bool same = false;
+    for (int b = 0; b < 2048; ++b) {
+      const uint32_t n = h[b];
+      same = same || n == (uint32_t)count;
+      h[b] = sum;
+      sum += n;
+    }
+    if (same) continue;  // every key has the same digit here
+    for (int i = 0; i < count; ++i) {
+      const uint32_t to = h[keys[i] >> shift & 2047]++;
+      keys_2[to] = keys[i];
+      values_2[to] = values[i];
+    }
+    uint32_t* t = keys;
+    keys = keys_2, keys_2 = t;
+    t = values;
+    values = values_2, values_2 = t;
+  }
+  return values;
+}
+
+}  // namespace
+}  // namespace gsa
+
+extern "C" int32_t gsa_project(gsa_raster* scene) {
+  using namespace gsa;
+  gsa_raster& s = *scene;
+  for (int i = 0; i < 16; ++i)
+    if (!isfinite(s.world_to_cam[i])) return GSA_NOT_FINITE + 5;
+  for (int i = 0; i < 9; ++i)
+    if (!isfinite(s.K[i])) return GSA_NOT_FINITE + 6;
+  const View view = make_view(s.world_to_cam, s.K, s.width, s.height);
+  const int chunks = (s.count + kChunk - 1) / kChunk;
+  std::atomic<int32_t> code{GSA_OK};
+  parallel_for(chunks, s.threads, [&](int c) {
+    ChunkCheck check = {};
+    const int end = s.count < (c + 1) * kChunk ? s.count : (c + 1) * kChunk;
+    for (int i = c * kChunk; i < end; i += GSA_LANES)
+      project_lanes(s, view, i, end - i < GSA_LANES ? end - i : GSA_LANES, check,
+                    s.pair_start + 1);
+    const int32_t found = check_code(check);
+    if (found != GSA_OK) code.store(found, std::memory_order_relaxed);
+  });
+  if (code.load() != GSA_OK) return code.load();
+
+  const Record* records = (const Record*)s.records;
+  uint32_t *keys = s.scratch, *values = keys + s.count;
+  int visible = 0;
+  int64_t pairs = 0;
+  s.pair_start[0] = 0;
+  for (int i = 0; i < s.count; ++i) {
+    pairs += s.pair_start[i + 1];
+    if (pairs > INT32_MAX) return GSA_TOO_MANY;
+    s.pair_start[i + 1] = (int32_t)pairs;
+    if (records[i].branch < 0) continue;
+    memcpy(keys + visible, &records[i].depth, 4);  // positive floats order like their bits
+    values[visible++] = (uint32_t)i;
+  }
+  const uint32_t* sorted =
+      radix_sort(keys, values, keys + 2 * s.count, keys + 3 * s.count, visible);
+  memcpy(s.order, sorted, sizeof(int32_t) * (size_t)visible);
+  s.visible = visible;
+  s.pairs = pairs;
+  return GSA_OK;
+}

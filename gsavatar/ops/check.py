@@ -1,0 +1,101 @@
+"""Checks of the arguments of every op: malformed calls raise ``ValueError``, never crash."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MAX_SIDE = 16384
+"""Largest picture side in pixels."""
+
+NOT_FINITE = 1
+BAD_BRANCH = 32
+TOO_MANY = 33
+_ARGUMENTS = (
+    "means", "quats", "scales", "opacities", "colors", "world_to_cam", "K", "background",
+    "screen_probe",
+)  # fmt: skip
+
+
+def shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
+    """Raises ``ValueError`` unless ``tensor`` is a tensor of the expected shape."""
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    if tuple(tensor.shape) != expected:
+        raise ValueError(f"{name} must have shape {list(expected)}, got {list(tensor.shape)}")
+
+
+def dtype(name: str, tensor: Tensor, expected: torch.dtype) -> None:
+    """Raises ``ValueError`` unless ``tensor`` has the expected dtype."""
+    if tensor.dtype != expected:
+        raise ValueError(f"{name} must be {expected}, got {tensor.dtype}")
+
+
+def raster_arguments(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    branch: Tensor,
+    world_to_cam: Tensor,
+    K: Tensor,
+    width: int,
+    height: int,
+    background: Tensor,
+    screen_probe: Tensor | None,
+) -> None:
+    """Raises ``ValueError`` naming the first argument of ``rasterize`` that is malformed."""
+    for name, side in (("width", width), ("height", height)):
+        if not isinstance(side, int) or not 1 <= side <= MAX_SIDE:
+            raise ValueError(f"{name} must be a whole number from 1 to {MAX_SIDE}, got {side}")
+    if not isinstance(means, Tensor) or means.dim() != 2 or means.shape[1] != 3:
+        raise ValueError(f"means must be a tensor of shape [N, 3], got {_described(means)}")
+    count = means.shape[0]
+    expected = {
+        "quats": (quats, (count, 4)),
+        "scales": (scales, (count, 3)),
+        "opacities": (opacities, (count,)),
+        "colors": (colors, (count, 3)),
+        "world_to_cam": (world_to_cam, (4, 4)),
+        "K": (K, (3, 3)),
+    }
+    if screen_probe is not None:
+        expected["screen_probe"] = (screen_probe, (count, 2))
+    for name, (tensor, wanted) in expected.items():
+        shape(name, tensor, wanted)
+        dtype(name, tensor, means.dtype)
+        _device(name, tensor, means.device)
+    if not isinstance(background, Tensor) or tuple(background.shape) not in {
+        (3,),
+        (height, width, 3),
+    }:
+        raise ValueError(
+            f"background must have shape [3] or [{height}, {width}, 3], "
+            f"got {_described(background)}"
+        )
+    dtype("background", background, means.dtype)
+    _device("background", background, means.device)
+    shape("branch", branch, (count,))
+    dtype("branch", branch, torch.int32)
+    _device("branch", branch, means.device)
+
+
+def _described(value: object) -> str:
+    return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+
+
+def _device(name: str, tensor: Tensor, expected: torch.device) -> None:
+    if tensor.device != expected:
+        raise ValueError(f"{name} is on {tensor.device}, means on {expected}; move one of them")
+
+
+def raise_for(code: int) -> None:
+    """Turns the status of a native rasterizer call into a ``ValueError``; 0 is success."""
+    if code == 0:
+        return
+    if code == BAD_BRANCH:
+        raise ValueError("branch holds a value outside 0..2")
+    if code == TOO_MANY:
+        raise ValueError("more than 2^31 overlaps of Gaussians with tiles; the scales are too large")
+    raise ValueError(f"{_ARGUMENTS[code - NOT_FINITE]} holds NaN or infinity")

@@ -1,0 +1,137 @@
+"""The native libraries: which there are, which this machine can run, and their C interface.
+
+They are plain shared libraries without torch in them, built by ``setup.py`` and loaded with ctypes
+from this folder. torch is imported first so that both use one OpenMP runtime.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import POINTER, c_float, c_int32, c_int64, c_void_p
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+ABI = 1
+RECORD, MOMENTS, TILE, CHUNK = 16, 10, 16, 256
+"""Sizes fixed by ``cuda_ext/include/abi.h``."""
+
+FOLDER = Path(__file__).parent
+ISAS = ("base", "avx2", "avx512")  # by the level that gsa_cpu_level returns
+
+
+class NativeUnavailable(RuntimeError):
+    """No native library can serve the call; the message says why and what to do."""
+
+
+def _structure(name: str, layout: str) -> type[ctypes.Structure]:
+    """A ctypes mirror of a C struct, from lines of ``kind: field field …``."""
+    kinds = {"pointer": c_void_p, "int32": c_int32, "int64": c_int64, "float": c_float}
+    fields = [
+        (field, kinds[kind])
+        for line in layout.strip().splitlines()
+        for kind, names in [line.split(":")]
+        for field in names.split()
+        for kind in [kind.strip()]
+    ]
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
+
+
+Raster = _structure(
+    "Raster",
+    """
+    pointer: means quats scales opacities colors world_to_cam K background screen_probe branch
+    int32: count width height background_is_image threads
+    pointer: records order
+    int32: visible
+    int64: pairs
+    pointer: pair_start scratch tile_start tile_counts list rgb alpha branch_alpha depth
+    """,
+)
+
+RasterGrad = _structure(
+    "RasterGrad",
+    """
+    pointer: rgb alpha branch_alpha depth slots partial
+    pointer: means quats scales opacities colors world_to_cam K background screen_probe
+    """,
+)
+
+_SIGNATURES = {
+    "gsa_project": [POINTER(Raster)],
+    "gsa_composite": [POINTER(Raster)],
+    "gsa_raster_bwd": [POINTER(Raster), POINTER(RasterGrad)],
+}
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    """The library at ``path``. Raises ``NativeUnavailable`` if it is missing, broken or stale."""
+    if not path.exists():
+        raise NativeUnavailable(f"{path.name} is not built; run pip install again with a compiler")
+    try:
+        library = ctypes.CDLL(str(path))
+        abi = library.gsa_abi()
+    except (OSError, AttributeError) as error:
+        raise NativeUnavailable(f"{path.name} does not load ({error})") from error
+    if abi != ABI:
+        raise NativeUnavailable(
+            f"{path.name} has interface {abi}, this code needs {ABI}; run pip install again"
+        )
+    for name, arguments in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, c_int32
+    return library
+
+
+def library_path(isa: str) -> Path:
+    """Where the library of one instruction set lies if it is built."""
+    return FOLDER / f"libgsavatar_cpu_{isa}.so"
+
+
+@lru_cache(maxsize=1)
+def machine_isa() -> str:
+    """The best instruction set of this machine: ``avx512``, ``avx2`` or ``base``."""
+    return ISAS[_open(library_path("base")).gsa_cpu_level()]
+
+
+def chosen_isa() -> str:
+    """The instruction set to use: ``GSAVATAR_ISA``, else the best that is built and runs here.
+
+    Raises ``ValueError`` for an unknown name and ``NativeUnavailable`` for one the CPU lacks.
+    """
+    forced = os.environ.get("GSAVATAR_ISA", "")
+    if forced and forced not in ISAS:
+        raise ValueError(f"GSAVATAR_ISA={forced} is unknown; use one of {', '.join(ISAS)}")
+    level = ISAS.index(machine_isa())
+    if forced:
+        if ISAS.index(forced) > level:
+            raise NativeUnavailable(f"GSAVATAR_ISA={forced}, but this CPU has {ISAS[level]} at most")
+        return forced
+    return next(isa for isa in reversed(ISAS[: level + 1]) if library_path(isa).exists())
+
+
+@lru_cache(maxsize=len(ISAS))
+def _cpu_of(isa: str) -> ctypes.CDLL:
+    return _open(library_path(isa))
+
+
+def cpu() -> ctypes.CDLL:
+    """The CPU library in use. Raises ``NativeUnavailable`` when there is none."""
+    return _cpu_of(chosen_isa())
+
+
+def threads() -> int:
+    """Threads of a native call: ``GSAVATAR_THREADS``, else as many as torch uses."""
+    forced = os.environ.get("GSAVATAR_THREADS", "")
+    if not forced:
+        return torch.get_num_threads()
+    if not forced.isdigit() or int(forced) < 1:
+        raise ValueError(f"GSAVATAR_THREADS={forced} must be a whole number from 1")
+    return min(int(forced), 256)
+
+
+def pointer(tensor: torch.Tensor | None) -> int | None:
+    """The address of a contiguous tensor's data; None stays None."""
+    return None if tensor is None else tensor.data_ptr()

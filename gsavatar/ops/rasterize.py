@@ -1,0 +1,256 @@
+"""Gaussians to a picture: projection, tiling and compositing, differentiable in every input.
+
+One depth-sorted pass over all branches. Perspective EWA projection with 0.3 px^2 of screen blur
+and opacity compensation; a Gaussian counts in a pixel where its alpha is at least 1/255 and the
+transmittance in front of it at least 1e-4. The mathematics is in ``cuda_ext/include``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gsavatar.ops import check, native
+from gsavatar.ops.rasterize_ref import rasterize_ref
+from gsavatar.types import Rendering
+
+BACKENDS = ("auto", "native", "gsplat", "torch")
+
+
+def rasterize(
+    means: Tensor,  # [N, 3]
+    quats: Tensor,  # [N, 4]
+    scales: Tensor,  # [N, 3]
+    opacities: Tensor,  # [N]
+    colors: Tensor,  # [N, 3]
+    branch: Tensor,  # [N] int32
+    world_to_cam: Tensor,  # [4, 4]
+    K: Tensor,  # [3, 3]
+    width: int,
+    height: int,
+    background: Tensor,  # [3] or [H, W, 3]
+    *,
+    screen_probe: Tensor | None = None,  # [N, 2]
+    backend: str = "auto",
+) -> Rendering:
+    """The picture [H, W] of one cloud from one camera, background composited.
+
+    means and scales in metres, quats wxyz of any length, opacities in 0..1, colors sRGB, branch
+    0..2 (``types.Branch``), K in pixels without skew. ``depth`` is the weighted sum of z: divided
+    by ``alpha`` it is the mean depth. ``branch_alpha`` sums to ``alpha``. No Gaussians give the
+    background. All float inputs get gradients from all four outputs; that of ``screen_probe``
+    (zeros, added to the projected means) is the gradient by the screen position in pixels.
+
+    Raises ``ValueError`` for a malformed argument (shape, dtype, device, NaN, branch out of range,
+    empty picture) and ``native.NativeUnavailable`` when the backend asked for is not there.
+    """
+    check.raster_arguments(
+        means, quats, scales, opacities, colors, branch, world_to_cam, K, width, height,
+        background, screen_probe,
+    )  # fmt: skip
+    cloud = (means, quats, scales, opacities, colors, branch, world_to_cam, K, width, height)
+    chosen = choose_backend(means, backend)
+    if chosen == "torch":
+        _refuse_bad_values(means, quats, scales, opacities, colors, branch, world_to_cam, K,
+                           background, screen_probe)  # fmt: skip
+        return rasterize_ref(*cloud, background, screen_probe=screen_probe)
+    check.dtype("means", means, torch.float32)
+    rgb, alpha, branch_alpha, depth, *_ = rasterize_op(*cloud, background, screen_probe)
+    return Rendering(rgb, alpha[..., None], branch_alpha, depth[..., None])
+
+
+def choose_backend(means: Tensor, backend: str) -> str:
+    """The backend that serves ``backend`` for tensors like ``means``."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend {backend!r} is unknown; use one of {', '.join(BACKENDS)}")
+    if backend != "auto":
+        return backend
+    return "native"
+
+
+def _refuse_bad_values(*tensors: Tensor | None) -> None:
+    """Raises ``ValueError`` for NaN, infinity or an unknown branch, as the kernels do."""
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError("an argument of rasterize holds NaN or infinity")
+        if not tensor.is_floating_point() and ((tensor < 0) | (tensor > 2)).any():
+            raise ValueError("branch holds a value outside 0..2")
+
+
+def _tiles(width: int, height: int) -> int:
+    return -(-width // native.TILE) * -(-height // native.TILE)
+
+
+def _scene(tensors: dict[str, Tensor | None], width: int, height: int) -> Any:
+    """The C struct of one scene; the caller keeps the tensors alive during the call."""
+    background, means = tensors["background"], tensors["means"]
+    assert background is not None and means is not None
+    return native.Raster(
+        count=means.shape[0],
+        width=width,
+        height=height,
+        background_is_image=int(background.dim() == 3),
+        threads=native.threads(),
+        **{name: native.pointer(tensor) for name, tensor in tensors.items()},
+    )
+
+
+@torch.library.custom_op("gsavatar::rasterize", mutates_args=())
+def rasterize_op(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    branch: Tensor,
+    world_to_cam: Tensor,
+    K: Tensor,
+    width: int,
+    height: int,
+    background: Tensor,
+    screen_probe: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """rgb, alpha, branch_alpha, depth, then what the backward pass reads again.
+
+    That is the projected records [N, 16], first slot per Gaussian [N + 1], first pair per tile
+    [T + 1] and the pairs [E, 2].
+    """
+    inputs: dict[str, Tensor | None] = {
+        "means": means, "quats": quats, "scales": scales, "opacities": opacities,
+        "colors": colors, "world_to_cam": world_to_cam, "K": K, "background": background,
+        "screen_probe": screen_probe, "branch": branch,
+    }  # fmt: skip
+    held = {name: None if t is None else t.contiguous() for name, t in inputs.items()}
+    count, tiles = means.shape[0], _tiles(width, height)
+    ints = {"dtype": torch.int32}
+    records = torch.empty(count, native.RECORD)
+    pair_start = torch.empty(count + 1, **ints)
+    held |= {
+        "records": records,
+        "order": torch.empty(count, **ints),
+        "pair_start": pair_start,
+        "scratch": torch.empty(4 * count, **ints),
+    }
+    library = native.cpu()
+    scene = _scene(held, width, height)
+    check.raise_for(library.gsa_project(scene))
+    tile_start, pairs = torch.empty(tiles + 1, **ints), torch.empty(scene.pairs, 2, **ints)
+    tile_counts = torch.empty(scene.threads, tiles, **ints)
+    rgb, branch_alpha = torch.empty(height, width, 3), torch.empty(height, width, 3)
+    alpha, depth = torch.empty(height, width), torch.empty(height, width)
+    scene.tile_start, scene.list = tile_start.data_ptr(), pairs.data_ptr()
+    scene.tile_counts = tile_counts.data_ptr()
+    scene.rgb, scene.branch_alpha = rgb.data_ptr(), branch_alpha.data_ptr()
+    scene.alpha, scene.depth = alpha.data_ptr(), depth.data_ptr()
+    check.raise_for(library.gsa_composite(scene))
+    return rgb, alpha, branch_alpha, depth, records, pair_start, tile_start, pairs
+
+
+@rasterize_op.register_fake
+def _(means, quats, scales, opacities, colors, branch, world_to_cam, K, width, height,
+      background, screen_probe):  # fmt: skip
+    count, tiles = means.shape[0], _tiles(width, height)
+    pairs = torch.library.get_ctx().new_dynamic_size()
+    return (
+        means.new_empty(height, width, 3), means.new_empty(height, width),
+        means.new_empty(height, width, 3), means.new_empty(height, width),
+        means.new_empty(count, native.RECORD), branch.new_empty(count + 1),
+        branch.new_empty(tiles + 1), branch.new_empty(pairs, 2),
+    )  # fmt: skip
+
+
+@torch.library.custom_op("gsavatar::rasterize_bwd", mutates_args=())
+def rasterize_bwd_op(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    branch: Tensor,
+    world_to_cam: Tensor,
+    K: Tensor,
+    width: int,
+    height: int,
+    background: Tensor,
+    saved: list[Tensor],
+    v_rgb: Tensor | None,
+    v_alpha: Tensor | None,
+    v_branch_alpha: Tensor | None,
+    v_depth: Tensor | None,
+    needs_background: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of means, quats, scales, opacities, colors, world_to_cam, K, background, probe.
+
+    ``saved`` is what ``rasterize_op`` returned. That of the background is empty unless asked for.
+    """
+    rgb, alpha, branch_alpha, depth, records, pair_start, tile_start, pairs = saved
+    inputs = {
+        "means": means, "quats": quats, "scales": scales, "opacities": opacities,
+        "colors": colors, "world_to_cam": world_to_cam, "K": K, "background": background,
+        "branch": branch, "records": records, "pair_start": pair_start, "tile_start": tile_start,
+        "list": pairs, "rgb": rgb, "alpha": alpha, "branch_alpha": branch_alpha, "depth": depth,
+    }  # fmt: skip
+    held: dict[str, Tensor | None] = {name: t.contiguous() for name, t in inputs.items()}
+    scene = _scene(held, width, height)
+    count = means.shape[0]
+    given = {"rgb": v_rgb, "alpha": v_alpha, "branch_alpha": v_branch_alpha, "depth": v_depth}
+    cotangents = {name: None if t is None else t.contiguous() for name, t in given.items()}
+    results = {
+        "means": torch.empty(count, 3), "quats": torch.empty(count, 4),
+        "scales": torch.empty(count, 3), "opacities": torch.empty(count),
+        "colors": torch.empty(count, 3), "world_to_cam": torch.empty(4, 4),
+        "K": torch.empty(3, 3),
+        "background": torch.empty(background.shape if needs_background else 0),
+        "screen_probe": torch.empty(count, 2),
+    }  # fmt: skip
+    slots = torch.empty(pairs.shape[0], native.MOMENTS)
+    partial = torch.empty(16 * (count // native.CHUNK + 1) + 3 * _tiles(width, height))
+    grad = native.RasterGrad()
+    for name, tensor in [*cotangents.items(), ("slots", slots), ("partial", partial)]:
+        setattr(grad, name, native.pointer(tensor))
+    clash = {"rgb", "alpha", "branch_alpha", "depth"} & set(results)
+    assert not clash
+    for name, tensor in results.items():
+        setattr(grad, name, tensor.data_ptr())
+    if not needs_background:
+        grad.background = None
+    check.raise_for(native.cpu().gsa_raster_bwd(scene, grad))
+    return tuple(results.values())  # type: ignore[return-value]
+
+
+@rasterize_bwd_op.register_fake
+def _(means, quats, scales, opacities, colors, branch, world_to_cam, K, width, height,
+      background, saved, v_rgb, v_alpha, v_branch_alpha, v_depth, needs_background):  # fmt: skip
+    empty_like = (means, quats, scales, opacities, colors, world_to_cam, K)
+    back = torch.empty_like(background) if needs_background else background.new_empty(0)
+    return (*(t.new_empty(t.shape) for t in empty_like), back, means.new_empty(means.shape[0], 2))
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, width, height, background, probe = inputs
+    ctx.set_materialize_grads(False)
+    ctx.size, ctx.has_probe = (width, height), probe is not None
+    ctx.save_for_backward(*tensors, background, *output)
+
+
+def _backward(ctx: Any, v_rgb: Tensor | None, v_alpha: Tensor | None,
+              v_branch_alpha: Tensor | None, v_depth: Tensor | None, *_: Any) -> tuple[Any, ...]:  # fmt: skip
+    *tensors, background = ctx.saved_tensors[:9]
+    saved = list(ctx.saved_tensors[9:])
+    needs_background = ctx.needs_input_grad[10]
+    *grads, v_background, v_probe = rasterize_bwd_op(
+        *tensors, *ctx.size, background, saved, v_rgb, v_alpha, v_branch_alpha, v_depth,
+        needs_background,
+    )  # fmt: skip
+    means, quats, scales, opacities, colors, world_to_cam, K = grads
+    return (
+        means, quats, scales, opacities, colors, None, world_to_cam, K, None, None,
+        v_background if needs_background else None, v_probe if ctx.has_probe else None,
+    )  # fmt: skip
+
+
+rasterize_op.register_autograd(_backward, setup_context=_setup)

@@ -1,0 +1,287 @@
+"""The native rasterizer against the torch reference in float64: forward and every gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from gsavatar import ops
+from gsavatar.ops import native
+from gsavatar.ops.rasterize import rasterize_op
+
+OUTPUTS = ("rgb", "alpha", "branch_alpha", "depth")
+GRADIENTS = (
+    "means", "quats", "scales", "opacities", "colors", "world_to_cam", "K", "background",
+    "screen_probe",
+)  # fmt: skip
+
+Scene = dict[str, Tensor]
+
+
+def scene(
+    count: int, seed: int = 0, side: int = 40, *, image: bool = False, size: float = 0.02
+) -> Scene:
+    """A random blob about 1 m in front of a slightly turned camera, float64."""
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=g, dtype=torch.float64)
+
+    turn = torch.linalg.matrix_exp(0.2 * torch.tensor([[0, -1, 2], [1, 0, -1], [-2, 1, 0.0]]))
+    world_to_cam = torch.eye(4, dtype=torch.float64)
+    world_to_cam[:3, :3] = turn
+    world_to_cam[:3, 3] = torch.tensor([0.02, -0.01, 1.0])
+    focal = 2.5 * side
+    K = torch.tensor([[focal, 0, side / 2 - 1], [0, 1.1 * focal, side / 2 + 2], [0, 0, 1.0]])
+    return {
+        "means": 0.09 * normal(count, 3),
+        "quats": normal(count, 4),
+        "scales": size * torch.exp(0.7 * normal(count, 3)),
+        "opacities": 0.05 + 0.95 * uniform(count),
+        "colors": uniform(count, 3),
+        "branch": torch.randint(0, 3, (count,), generator=g, dtype=torch.int32),
+        "world_to_cam": world_to_cam,
+        "K": K.double(),
+        "background": uniform(side, side + 7, 3) if image else uniform(3),
+        "screen_probe": 0.3 * normal(count, 2),
+    }
+
+
+def call(function, s: Scene, side: int = 40, **options):  # noqa: ANN001, ANN201
+    """``function`` of the scene at ``side`` + 7 by ``side`` pixels."""
+    return function(
+        s["means"], s["quats"], s["scales"], s["opacities"], s["colors"], s["branch"],
+        s["world_to_cam"], s["K"], side + 7, side, s["background"],
+        screen_probe=s["screen_probe"], **options,
+    )  # fmt: skip
+
+
+def leaves(s: Scene, dtype: torch.dtype) -> Scene:
+    """A copy whose float tensors are leaves of ``dtype``."""
+    return {
+        name: t.clone() if name == "branch" else t.to(dtype).requires_grad_()
+        for name, t in s.items()
+    }
+
+
+def cotangents(side: int, seed: int = 5) -> dict[str, Tensor]:
+    """Smooth gradients of the four outputs: noise would hide a bias."""
+    g = torch.Generator().manual_seed(seed)
+    made = {}
+    for name, channels in zip(OUTPUTS, (3, 1, 3, 1), strict=True):
+        coarse = torch.randn(1, channels, 5, 5, generator=g, dtype=torch.float64)
+        fine = torch.nn.functional.interpolate(coarse, (side, side + 7), mode="bicubic")
+        made[name] = fine[0].permute(1, 2, 0)
+    return made
+
+
+def gradients(function, s: Scene, dtype: torch.dtype, side: int, outputs=OUTPUTS, **options):  # noqa: ANN001, ANN201
+    """Outputs and gradients of a smooth loss over the chosen outputs."""
+    inputs = leaves(s, dtype)
+    rendering = call(function, inputs, side, **options)
+    v = cotangents(side)
+    sum((getattr(rendering, name) * v[name].to(dtype)).sum() for name in outputs).backward()
+    return rendering, {name: inputs[name].grad for name in GRADIENTS}
+
+
+def assert_alike(name: str, got: Tensor, want: Tensor, limit: float) -> None:
+    """Relative L2 error and cosine of two tensors; the wanted one must not vanish."""
+    got, want = got.double().flatten(), want.double().flatten()
+    assert torch.isfinite(got).all(), name
+    norm = want.norm()
+    assert norm > 0, f"{name}: the reference is zero, the scene proves nothing"
+    assert (got - want).norm() <= limit * norm, (name, float((got - want).norm() / norm))
+    assert (got @ want) / (norm * got.norm()) > 0.9999, name
+
+
+@pytest.fixture(params=native.ISAS)
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if native.ISAS.index(request.param) > native.ISAS.index(native.machine_isa()):
+        pytest.skip(f"this CPU has no {request.param}")
+    if not native.library_path(request.param).exists():
+        pytest.skip(f"the compiler could not build {request.param}")
+    monkeypatch.setenv("GSAVATAR_ISA", request.param)
+    return request.param
+
+
+# Float32 against float64. A pixel whose alpha falls on the other side of 1/255 changes by that much
+# times the transmittance, which is why the limits are not those of rounding alone.
+@pytest.mark.parametrize("image", [False, True])
+@pytest.mark.parametrize("count", [1, 257])
+def test_matches_reference(isa: str, count: int, image: bool) -> None:
+    s = scene(count, seed=count, image=image)
+    got, got_grads = gradients(ops.rasterize, s, torch.float32, 40)
+    want, want_grads = gradients(ops.rasterize_ref, s, torch.float64, 40)
+    assert want.alpha.mean() > 0.01
+    for name in OUTPUTS:
+        assert_alike(name, getattr(got, name), getattr(want, name), 2e-4)
+    for name in GRADIENTS:
+        assert_alike(name, got_grads[name], want_grads[name], 3e-3)
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_each_output_alone_has_the_right_gradients(output: str) -> None:
+    s = scene(64, seed=3)
+    _, got = gradients(ops.rasterize, s, torch.float32, 40, (output,))
+    _, want = gradients(ops.rasterize_ref, s, torch.float64, 40, (output,))
+    for name in GRADIENTS:
+        if want[name] is None or want[name].norm() == 0:
+            assert got[name] is None or got[name].norm() == 0, name
+        else:
+            assert_alike(name, got[name], want[name], 3e-3)
+
+
+def test_reference_passes_gradcheck() -> None:
+    s = leaves(scene(5, seed=1, side=6, size=0.05), torch.float64)
+
+    def outputs(*values: Tensor) -> tuple[Tensor, ...]:
+        r = call(ops.rasterize_ref, dict(zip(GRADIENTS, values, strict=True)) | {
+            "branch": s["branch"]}, 6)  # fmt: skip
+        return r.rgb, r.alpha, r.branch_alpha, r.depth
+
+    assert outputs(*(s[n] for n in GRADIENTS))[1].mean() > 0.3
+    assert torch.autograd.gradcheck(outputs, tuple(s[n] for n in GRADIENTS), atol=1e-4)
+
+
+def test_random_small_scenes_match() -> None:
+    rng = np.random.default_rng(7)
+    for seed in range(150):
+        side = int(rng.integers(1, 24))
+        count = int(rng.integers(1, 24))
+        s = scene(count, seed, side, size=float(np.exp(rng.uniform(-7, -1.5))))
+        s["means"] = s["means"] * float(rng.uniform(0.1, 8))  # off screen and behind too
+        s["screen_probe"] = s["screen_probe"] * 0
+        got = call(ops.rasterize, {k: v if k == "branch" else v.float() for k, v in s.items()}, side)
+        want = call(ops.rasterize_ref, s, side)
+        for name in OUTPUTS:
+            error = (getattr(got, name) - getattr(want, name)).abs()
+            assert error.max() < 0.012, (seed, name)  # one alpha at the 1/255 threshold, depth <= 3
+            assert error.mean() < 2e-4, (seed, name)
+
+
+def test_degenerate_gaussians_stay_finite() -> None:
+    s = scene(64, seed=9)
+    s["scales"][:16, 2] = 0.0  # discs
+    s["scales"][16:24] = 0.0  # points
+    s["scales"][24:28] = 30.0  # larger than the room
+    s["scales"][28:30] = 1e30
+    s["quats"][30] = 0.0
+    s["means"][31:40] = torch.tensor([0.0, 0.0, -1.0])  # around the camera's centre
+    s["opacities"][40:44] = 0.0
+    s["means"][44] = 1e20
+    rendering, grads = gradients(ops.rasterize, s, torch.float32, 40)
+    for name in OUTPUTS:
+        assert torch.isfinite(getattr(rendering, name)).all(), name
+    for name, grad in grads.items():
+        assert torch.isfinite(grad).all(), name
+
+
+def test_disc_seen_edge_on_matches_reference() -> None:
+    s = scene(32, seed=2)
+    s["scales"][:, 2] = 1e-5
+    got, got_grads = gradients(ops.rasterize, s, torch.float32, 40)
+    want, want_grads = gradients(ops.rasterize_ref, s, torch.float64, 40)
+    assert_alike("rgb", got.rgb, want.rgb, 2e-4)
+    for name in GRADIENTS:
+        assert_alike(name, got_grads[name], want_grads[name], 1e-2)
+
+
+def test_no_gaussians_show_the_background() -> None:
+    s = scene(0, image=True)
+    rendering, grads = gradients(ops.rasterize, s, torch.float32, 40)
+    assert torch.equal(rendering.rgb, s["background"].float())
+    assert rendering.alpha.max() == 0
+    assert torch.allclose(grads["background"], cotangents(40)["rgb"].float())
+    assert grads["world_to_cam"].abs().max() == 0
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_runs_are_bit_equal(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    s = scene(300, seed=11)
+    monkeypatch.setenv("GSAVATAR_THREADS", "1")
+    first, first_grads = gradients(ops.rasterize, s, torch.float32, 40)
+    monkeypatch.setenv("GSAVATAR_THREADS", str(threads))
+    for _ in range(3):
+        again, again_grads = gradients(ops.rasterize, s, torch.float32, 40)
+        assert all(torch.equal(getattr(first, n), getattr(again, n)) for n in OUTPUTS)
+        assert all(torch.equal(first_grads[n], again_grads[n]) for n in GRADIENTS)
+
+
+def test_the_share_of_branches_adds_up() -> None:
+    rendering = call(ops.rasterize, {
+        k: v if k == "branch" else v.float() for k, v in scene(200).items()})  # fmt: skip
+    assert torch.allclose(rendering.branch_alpha.sum(-1, keepdim=True), rendering.alpha, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["native", "torch"])
+@pytest.mark.parametrize("name", [*GRADIENTS])
+def test_not_a_number_is_refused(name: str, backend: str) -> None:
+    for bad in (float("nan"), float("inf")):
+        s = {k: v if k == "branch" else v.float() for k, v in scene(20).items()}
+        s[name].flatten()[-1] = bad
+        with pytest.raises(ValueError, match="NaN"):
+            call(ops.rasterize, s, backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("means", torch.zeros(20, 2)),
+        ("quats", torch.zeros(19, 4)),
+        ("scales", torch.zeros(20, 3, dtype=torch.float64)),
+        ("opacities", torch.zeros(20, 1)),
+        ("colors", torch.zeros(20)),
+        ("branch", torch.zeros(20, dtype=torch.int64)),
+        ("branch", torch.full((20,), 3, dtype=torch.int32)),
+        ("branch", torch.full((20,), -1, dtype=torch.int32)),
+        ("world_to_cam", torch.eye(3)),
+        ("K", torch.eye(4)),
+        ("background", torch.zeros(40, 40, 3)),
+        ("background", torch.zeros(3, device="meta")),
+        ("screen_probe", torch.zeros(20, 3)),
+        ("means", None),
+    ],
+)
+def test_malformed_arguments_are_refused(name: str, value: Tensor) -> None:
+    s = {k: v if k == "branch" else v.float() for k, v in scene(20).items()} | {name: value}
+    with pytest.raises(ValueError, match=name):
+        call(ops.rasterize, s)
+
+
+@pytest.mark.parametrize("size", [(0, 8), (8, 0), (-1, 8), (8, 10**9), (8.0, 8)])
+def test_impossible_sizes_are_refused(size: tuple[int, int]) -> None:
+    s = {k: v if k == "branch" else v.float() for k, v in scene(20).items()}
+    with pytest.raises(ValueError, match="whole number"):
+        ops.rasterize(
+            s["means"], s["quats"], s["scales"], s["opacities"], s["colors"], s["branch"],
+            s["world_to_cam"], s["K"], *size, torch.zeros(3),
+        )  # fmt: skip
+
+
+def test_non_contiguous_inputs_give_the_same_picture() -> None:
+    s = {k: v if k == "branch" else v.float() for k, v in scene(50, image=True).items()}
+    strided = {k: v.mT.contiguous().mT if v.dim() == 2 else v for k, v in s.items()}
+    strided["background"] = s["background"].permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    assert torch.equal(call(ops.rasterize, s).rgb, call(ops.rasterize, strided).rgb)
+
+
+def test_unknown_backend_is_refused() -> None:
+    with pytest.raises(ValueError, match="backend"):
+        call(ops.rasterize, scene(3), backend="vulkan")
+
+
+def test_opcheck() -> None:
+    s = leaves(scene(12, seed=4), torch.float32)
+    arguments = (
+        s["means"], s["quats"], s["scales"], s["opacities"], s["colors"], s["branch"],
+        s["world_to_cam"], s["K"], 47, 40, s["background"], s["screen_probe"],
+    )  # fmt: skip
+    torch.library.opcheck(
+        rasterize_op, arguments,
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )  # fmt: skip

@@ -1,0 +1,52 @@
+"""Views from beside the camera: the mesh is where it should be, and nearer parts hide farther."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from gsavatar.clip import Clip
+from gsavatar.surround import Surround, turned, vertex_normals
+from gsavatar.types import Drive
+
+
+def test_turning_keeps_the_centre_in_place(tiny_clip: Clip) -> None:
+    camera, centre = tiny_clip.camera(0), torch.tensor([0.01, 0.02, 0.03])
+    for yaw, pitch in ((0.5, 0.0), (-0.7, 0.2)):
+        moved = turned(camera, centre, yaw, pitch)
+        before = camera.world_to_cam[:3, :3] @ centre + camera.world_to_cam[:3, 3]
+        after = moved.world_to_cam[:3, :3] @ centre + moved.world_to_cam[:3, 3]
+        torch.testing.assert_close(before, after)
+
+
+def test_normals_point_outward(tiny_clip: Clip) -> None:
+    face = tiny_clip.track.face
+    normals = vertex_normals(face)[:289]
+    assert ((normals * face.vertices[:289]).sum(-1) > 0).float().mean() > 0.95
+
+
+def test_the_front_view_shows_the_frame_and_the_side_view_a_narrower_head(tiny_clip: Clip) -> None:
+    surround = Surround(tiny_clip)
+    row = int(tiny_clip.train_rows[0])
+    drive = Drive(tiny_clip.track.coefficients[row], tiny_clip.track.head_pose[row])
+    front = surround.view(drive, surround.camera)
+    y, x = front.covered.nonzero().T
+    assert len(y) > 50
+    picture = torch.from_numpy(tiny_clip.frame(row)).float() / 255.0
+    scale = 512 / surround.camera.width
+    under = picture[((y + 0.5) * scale).long(), ((x + 0.5) * scale).long()]
+    assert (front.color[y, x] - under).abs().median() < 0.08
+    side = surround.view(drive, turned(surround.camera, surround.centre, math.radians(60), 0.0))
+    def width(mask: torch.Tensor) -> int:
+        columns = mask.any(0).nonzero()[:, 0]
+        return int(columns[-1] - columns[0])
+
+    assert width(side.covered) < 0.9 * width(front.covered)
+
+
+def test_draws_repeat(tiny_clip: Clip) -> None:
+    surround = Surround(tiny_clip)
+    drive = Drive(torch.zeros(2), torch.eye(4))
+    a, b = (surround.draw(drive, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(a.color, b.color) and torch.equal(a.camera.world_to_cam, b.camera.world_to_cam)
