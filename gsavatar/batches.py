@@ -50,6 +50,7 @@ class Batches:
         self._rows = np.delete(rows, held)
         self._plates = [torch.from_numpy(p).float() / 255.0 for p in clip.plates]
         self._bins = _opening_bins(mouth_opening(clip.landmarks.points[self._rows]).numpy())
+        self._backgrounds: dict[tuple[int, int], Tensor] = {}
         self._cache: OrderedDict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = OrderedDict()
 
     def draw(self, generator: torch.Generator, *, full_size: bool) -> Sample:
@@ -129,12 +130,13 @@ class Batches:
         return Sample(frame, background, RegionMasks.of(regions), _lip_box(frame))
 
     def _background(self, file: int, size: int) -> Tensor:
-        plate = self._plates[file]
-        if size == PROTOCOL_SIZE:
-            return plate
-        return torch.nn.functional.interpolate(
-            plate.permute(2, 0, 1)[None], size=(size, size), mode="area"
-        )[0].permute(1, 2, 0)
+        """The plate of a file at a size; kept, for there are few of them."""
+        key = (file, size)
+        if key not in self._backgrounds:
+            plate = self._plates[file].permute(2, 0, 1)[None]
+            small = torch.nn.functional.interpolate(plate, size=(size, size), mode="area")
+            self._backgrounds[key] = small[0].permute(1, 2, 0).contiguous()
+        return self._backgrounds[key]
 
 
 def resized(frame: np.ndarray, labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

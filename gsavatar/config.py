@@ -54,6 +54,10 @@ class TrainSettings:
     torso_init: int = 2500
     sh_degree: int = 0
     """Degree of the view-dependent colour, 0 or 1."""
+    basis_pull: float = 0.001
+    """Share by which the motion returns to the fitted shapes at every step."""
+    basis_blend: float = 0.002
+    """Share by which a Gaussian's motion approaches its neighbours' at every step."""
     checkpoint_every: int = 500
     validate_every: int = 500
     seed: int = 0

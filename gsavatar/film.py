@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gsavatar import audio as sound_files
-from gsavatar import performance, speech
+from gsavatar import geometry, performance, speech
 from gsavatar.errors import InputError
 from gsavatar.film_sinks import SAMPLE_RATE, check_destination, open_sink
-from gsavatar.film_views import blend_poses, open_background, open_view
+from gsavatar.film_views import open_background, open_view
 from gsavatar.package import Package, load_package
 from gsavatar.progress import Reporter, SilentReporter
 from gsavatar.render import render, to_uint8
@@ -202,13 +202,12 @@ def resampled(curves: Curves, rate: float) -> Curves:
     span = times[right] - times[left]
     share = np.where(span > 0, (wanted - times[left]) / np.where(span > 0, span, 1.0), 0.0)
     share = np.clip(share, 0.0, 1.0)
-    weight = torch.from_numpy(share).float()[:, None]
-    values = torch.lerp(curves.values[left], curves.values[right], weight)
-    poses = [
-        blend_poses(curves.head_pose[a], curves.head_pose[b], float(s))
-        for a, b, s in zip(left, right, share, strict=True)
-    ]
-    return Curves(curves.names, torch.from_numpy(wanted), values, torch.stack(poses))
+    weight = torch.from_numpy(share).float()
+    values = torch.lerp(curves.values[left], curves.values[right], weight[:, None])
+    before, after = curves.head_pose[left], curves.head_pose[right]
+    between = geometry.se3_interp(before, after, weight)
+    poses = torch.where((weight > 0)[:, None, None], between, before)
+    return Curves(curves.names, torch.from_numpy(wanted), values, poses)
 
 
 def fitted_sound(sound: Float, frames: int, rate: float) -> Float:

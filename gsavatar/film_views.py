@@ -92,7 +92,7 @@ def camera_path(path: Path, front: Camera) -> View:
         left = max(right - 1, 0) if after > 0 else 0
         span = times[right] - times[left]
         share = min(max((time_s - times[left]) / span, 0.0), 1.0) if span > 0 else 0.0
-        pose = blend_poses(poses[left], poses[right], share)
+        pose = geometry.se3_interp(poses[left], poses[right], share)
         lens = torch.lerp(lenses[left], lenses[right], share)
         return Camera(pose, lens, front.width, front.height)
 
@@ -130,19 +130,6 @@ def _keyframes(data: object, front: Camera) -> tuple[np.ndarray, list[Tensor], l
     if not np.isfinite(times).all() or np.any(np.diff(times) <= 0):
         raise ValueError("time_s should grow from frame to frame")
     return np.array(times), poses, lenses
-
-
-def blend_poses(first: Tensor, second: Tensor, share: float) -> Tensor:
-    """The rigid transform [4, 4] on the way from one to another: shift linear, turn spherical."""
-    if share <= 0.0:
-        return first
-    if share >= 1.0:
-        return second
-    turn = geometry.so3_log(first[:3, :3].T @ second[:3, :3]) * share
-    pose = torch.eye(4)
-    pose[:3, :3] = first[:3, :3] @ geometry.so3_exp(turn)
-    pose[:3, 3] = torch.lerp(first[:3, 3], second[:3, 3], share)
-    return pose
 
 
 def open_background(background: str, package: Package, size: int) -> Tensor | None:

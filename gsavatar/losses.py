@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 import torch
@@ -9,7 +10,6 @@ from torch import Tensor
 
 from gsavatar import ops
 from gsavatar.avatar import AvatarBranch
-from gsavatar.motion import LinearMotion
 from gsavatar.surround import CoarseView
 from gsavatar.types import Branch, Region, Rendering
 
@@ -22,7 +22,7 @@ MAX_STRETCH_WANTED = 8.0
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weight of every term of ``frame_terms`` and ``shape_terms``."""
+    """Weight of every term of this module."""
 
     color: float = 0.8
     structure: float = 0.2
@@ -43,10 +43,6 @@ class LossWeights:
     """Colour of the coloured mesh from views that no frame shows."""
     surround_fill: float = 0.05
     """Transparency of the face branch, and share of the mouth's, where that mesh is skin."""
-    basis_near_seed: float = 0.02
-    """Departure of the motion basis from the fitted shapes, in its own units."""
-    basis_smooth: float = 0.05
-    """Difference of a Gaussian's motion from its neighbours'."""
     size: float = 1.0
     """Scales above 12 mm and stretch above 8, in log units."""
 
@@ -101,8 +97,9 @@ class RegionMasks:
 
 def _eroded(mask: Tensor, radius: int = 2) -> Tensor:
     """The mask without its rim: labels are least certain there."""
-    grown = torch.nn.functional.max_pool2d(1.0 - mask[None, None], 2 * radius + 1, 1, radius)
-    return 1.0 - grown[0, 0]
+    side = 2 * radius + 1
+    rows = torch.nn.functional.max_pool2d(1.0 - mask[None, None], (side, 1), 1, (radius, 0))
+    return 1.0 - torch.nn.functional.max_pool2d(rows, (1, side), 1, (0, radius))[0, 0]
 
 
 def frame_terms(rendering: Rendering, image: Tensor, masks: RegionMasks) -> dict[str, Tensor]:
@@ -149,28 +146,13 @@ def _mean_over(value: Tensor, mask: Tensor) -> Tensor:
     return (value * mask).sum() / mask.sum().clamp_min(1.0)
 
 
-def shape_terms(
-    branches: tuple[AvatarBranch, ...], subsets: tuple[tuple[Tensor, Tensor], ...]
-) -> dict[str, Tensor]:
-    """Scalar regularisers of the Gaussians; ``subsets`` is (rows [M], neighbours [M, k]) each."""
-    near, smooth, size = [], [], []
-    for branch, (rows, around) in zip(branches, subsets, strict=True):
-        basis = branch.motion.basis
-        chosen = basis[:, rows]
-        near.append((chosen - branch.motion.seed_basis(rows)).square().mean())
-        smooth.append((chosen - _gathered_mean(branch.motion, around)).square().mean())
+def size_term(branches: tuple[AvatarBranch, ...]) -> Tensor:
+    """How far scales exceed 12 mm and stretch exceeds 8, a scalar."""
+    parts = []
+    for branch in branches:
         log_scales = branch.raw.log_scales
         too_large = (log_scales.exp() / MAX_SCALE_WANTED_M - 1.0).relu().mean()
         stretch = log_scales.amax(-1) - log_scales.amin(-1)
-        limit = torch.log(log_scales.new_tensor(MAX_STRETCH_WANTED))
-        size.append(0.1 * too_large + 0.01 * (stretch - limit).relu().mean())
-    return {
-        "basis_near_seed": torch.stack(near).sum(),
-        "basis_smooth": torch.stack(smooth).sum(),
-        "size": torch.stack(size).sum(),
-    }
-
-
-def _gathered_mean(motion: LinearMotion, around: Tensor) -> Tensor:
-    """Mean basis [K, M, 9] of each row's neighbours [M, k]."""
-    return torch.stack([motion.basis[:, around[:, i]] for i in range(around.shape[1])]).mean(0)
+        too_long = (stretch - math.log(MAX_STRETCH_WANTED)).relu().mean()
+        parts.append(0.1 * too_large + 0.01 * too_long)
+    return torch.stack(parts).sum()

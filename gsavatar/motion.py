@@ -35,9 +35,22 @@ class LinearMotion:
         means, rotvecs, log_scales = moved.split(3, dim=-1)
         return Offsets(means * MEANS_UNIT_M, rotvecs, log_scales)
 
-    def seed_basis(self, rows: Tensor) -> Tensor:
-        """The basis [K, M, 9] that reproduces the fitted model at some Gaussians."""
-        return torch.nn.functional.pad(self.seed[:, rows] / MEANS_UNIT_M, (0, 6))
+
+@torch.no_grad()
+def regularise(motion: LinearMotion, around: Tensor, pull: float, blend: float) -> None:
+    """Moves a basis in place towards its seed by the share ``pull`` and towards the mean of every
+    Gaussian's neighbours ``around`` [N, k] by the share ``blend``.
+
+    A proximal step beside the optimiser's, like decoupled weight decay (Loshchilov and Hutter
+    2019): far cheaper than a loss, whose gradient would fill the whole basis at every step.
+    """
+    basis = motion.basis
+    basis[..., :3].lerp_(motion.seed / MEANS_UNIT_M, pull)
+    basis[..., 3:].mul_(1.0 - pull)
+    mean = torch.zeros_like(basis)
+    for column in around.T:
+        mean += basis[:, column]
+    basis.lerp_(mean / around.shape[1], blend)
 
 
 def seeded(seed: Tensor) -> LinearMotion:

@@ -22,8 +22,8 @@ from gsavatar.densify import BRANCH_AXES, GradientMeter
 from gsavatar.errors import InputError
 from gsavatar.frames import write_bytes_atomic
 from gsavatar.gaussians import RawGaussians, neighbours
-from gsavatar.losses import frame_terms, mouth_terms, shape_terms, surround_terms, total
-from gsavatar.motion import LinearMotion
+from gsavatar.losses import frame_terms, mouth_terms, size_term, surround_terms, total
+from gsavatar.motion import LinearMotion, regularise
 from gsavatar.optimizer import RowAdam
 from gsavatar.render import crop_camera, render
 from gsavatar.seeding import SeedCounts, seed_avatar
@@ -64,7 +64,7 @@ RATES = {
 GROW_EVERY = 100
 MOUTH_EVERY = 2
 SURROUND_EVERY = 4
-SMOOTH_ROWS = 512
+REGULARISE_EVERY = 20
 NAN_LIMIT = 3
 NEIGHBOURS = 4
 
@@ -174,7 +174,7 @@ def _step(
     if state.step % SURROUND_EVERY == 1:
         view = surround.draw(sample.frame.drive, state.generator)
         terms |= surround_terms(render(gaussians, view.camera, torch.zeros(3)), view)
-    terms |= shape_terms(avatar.branches, tuple(_subset(state, kind) for kind in Branch))
+    terms["size"] = size_term(avatar.branches)
     loss = total(terms, settings.weights) * sample.frame.weight
     state.adam.zero_grad()
     if torch.isfinite(loss):
@@ -188,6 +188,11 @@ def _step(
     by_kind = learning_rates(share, stage)
     kinds = {name: name.split(".")[1] for name in state.adam.params}
     state.adam.step({name: by_kind[kind] for name, kind in kinds.items() if kind in by_kind})
+    if "basis" in by_kind and state.step % REGULARISE_EVERY == 0:
+        for branch in avatar.branches:
+            around = state.around[branch.kind.name]
+            pull, blend = settings.basis_pull, settings.basis_blend
+            regularise(branch.motion, around, REGULARISE_EVERY * pull, REGULARISE_EVERY * blend)
     return float(loss.detach())
 
 
@@ -195,22 +200,16 @@ def _mouth_terms(
     gaussians: Gaussians, sample: Sample, box: tuple[int, int, int, int]
 ) -> dict[str, Tensor]:
     """Terms of the mouth branch rendered alone on the lip crop."""
-    mouth = gaussians.branch == int(Branch.MOUTH)
+    face, mouth = (int((gaussians.branch == int(k)).sum()) for k in (Branch.FACE, Branch.MOUTH))
+    rows = slice(face, face + mouth)
     alone = Gaussians(
-        gaussians.means[mouth], gaussians.quats[mouth], gaussians.scales[mouth],
-        gaussians.opacities[mouth], gaussians.sh[mouth], gaussians.branch[mouth],
+        gaussians.means[rows], gaussians.quats[rows], gaussians.scales[rows],
+        gaussians.opacities[rows], gaussians.sh[rows], gaussians.branch[rows],
     )  # fmt: skip
     top, left, bottom, right = box
     rendering = render(alone, crop_camera(sample.frame.camera, box), torch.zeros(3))
     crop = sample.masks.cropped(box)
     return mouth_terms(rendering, sample.frame.image[top:bottom, left:right], crop)
-
-
-def _subset(state: TrainState, kind: Branch) -> tuple[Tensor, Tensor]:
-    """Random rows of a branch and their neighbours, for the smoothness term."""
-    around = state.around[kind.name]
-    rows = torch.randint(0, len(around), (min(SMOOTH_ROWS, len(around)),), generator=state.generator)
-    return rows, around[rows]
 
 
 def _skip(state: TrainState) -> None:

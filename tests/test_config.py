@@ -38,9 +38,9 @@ def test_presets_grow_from_preview_to_quality() -> None:
 
 
 def test_fewshot_trusts_the_shapes_more() -> None:
-    preview, fewshot = load_preset("preview").train.weights, load_preset("fewshot").train.weights
-    assert fewshot.basis_near_seed > preview.basis_near_seed
-    assert fewshot.color == preview.color
+    preview, fewshot = load_preset("preview").train, load_preset("fewshot").train
+    assert fewshot.basis_pull > preview.basis_pull
+    assert fewshot.weights == preview.weights
 
 
 def test_overrides_replace_single_values() -> None:
@@ -70,7 +70,9 @@ def test_bad_overrides_are_refused(overrides: dict[str, object], words: str) -> 
         load_preset("preview", overrides)
 
 
-@pytest.mark.parametrize(("name", "words"), [("talkinggaussian", "planned"), ("prewiew", "no such")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("talkinggaussian", "planned"), ("prewiew", "no such")]
+)
 def test_other_presets_are_refused(name: str, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
         load_preset(name)

@@ -114,7 +114,7 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize("image", [False, True])
 @pytest.mark.parametrize("count", [1, 257])
 def test_matches_reference(isa: str, count: int, image: bool) -> None:
-    s = scene(count, seed=count, image=image)
+    s = scene(count, seed=count, image=image, size=0.02 if count > 1 else 0.1)
     got, got_grads = gradients(ops.rasterize, s, torch.float32, 40)
     want, want_grads = gradients(ops.rasterize_ref, s, torch.float64, 40)
     assert want.alpha.mean() > 0.01
@@ -137,14 +137,16 @@ def test_each_output_alone_has_the_right_gradients(output: str) -> None:
 
 
 def test_reference_passes_gradcheck() -> None:
-    s = leaves(scene(5, seed=1, side=6, size=0.05), torch.float64)
+    blob = scene(6, seed=1, side=6, size=0.12)
+    blob["means"] = 0.3 * blob["means"]  # inside: the Jacobian's limits count as constants
+    s = leaves(blob, torch.float64)
 
     def outputs(*values: Tensor) -> tuple[Tensor, ...]:
         r = call(ops.rasterize_ref, dict(zip(GRADIENTS, values, strict=True)) | {
             "branch": s["branch"]}, 6)  # fmt: skip
         return r.rgb, r.alpha, r.branch_alpha, r.depth
 
-    assert outputs(*(s[n] for n in GRADIENTS))[1].mean() > 0.3
+    assert outputs(*(s[n] for n in GRADIENTS))[1].mean() > 0.2
     assert torch.autograd.gradcheck(outputs, tuple(s[n] for n in GRADIENTS), atol=1e-4)
 
 

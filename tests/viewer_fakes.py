@@ -79,9 +79,7 @@ class FakePackage:
     names: tuple[str, ...] = NAMES
 
 
-def draw_dots(
-    gaussians: Gaussians, view: Camera, background: Tensor
-) -> NDArray[np.uint8]:
+def draw_dots(gaussians: Gaussians, view: Camera, background: Tensor) -> NDArray[np.uint8]:
     """A renderer for tests: each Gaussian is an orange square over the background."""
     picture = (background.numpy() * 255).astype(np.uint8).copy()
     points = gaussians.means @ view.world_to_cam[:3, :3].T + view.world_to_cam[:3, 3]

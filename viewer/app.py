@@ -14,7 +14,6 @@ import viser
 from numpy.typing import NDArray
 
 from gsavatar.errors import InputError
-from gsavatar.types import Camera
 from gsavatar.viewer import gate, scene
 from gsavatar.viewer.panels import AvatarTab, CameraTab, RenderTab, SpeechTab, place
 from gsavatar.viewer.session import Draw, Session, SplatHandle, drawer
@@ -103,7 +102,7 @@ class Viewer:
         """The lines that tell a person where to look."""
         lines = [f"viewer  {self.url} (ctrl-c ends it)"]
         if not gate.is_local(self.host):
-            lines.append(f"token   {self.token} (asked of every page; connections are not encrypted)")
+            lines.append(f"token   {self.token} (asked of every page; nothing is encrypted)")
         return lines
 
     def wait(self) -> None:

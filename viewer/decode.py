@@ -33,9 +33,9 @@ def main(source: Path, target: Path, duration_s: float, memory_bytes: int, cpu_s
         samples = audio.load(source)
         if len(samples) > duration_s * SAMPLE_RATE:
             length = len(samples) / SAMPLE_RATE
-            raise InputError(f"{source} lasts {length:.0f} s; upload at most {duration_s:.0f} s.")
+            raise InputError(f"{source} lasts {length:.1f} s; upload at most {duration_s:g} s.")
     except MemoryError:
-        sys.stderr.write(f"{source} unfolds to too much sound; upload at most {duration_s:.0f} s.")
+        sys.stderr.write(f"{source} unfolds to too much sound; upload at most {duration_s:g} s.")
         return 2
     except InputError as error:
         sys.stderr.write(str(error))

@@ -42,8 +42,8 @@ class AvatarTab:
         self.session = session
         self.names = shown.package.names
         self.rest = {n: float(v) for n, v in zip(self.names, shown.package.rest, strict=True)}
-        self.sliders: dict[str, viser.GuiInputHandle[float]] = {}
-        self.turns: list[viser.GuiInputHandle[float]] = []
+        self.sliders: dict[str, Any] = {}
+        self.turns: list[Any] = []
         gui.add_button("Reset", hint="Every slider back to the clip's mean").on_click(self._reset)
         with gui.add_folder("Show"):
             for branch, label in BRANCH_LABELS.items():
@@ -80,10 +80,10 @@ class AvatarTab:
             self.session.update(lambda state: replace(state, turn_deg=(yaw, pitch, roll)))
 
     def _slider(self, gui: viser.GuiApi, name: str, limits: torch.Tensor) -> None:
-        low, high = limits[self.names.index(name)].tolist()
-        ends = slider_range(low, high, self.rest[name])
-        hint = f"{name}: the clip showed {low:.2f} to {high:.2f}"
-        slider = gui.add_slider(name, *ends, 0.01, round(self.rest[name], 2), hint=hint)
+        least, most = limits[self.names.index(name)].tolist()
+        low, high = slider_range(least, most, self.rest[name])
+        hint = f"{name}: the clip showed {least:.2f} to {most:.2f}"
+        slider = gui.add_slider(name, low, high, 0.01, round(self.rest[name], 2), hint=hint)
         self.sliders[name] = slider
 
         @slider.on_update
@@ -113,7 +113,7 @@ class SpeechTab:
         self.session, self.source, self.offers, self.hearing = session, source, offers, hearing
         self.sound: Sound | None = None
         self.request = 0
-        self.choice = gui.add_dropdown("Sound", (NO_SOUND, *offers), NO_SOUND)
+        self.choice = gui.add_dropdown("Sound", (NO_SOUND, *offers), initial_value=NO_SOUND)
         self.choice.on_update(self._chosen)
         kinds = ", ".join(t[1:] for t in TYPES)
         upload = gui.add_upload_button(
@@ -126,7 +126,7 @@ class SpeechTab:
         self.stop.on_click(lambda _: self._stop())
         self.idle = gui.add_button("Play the clip's own motion", hint="Silent, round and round")
         self.idle.on_click(self._play_idle)
-        self.progress = gui.add_progress_bar(0.0, visible=False)
+        self.progress: Any = gui.add_progress_bar(0.0, visible=False)
         self.text = gui.add_markdown("")
         self.player = gui.add_html("")
 
@@ -219,16 +219,15 @@ def _uploaded(file: Any) -> Sound:
 class CameraTab:
     """Points of view, the clip's cameras, and a path to render along."""
 
-    def __init__(
-        self, client: viser.ClientHandle, session: Session, source: AvatarSource
-    ) -> None:
+    def __init__(self, client: viser.ClientHandle, session: Session, source: AvatarSource) -> None:
         self.client, self.session, self.source = client, session, source
         self.keyframes: list[scene.Viewpoint] = []
         self.frusta: list[Any] = []
         gui = client.gui
         views = gui.add_button_group("View", tuple(VIEWS))
         views.on_click(lambda event: self.go(VIEWS[event.target.value]))
-        self.box = gui.add_checkbox("Clip's cameras", False, hint="Where the clip saw the head from")
+        hint = "Where the clip saw the head from"
+        self.box = gui.add_checkbox("Clip's cameras", False, hint=hint)
         self.box.on_update(lambda _: self._show_frusta())
         with gui.add_folder("Camera path"):
             self.text = gui.add_markdown("No keyframes yet.")

@@ -37,9 +37,7 @@ class SplatHandle(Protocol):
 
     visible: bool
 
-    def set_gaussians(
-        self, centers: Any, covariances: Any, rgbs: Any, opacities: Any
-    ) -> None: ...
+    def set_gaussians(self, centers: Any, covariances: Any, rgbs: Any, opacities: Any) -> None: ...
 
 
 class Page(Protocol):
@@ -118,6 +116,16 @@ class Session:
             self._wake.notify_all()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout=10.0)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the page is gone."""
+        return self._closed
+
+    @property
+    def running(self) -> bool:
+        """Whether the drawing thread lives."""
+        return self._thread.is_alive()
 
     @property
     def state(self) -> ViewState:
@@ -267,9 +275,7 @@ class Session:
     ) -> None:
         """Renders and sends a picture: small while things move, at full size once they rest."""
         camera = scene.camera_of(view, STILL_HEIGHT if still else self._resolution.height)
-        behind = scene.backdrop(
-            state.background, shown.package.plate, camera.width, camera.height
-        )
+        behind = scene.backdrop(state.background, shown.package.plate, camera.width, camera.height)
         started = time.monotonic()
         picture = self.draw(gaussians, camera, behind)
         ms = (time.monotonic() - started) * 1000

@@ -72,17 +72,15 @@ def heard(
     sound: Sound, package: PackageLike, version: int, progress: Progress | None = None
 ) -> Sound:
     """The sound with the curves it drives. Raises ``InputError`` for an avatar without speech."""
-    from gsavatar import film, performance, speech
-
     if sound.curves is not None and sound.version == version:
         return sound
     if package.speech is None:
         raise InputError("This avatar's video had no sound, so it cannot be driven by speech.")
+    from gsavatar import film, performance, speech
+
     features = sound.features
     if features is None or features.encoder != package.speech.encoder:
-        features = speech.extract(
-            sound.samples, encoder=package.speech.encoder, progress=progress
-        )
+        features = speech.extract(sound.samples, encoder=package.speech.encoder, progress=progress)
     duration_s = len(sound.samples) / SAMPLE_RATE
     curves = performance.speech_curves(
         package.speech, features, package.idle, package.names, duration_s, FPS

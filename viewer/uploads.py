@@ -55,9 +55,7 @@ def shown_name(name: str) -> str:
     return plain[-60:] or "the file"
 
 
-def decode_upload(
-    name: str, content: bytes, limits: UploadLimits = LIMITS
-) -> NDArray[np.float32]:
+def decode_upload(name: str, content: bytes, limits: UploadLimits = LIMITS) -> NDArray[np.float32]:
     """Samples float32 [S], 16 kHz mono, of an uploaded file.
 
     Raises ``InputError`` if it is refused, cannot be decoded, is too long or takes too long.
@@ -79,7 +77,7 @@ def decode_upload(
             )
         except subprocess.TimeoutExpired:
             raise InputError(
-                f"{shown} took more than {limits.decode_s:g} s to decode; upload a shorter WAV file."
+                f"{shown} took over {limits.decode_s:g} s to decode; upload a shorter WAV file."
             ) from None
         if done.returncode == 2:
             said = done.stderr.decode(errors="replace").strip().splitlines()

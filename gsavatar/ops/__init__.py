@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from gsavatar.ops.rasterize import rasterize
 from gsavatar.ops.rasterize_ref import rasterize_ref
+from gsavatar.ops.ssim import ssim, ssim_ref
 
-__all__ = ["rasterize", "rasterize_ref"]
+__all__ = ["rasterize", "rasterize_ref", "ssim", "ssim_ref"]

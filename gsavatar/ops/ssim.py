@@ -1,0 +1,71 @@
+"""Mean structural similarity of two pictures, differentiable in the first.
+
+Wang et al. 2004 with their 11 x 11 Gaussian window (sigma 1.5) and constants (0.01^2, 0.03^2) for
+values in 0..1. Outside the picture both images count as zero, so the map has the picture's size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gsavatar.ops import check
+
+WINDOW, SIGMA = 11, 1.5
+C1, C2 = 0.01**2, 0.03**2
+
+
+def ssim(
+    a: Tensor,  # [H, W, 3]
+    b: Tensor,  # [H, W, 3]
+    mask: Tensor | None = None,  # [H, W], weights >= 0
+) -> Tensor:
+    """Mean SSIM, a scalar in -1..1, over channels and over pixels weighted by ``mask``.
+
+    An empty mask gives 0. Gradients flow to ``a`` only. Raises ``ValueError`` for malformed shapes
+    or dtypes.
+    """
+    _check(a, b, mask)
+    return ssim_ref(a, b.detach(), mask)
+
+
+def _check(a: Tensor, b: Tensor, mask: Tensor | None) -> None:
+    if not isinstance(a, Tensor) or a.dim() != 3 or a.shape[2] != 3 or a.numel() == 0:
+        got = list(a.shape) if isinstance(a, Tensor) else type(a).__name__
+        raise ValueError(f"a must have shape [H, W, 3] with H, W > 0, got {got}")
+    check.shape("b", b, tuple(a.shape))
+    check.dtype("b", b, a.dtype)
+    if not a.is_floating_point():
+        raise ValueError(f"a must be a float tensor, got {a.dtype}")
+    if mask is not None:
+        check.shape("mask", mask, tuple(a.shape[:2]))
+        check.dtype("mask", mask, a.dtype)
+
+
+def ssim_ref(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
+    """What ``ssim`` returns, in plain torch and any float dtype; differentiable in both."""
+    values = ssim_map_ref(a, b)
+    if mask is None:
+        return values.mean()
+    return (values.mean(-1) * mask).sum() / mask.sum().clamp_min(1e-12)
+
+
+def ssim_map_ref(a: Tensor, b: Tensor) -> Tensor:
+    """SSIM of every pixel and channel [H, W, 3]."""
+    offsets = torch.arange(WINDOW).to(a) - WINDOW // 2
+    window = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
+    window = window / window.sum()
+
+    def blurred(x: Tensor) -> Tensor:
+        planes = x.permute(2, 0, 1)[:, None]
+        planes = torch.conv2d(planes, window[None, None, None], padding=(0, WINDOW // 2))
+        planes = torch.conv2d(planes, window[None, None, :, None], padding=(WINDOW // 2, 0))
+        return planes[:, 0].permute(1, 2, 0)
+
+    mean_a, mean_b = blurred(a), blurred(b)
+    var_a = blurred(a * a) - mean_a * mean_a
+    var_b = blurred(b * b) - mean_b * mean_b
+    cov = blurred(a * b) - mean_a * mean_b
+    return ((2 * mean_a * mean_b + C1) * (2 * cov + C2)) / (
+        (mean_a * mean_a + mean_b * mean_b + C1) * (var_a + var_b + C2)
+    )
