@@ -95,7 +95,7 @@ def build_cuda(out: Path) -> list[Path]:
     if choice == "0" or not sources or (nvcc is None and choice != "1"):
         return []
     if nvcc is None:
-        raise SystemExit("gsavatar: GSAVATAR_CUDA=1 but nvcc is not on PATH; install the CUDA toolkit")
+        raise SystemExit("gsavatar: GSAVATAR_CUDA=1 needs nvcc on PATH; install the CUDA toolkit")
     target = out / "libgsavatar_cuda.so"
     partial = target.with_suffix(".part")
     done = subprocess.run(cuda_command(nvcc, sources, partial), check=False)

@@ -132,12 +132,17 @@ def _doctor(options: Doctor) -> None:
 def _assets(options: Assets) -> None:
     from gsavatar import assets
 
-    if options.fetch:
-        for name in assets.table():
-            if not assets.available(name):
+    missing = []
+    for name, asset in assets.table().items():
+        if options.fetch and not assets.available(name) and (asset.url or asset.wheel):
+            try:
                 with make_reporter().stage(f"fetch {name}"):
                     assets.resolve(name)
-    _say(str(assets.status()))
+            except InputError as error:
+                missing.append(str(error))
+    _say(assets.status())
+    if missing:
+        raise InputError(" ".join(missing))
 
 
 def _ingest(settings: Settings, face: str | None) -> Any:

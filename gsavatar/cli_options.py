@@ -135,7 +135,7 @@ class Evaluate:
     """Folder for render/ and real/ pictures of the test frames."""
     drive: Literal["audio", "expression"] = "audio"
     """What moves the lower face: the test sound, or the tracked expression."""
-    composite: Literal["raw", "pasted"] = "raw"
+    composite: Literal["full", "pasted"] = "full"
     """Written pictures as rendered, or with the real pixels outside the head."""
 
 

@@ -88,6 +88,8 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 """Least and greatest allowed value; loss weights only need to be 0 or more."""
 
+CHOICES = {"clip.provider": ("auto", "ict", "clip")}
+
 
 def load_preset(name: str, overrides: Mapping[str, Any] | None = None) -> Settings:
     """The settings of a preset with some values replaced, e.g. ``{"train.steps": 500}``.
@@ -168,6 +170,10 @@ def _checked(current: Any, value: Any, source: str, name: str) -> Any:
             f"{source}: {name} must be of type {type(current).__name__}, got {value!r}."
         )
     value = type(current)(value)
+    if name in CHOICES and value not in CHOICES[name]:
+        raise InputError(
+            f"{source}: {name} must be one of {', '.join(CHOICES[name])}, got {value!r}."
+        )
     weight = (0.0, 1e6) if name.startswith("train.weights.") else None
     allowed = RANGES.get(name, weight)
     if allowed is not None and not allowed[0] <= value <= allowed[1]:

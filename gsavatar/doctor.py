@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gsavatar import __version__
+from gsavatar.errors import InputError
 
 REQUIRED = {
     "torch": "torch", "numpy": "numpy", "scipy": "scipy", "opencv-python-headless": "cv2",
@@ -170,6 +171,10 @@ def _models() -> list[Finding]:
     """Model files, and which way of finding landmarks and of hearing speech follows."""
     from gsavatar import assets
 
+    try:
+        assets.status()
+    except InputError as error:  # a file with another content stands in the way
+        return [Finding("assets", State.BAD, str(error), "delete that file")]
     best = assets.available("face_landmarker")
     spare = all(assets.available(n) for n in ("face_detection", "face_landmark"))
     cure = "gsavatar assets --fetch"

@@ -24,7 +24,9 @@ from gsavatar.errors import InputError
 from gsavatar.evaluate import evaluate
 from gsavatar.frames import write_text_atomic
 from gsavatar.ingest import IngestOptions, ingest
-from gsavatar.package import Package, load_package, save_package
+from gsavatar.landmarks import mouth_opening
+from gsavatar.package import Package, save_package
+from gsavatar.performance import save_curves
 from gsavatar.progress import Reporter
 from gsavatar.render import render, to_uint8
 from gsavatar.report import write_report
@@ -84,6 +86,21 @@ def fit(
     return FitResult(path, report, metrics)
 
 
+def track(videos: list[Path], run: Path, options: IngestOptions, reporter: Reporter) -> Path:
+    """The clip folder of some footage and its tracked performance as ``run/curves.json``.
+
+    Raises ``InputError`` when the footage cannot be used.
+    """
+    clock = _Clock(run, reporter)
+    clip = ingest(videos, run / "clip", options, clock)
+    path = run / "curves.json"
+    tracked = clip.track
+    save_curves(
+        path, Curves(tracked.face.names, tracked.time_s, tracked.coefficients, tracked.head_pose)
+    )
+    return path
+
+
 def avatar_name(run: Path) -> str:
     """The avatar's name: that of its run folder."""
     return run.resolve().name
@@ -115,6 +132,7 @@ def learn_speech(clip: Clip) -> SpeechMotion | None:
         clip.track.coefficients[rows][:, columns],
         tuple(names[i] for i in columns),
         weight=clip.track.weight[rows],
+        opening=mouth_opening(clip.landmarks.points[rows]),
     )
 
 
@@ -244,4 +262,4 @@ def peak_rss_mb() -> float:
     return (own + children) * unit / 2**20
 
 
-__all__ = ["FitResult", "IngestOptions", "Package", "fit", "load_package"]
+__all__ = ["FitResult", "IngestOptions", "find_avatar", "fit", "track"]

@@ -62,6 +62,7 @@ def test_overrides_replace_single_values() -> None:
         ({"train.steps": 2.5}, "must be of type int"),
         ({"train.weights.color": -1.0}, "must be from 0 to"),
         ({"train.weights.color": float("nan")}, "must be from"),
+        ({"clip.provider": "flume"}, "must be one of auto, ict, clip"),
         ({"train": 3}, "must be a table"),
     ],
 )

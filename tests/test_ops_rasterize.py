@@ -52,13 +52,18 @@ def scene(
     }
 
 
-def call(function, s: Scene, side: int = 40, **options):  # noqa: ANN001, ANN201
+def call(function, s: Scene, side: int = 40, **options):
     """``function`` of the scene at ``side`` + 7 by ``side`` pixels."""
     return function(
         s["means"], s["quats"], s["scales"], s["opacities"], s["colors"], s["branch"],
         s["world_to_cam"], s["K"], side + 7, side, s["background"],
         screen_probe=s["screen_probe"], **options,
     )  # fmt: skip
+
+
+def single(s: Scene) -> Scene:
+    """The scene in float32."""
+    return {name: t if name == "branch" else t.float() for name, t in s.items()}
 
 
 def leaves(s: Scene, dtype: torch.dtype) -> Scene:
@@ -80,7 +85,7 @@ def cotangents(side: int, seed: int = 5) -> dict[str, Tensor]:
     return made
 
 
-def gradients(function, s: Scene, dtype: torch.dtype, side: int, outputs=OUTPUTS, **options):  # noqa: ANN001, ANN201
+def gradients(function, s: Scene, dtype: torch.dtype, side: int, outputs=OUTPUTS, **options):
     """Outputs and gradients of a smooth loss over the chosen outputs."""
     inputs = leaves(s, dtype)
     rendering = call(function, inputs, side, **options)
@@ -158,7 +163,7 @@ def test_random_small_scenes_match() -> None:
         s = scene(count, seed, side, size=float(np.exp(rng.uniform(-7, -1.5))))
         s["means"] = s["means"] * float(rng.uniform(0.1, 8))  # off screen and behind too
         s["screen_probe"] = s["screen_probe"] * 0
-        got = call(ops.rasterize, {k: v if k == "branch" else v.float() for k, v in s.items()}, side)
+        got = call(ops.rasterize, single(s), side)
         want = call(ops.rasterize_ref, s, side)
         for name in OUTPUTS:
             error = (getattr(got, name) - getattr(want, name)).abs()
@@ -215,8 +220,7 @@ def test_runs_are_bit_equal(threads: int, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_share_of_branches_adds_up() -> None:
-    rendering = call(ops.rasterize, {
-        k: v if k == "branch" else v.float() for k, v in scene(200).items()})  # fmt: skip
+    rendering = call(ops.rasterize, single(scene(200)))
     assert torch.allclose(rendering.branch_alpha.sum(-1, keepdim=True), rendering.alpha, atol=1e-5)
 
 
@@ -224,7 +228,7 @@ def test_the_share_of_branches_adds_up() -> None:
 @pytest.mark.parametrize("name", [*GRADIENTS])
 def test_not_a_number_is_refused(name: str, backend: str) -> None:
     for bad in (float("nan"), float("inf")):
-        s = {k: v if k == "branch" else v.float() for k, v in scene(20).items()}
+        s = single(scene(20))
         s[name].flatten()[-1] = bad
         with pytest.raises(ValueError, match="NaN"):
             call(ops.rasterize, s, backend=backend)
@@ -250,14 +254,14 @@ def test_not_a_number_is_refused(name: str, backend: str) -> None:
     ],
 )
 def test_malformed_arguments_are_refused(name: str, value: Tensor) -> None:
-    s = {k: v if k == "branch" else v.float() for k, v in scene(20).items()} | {name: value}
+    s = single(scene(20)) | {name: value}
     with pytest.raises(ValueError, match=name):
         call(ops.rasterize, s)
 
 
 @pytest.mark.parametrize("size", [(0, 8), (8, 0), (-1, 8), (8, 10**9), (8.0, 8)])
 def test_impossible_sizes_are_refused(size: tuple[int, int]) -> None:
-    s = {k: v if k == "branch" else v.float() for k, v in scene(20).items()}
+    s = single(scene(20))
     with pytest.raises(ValueError, match="whole number"):
         ops.rasterize(
             s["means"], s["quats"], s["scales"], s["opacities"], s["colors"], s["branch"],
@@ -266,7 +270,7 @@ def test_impossible_sizes_are_refused(size: tuple[int, int]) -> None:
 
 
 def test_non_contiguous_inputs_give_the_same_picture() -> None:
-    s = {k: v if k == "branch" else v.float() for k, v in scene(50, image=True).items()}
+    s = single(scene(50, image=True))
     strided = {k: v.mT.contiguous().mT if v.dim() == 2 else v for k, v in s.items()}
     strided["background"] = s["background"].permute(2, 0, 1).contiguous().permute(1, 2, 0)
     assert torch.equal(call(ops.rasterize, s).rgb, call(ops.rasterize, strided).rgb)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import threading
+import time
 import wave
 from collections.abc import Callable
 from dataclasses import replace
@@ -184,6 +185,7 @@ class FakePage:
         self.pictures: list[np.ndarray] = []
         self.said = ""
         self.over = 0
+        self.cues: list[float] = []
         self.visible = True
 
     def _note(self) -> None:
@@ -207,6 +209,10 @@ class FakePage:
         self.said = text
         self._note()
 
+    def cue(self, position_s: float) -> None:
+        self.cues.append(position_s)
+        self._note()
+
     def ended(self) -> None:
         self.over += 1
         self._note()
@@ -227,7 +233,9 @@ class FakeSource:
 def open_session() -> Any:
     opened: list[Session] = []
 
-    def start(package: PackageLike | None = None, draw: Any = draw_dots) -> tuple[Session, FakePage]:
+    def start(
+        package: PackageLike | None = None, draw: Any = draw_dots
+    ) -> tuple[Session, FakePage]:
         page = FakePage()
         view = scene.viewpoint(camera(), aspect=1.5)
         source: Any = FakeSource(package)
@@ -273,14 +281,34 @@ def test_session_renders_frames_for_the_camera_and_refines_at_rest(open_session:
 
 
 def test_session_plays_to_the_end_and_says_so(open_session: Any) -> None:
-    import time
-
     session, page = open_session(FakePackage())
     began = state.Playback(curves(0.4), time.monotonic())
     session.update(lambda s: replace(s, playback=began))
     page.until(lambda: page.over == 1)
     assert session.state.playback is None
     page.until(lambda: page.clouds[-1][:, 1].max() < 9)  # back at rest
+
+
+def test_session_keeps_drawing_while_it_plays(open_session: Any) -> None:
+    session, page = open_session(FakePackage())
+    session.update(lambda s: replace(s, playback=state.Playback(curves(600.0), time.monotonic())))
+    page.until(lambda: len(page.clouds) >= 8)
+    heights = [cloud[:, 1].max() for cloud in page.clouds[1:]]  # jawOpen is the row's number
+    assert heights == sorted(heights) and heights[-1] > heights[0] + 5 * 8
+    assert len(page.cues) >= 1 and page.cues[0] >= 0
+
+
+def test_cues_start_the_sound_once_and_come_every_two_seconds(open_session: Any) -> None:
+    session, page = open_session(FakePackage())
+    page.until(lambda: len(page.clouds) == 1)
+    playing = replace(session.state, playback=state.Playback(curves(9.0), time.monotonic()))
+    session._cue(playing)
+    session._cue(playing)
+    assert len(page.cues) == 1
+    session._cued = (playing.playback, session._cued[1] - sound.CUE_S)
+    session._cue(playing)
+    session._cue(replace(session.state, playback=replace(playing.playback, loop=True)))
+    assert len(page.cues) == 2  # the clip's own motion is silent
 
 
 def test_rows_missed_by_a_slow_renderer_are_dropped(open_session: Any) -> None:
@@ -328,17 +356,21 @@ def test_source_takes_the_newest_avatar_of_a_run(tmp_path: Path) -> None:
         return FakePackage(card={"step": int(path.read_text())} if path.stem == "live" else {})
 
     source = AvatarSource(run, load)
+
+    def status() -> str:
+        return source.shown.status if source.shown is not None else ""
+
     news: list[int] = []
     source.on_change(lambda: news.append(source.shown.version if source.shown else 0))
-    assert source.shown is None and not source.refresh()
+    assert status() == "" and not source.refresh()
     for step in ("200", "4000"):
         _replace(run / "live.gsavatar", step)
         assert source.refresh() and not source.refresh()
-        assert source.shown is not None and f"step {step}" in source.shown.status
+        assert f"step {step}" in status()
     _replace(run / "live.gsavatar", "damaged")
-    assert not source.refresh() and not source.refresh() and source.shown.version == 2
+    assert not source.refresh() and not source.refresh() and "step 4000" in status()
     _replace(run / "me.gsavatar", "1")
-    assert source.refresh() and "training" not in source.shown.status
+    assert source.refresh() and status() == "me · 3 coefficients"
     assert news == [1, 2, 3]
 
 
@@ -399,14 +431,13 @@ def test_player_carries_the_very_samples() -> None:
     import io
 
     samples = tone(0.5)
-    html = sound.player(samples, playing=True)
-    assert " autoplay" in html and "controls" not in html
+    html = sound.player(samples)
+    assert "autoplay" not in html and "controls" not in html
     data = base64.b64decode(html.split("base64,")[1].split('"')[0])
     with wave.open(io.BytesIO(data)) as file:
         assert (file.getframerate(), file.getnchannels(), file.getnframes()) == (16_000, 1, 8000)
         back = np.frombuffer(file.readframes(8000), "<i2") / 32767
     np.testing.assert_allclose(back, samples, atol=1e-4)
-    assert "autoplay" not in sound.player(samples, playing=False)
 
 
 @pytest.mark.parametrize(
@@ -439,9 +470,7 @@ def test_uploads_are_decoded_apart_and_measured() -> None:
 
 def test_an_upload_that_takes_too_long_is_given_up() -> None:
     with pytest.raises(InputError, match=r"took over 0\.001 s"):
-        uploads.decode_upload(
-            "a.wav", sound.wav(tone(1.0)), uploads.UploadLimits(decode_s=0.001)
-        )
+        uploads.decode_upload("a.wav", sound.wav(tone(1.0)), uploads.UploadLimits(decode_s=0.001))
 
 
 def test_a_mute_avatar_says_that_it_cannot_be_driven() -> None:

@@ -41,7 +41,7 @@ class ViserPage:
 
     def __init__(self, client: viser.ClientHandle) -> None:
         self.client = client
-        self.on_ended: Callable[[], None] = lambda: None
+        self.speech: SpeechTab | None = None
         self.title = client.gui.add_markdown("")
         self.status = client.gui.add_markdown("")
 
@@ -60,9 +60,15 @@ class ViserPage:
         """Shows who draws, how large and how fast."""
         self.status.content = text
 
+    def cue(self, position_s: float) -> None:
+        """Brings the sound to a position."""
+        if self.speech is not None:
+            self.speech.cue(position_s)
+
     def ended(self) -> None:
-        """Passes on that a performance has ended."""
-        self.on_ended()
+        """Silences what is left of the sound."""
+        if self.speech is not None:
+            self.speech.hush()
 
 
 class Viewer:
@@ -232,8 +238,8 @@ class _OpenPage:
         with self.tabs.add_tab("Avatar"):
             AvatarTab(gui, session, shown)
         with self.tabs.add_tab("Speech"):
-            speech = SpeechTab(gui, session, source, self.viewer.offers, self.viewer.locks[1])
-        self.page.on_ended = speech.ended
+            offers, hearing = self.viewer.offers, self.viewer.locks[1]
+            self.page.speech = SpeechTab(gui, session, source, offers, hearing)
         with self.tabs.add_tab("Camera"):
             CameraTab(self.client, session, source)
         with self.tabs.add_tab("Render"):

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from gsavatar.errors import InputError
 from gsavatar.types import Branch, Camera
 from gsavatar.viewer import scene
 from gsavatar.viewer.session import Session
-from gsavatar.viewer.sound import Sound, heard, player
+from gsavatar.viewer.sound import Sound, cue, heard, hush, player
 from gsavatar.viewer.source import AvatarSource, Shown
 from gsavatar.viewer.state import Group, Mode, Playback, ViewState, grouped, slider_range
 from gsavatar.viewer.uploads import TYPES, decode_upload
@@ -112,7 +113,7 @@ class SpeechTab:
     ) -> None:
         self.session, self.source, self.offers, self.hearing = session, source, offers, hearing
         self.sound: Sound | None = None
-        self.request = 0
+        self.request, self.serial = 0, count()
         self.choice = gui.add_dropdown("Sound", (NO_SOUND, *offers), initial_value=NO_SOUND)
         self.choice.on_update(self._chosen)
         kinds = ", ".join(t[1:] for t in TYPES)
@@ -128,11 +129,15 @@ class SpeechTab:
         self.idle.on_click(self._play_idle)
         self.progress: Any = gui.add_progress_bar(0.0, visible=False)
         self.text = gui.add_markdown("")
-        self.player = gui.add_html("")
+        self.player, self.orders = gui.add_html(""), gui.add_html("")
 
-    def ended(self) -> None:
-        """The performance is over: the sound is too."""
-        self._load(playing=False)
+    def cue(self, position_s: float) -> None:
+        """Brings the page's sound to a position of the performance."""
+        self.orders.content = cue(position_s)
+
+    def hush(self) -> None:
+        """Stops the page's sound."""
+        self.orders.content = hush(next(self.serial))
 
     def _chosen(self, event: Any) -> None:
         name = self.choice.value
@@ -167,7 +172,7 @@ class SpeechTab:
             seconds = len(sound.samples) / 16_000
             self.text.content = f"**{sound.name}** is ready, {seconds:.1f} s."
             self.play.disabled = False
-            self._load(playing=False)
+            self.player.content = player(sound.samples)
         self.progress.visible = False
 
     def _hear(self, sound: Sound, progress: Callable[[int, int], None] | None) -> Sound:
@@ -186,7 +191,6 @@ class SpeechTab:
             return
         curves = self.sound.curves
         assert curves is not None
-        self._load(playing=True)
         started = Playback(curves, time.monotonic())
         self.session.update(lambda state: replace(state, playback=started))
 
@@ -194,18 +198,13 @@ class SpeechTab:
         shown = self.source.shown
         if shown is None:
             return
-        self._load(playing=False)
+        self.hush()
         started = Playback(shown.package.idle, time.monotonic(), loop=True)
         self.session.update(lambda state: replace(state, playback=started))
 
     def _stop(self) -> None:
         self.session.update(lambda state: replace(state, playback=None))
-        self._load(playing=False)
-
-    def _load(self, *, playing: bool) -> None:
-        self.player.content = (
-            player(self.sound.samples, playing=True) if playing and self.sound is not None else ""
-        )
+        self.hush()
 
 
 class _Superseded(Exception):
@@ -255,13 +254,16 @@ class CameraTab:
     def _tell(self) -> None:
         count = len(self.keyframes)
         length = max(count - 1, 0) * scene.PATH_STEP_S
-        self.text.content = f"{count} keyframes, {length:g} s." if count else "No keyframes yet."
+        plural = "" if count == 1 else "s"
+        text = f"{count} keyframe{plural}, {length:g} s."
+        self.text.content = text if count else "No keyframes yet."
 
     def _download(self) -> None:
         if not self.keyframes:
             self.text.content = "No keyframes yet; look around and add some."
             return
-        self.client.send_file_download("path.json", scene.path_json(self.keyframes).encode())
+        path = scene.path_json(self.keyframes).encode()
+        self.client.send_file_download("path.json", path, save_immediately=True)
 
     def _show_frusta(self) -> None:
         shown = self.source.shown

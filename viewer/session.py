@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from gsavatar.render import render, to_uint8
 from gsavatar.types import Camera, Gaussians
 from gsavatar.viewer import scene
+from gsavatar.viewer.sound import CUE_S
 from gsavatar.viewer.source import AvatarSource, Shown
-from gsavatar.viewer.state import STILL_HEIGHT, Mode, Resolution, ViewState, drive_at
+from gsavatar.viewer.state import STILL_HEIGHT, Mode, Playback, Resolution, ViewState, drive_at
 
 log = logging.getLogger("gsavatar")
 
@@ -53,6 +54,10 @@ class Page(Protocol):
 
     def say(self, text: str) -> None:
         """Shows one line about the drawing."""
+        ...
+
+    def cue(self, position_s: float) -> None:
+        """Brings the page's sound to this position of the performance."""
         ...
 
     def ended(self) -> None:
@@ -102,7 +107,9 @@ class Session:
         self._stale, self._closed, self._still = True, False, False
         self._changed_at = time.monotonic()
         self._splats: SplatHandle | None = None
+        self._cued: tuple[Playback, float] | None = None  # what, and when by our clock
         self._backdrop: tuple[object, ...] = ()
+        self._plate: tuple[tuple[object, ...], torch.Tensor] | None = None
         self._thread = threading.Thread(target=self._run, name="viewer-page", daemon=True)
 
     def start(self) -> None:
@@ -194,8 +201,12 @@ class Session:
         """When the next frame should be drawn; None if only a change calls for one."""
         if self._stale:
             return now
-        if self._state.playback is not None:
-            return now + self._state.playback.until_next(now)
+        playback = self._state.playback
+        if playback is not None:
+            # Asked of the row, not of the time: a wake-up after the boundary must not wait for
+            # the next one.
+            shown = playback.row(now) == self.counts.last_row
+            return now + playback.until_next(now) if shown else now
         if self._state.mode == Mode.FRAMES and not self._still:
             return self._changed_at + STILL_AFTER_S
         return None
@@ -212,6 +223,7 @@ class Session:
         if shown is None:
             self.page.say("Waiting for the fit's first avatar …")
             return
+        self._cue(state)
         self._count(state, now)
         with self.computing, torch.inference_mode():
             started = time.monotonic()
@@ -222,6 +234,18 @@ class Session:
                 self._server_frame(gaussians, shown, state, view, still)
             else:
                 self._browser_frame(gaussians, shown, state, view, started)
+
+    def _cue(self, state: ViewState) -> None:
+        """Starts the sound of a new performance and keeps it in step with the clock."""
+        playback, now = state.playback, time.monotonic()
+        if playback is None or playback.loop:
+            return
+        position = playback.position(now)
+        recent = self._cued is not None and self._cued[0] is playback
+        if position is None or (recent and self._cued and now < self._cued[1] + CUE_S):
+            return
+        self._cued = (playback, now)
+        self.page.cue(position)
 
     def _end_playback(self, state: ViewState) -> None:
         with self._wake:
@@ -250,9 +274,8 @@ class Session:
         """Sends splats; the picture behind them only when it is another one."""
         wanted = (state.background, view.aspect, shown.version)
         if wanted != self._backdrop:
-            width = scene.camera_of(view, BACKDROP_HEIGHT).width
-            plate = scene.backdrop(state.background, shown.package.plate, width, BACKDROP_HEIGHT)
-            self.page.set_background(to_uint8(plate).numpy())
+            camera = scene.camera_of(view, BACKDROP_HEIGHT)
+            self.page.set_background(to_uint8(self._behind(shown, state, camera)).numpy())
             self._backdrop = wanted
         splats = scene.splats_of(gaussians)
         if self._splats is None:
@@ -275,7 +298,7 @@ class Session:
     ) -> None:
         """Renders and sends a picture: small while things move, at full size once they rest."""
         camera = scene.camera_of(view, STILL_HEIGHT if still else self._resolution.height)
-        behind = scene.backdrop(state.background, shown.package.plate, camera.width, camera.height)
+        behind = self._behind(shown, state, camera)
         started = time.monotonic()
         picture = self.draw(gaussians, camera, behind)
         ms = (time.monotonic() - started) * 1000
@@ -287,3 +310,12 @@ class Session:
             self._splats.visible = False
         size = f"{camera.width}×{camera.height}"
         self.page.say(f"Frame rendered by the server · {size} · {ms:.0f} ms")
+
+    def _behind(self, shown: Shown, state: ViewState, camera: Camera) -> torch.Tensor:
+        """What stands behind, [H, W, 3]; made again only for another size, wish or avatar."""
+        wanted = (state.background, camera.width, camera.height, shown.version)
+        if self._plate is None or self._plate[0] != wanted:
+            plate = shown.package.plate
+            made = scene.backdrop(state.background, plate, camera.width, camera.height)
+            self._plate = (wanted, made)
+        return self._plate[1]

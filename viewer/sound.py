@@ -21,6 +21,11 @@ from gsavatar.viewer.source import PackageLike
 SAMPLE_RATE = 16_000
 FPS = 25.0
 CLIP_SOUND_S = 60.0
+PLAYER = "gsavatar-sound"
+CUE_S = 2.0
+"""Time between two cues that keep a page's sound with the server's clock."""
+REST_S, JUMP_S = 0.02, 0.15
+"""Errors below the first are left alone, above the second the sound jumps."""
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 
 Float = NDArray[np.float32]
@@ -100,12 +105,34 @@ def wav(samples: Float) -> bytes:
     return buffer.getvalue()
 
 
-def player(samples: Float, *, playing: bool) -> str:
-    """HTML that holds a sound and, when ``playing``, plays it from its beginning.
-
-    It has no controls of its own: the server's clock moves the mouth, so only the page's buttons
-    may start and stop the sound.
-    """
+def player(samples: Float) -> str:
+    """HTML that holds a sound, loaded and silent until a cue starts it; it has no controls."""
     data = base64.b64encode(wav(samples)).decode()
-    start = " autoplay" if playing else ""
-    return f'<audio preload="auto"{start} src="data:audio/wav;base64,{data}"></audio>'
+    return f'<audio id="{PLAYER}" preload="auto" src="data:audio/wav;base64,{data}"></audio>'
+
+
+def cue(position_s: float) -> str:
+    """HTML that brings the page's sound to a position when it arrives, and starts it if need be.
+
+    The server's clock owns the time: a cue travels the way of the pictures and is as late as they
+    are, so the sound falls in with what is seen. Small errors are made up by playing up to 5 %
+    faster or slower until the next cue, large ones by a jump. A picture that cannot load is the
+    one element whose handler a page runs when it is inserted.
+    """
+    script = (
+        f"const a=document.getElementById('{PLAYER}');"
+        f"if(a){{const d={position_s:.3f}-a.currentTime;"
+        f"if(Math.abs(d)>{JUMP_S}){{a.currentTime={position_s:.3f};a.playbackRate=1}}"
+        f"else a.playbackRate=Math.abs(d)<{REST_S}?1:1+Math.max(-0.05,Math.min(0.05,d/{CUE_S}));"
+        "if(a.paused&&!a.ended)a.play()}"
+    )
+    return _run(script)
+
+
+def hush(number: int) -> str:
+    """HTML that stops the page's sound; ``number`` tells it from an earlier one."""
+    return _run(f"const a=document.getElementById('{PLAYER}');if(a)a.pause()/*{number}*/")
+
+
+def _run(script: str) -> str:
+    return f'<img src="data:," alt="" style="display:none" onerror="{script}">'

@@ -150,3 +150,33 @@ extern "C" int32_t gsa_composite(gsa_raster* scene) {
   parallel_for(tiles, s.threads, [&](int tile) { composite_tile(s, tile, offsets); });
   return GSA_OK;
 }
+
+extern "C" int64_t gsa_count_contributions(const gsa_raster* scene) {
+  using namespace gsa;
+  const gsa_raster& s = *scene;
+  const LaneOffsets o = lane_offsets();
+  const Record* records = (const Record*)s.records;
+  std::atomic<int64_t> total{0};
+  parallel_for(tiles_across(s) * tiles_down(s), s.threads, [&](int tile) {
+    const TileArea area = tile_area(s, tile);
+    alignas(64) float transmittance[kPixels];
+    start_transmittance(area, transmittance);
+    int64_t count = 0;
+    for (int i = s.tile_start[tile]; i < s.tile_start[tile + 1]; ++i) {
+      const Record& r = records[s.list[2 * (int64_t)i]];
+      const Exponent<vf> e = {broadcast(r.exponent_xx), broadcast(r.exponent_xy),
+                              broadcast(r.exponent_yy)};
+      for (int b = 0; b < kBlocks; ++b) {
+        const Block at = block_at(b);
+        float* t = transmittance + b * GSA_LANES;
+        const auto c = contribute<vf, vm>(e, broadcast(r.opacity),
+                                          o.x + ((float)(area.left + at.x) - r.x),
+                                          o.y + ((float)(area.top + at.y) - r.y), load(t));
+        store(t, c.transmittance);
+        count += __builtin_popcount(bits(less(broadcast(0.0f), c.weight)));
+      }
+    }
+    total += count;
+  });
+  return total.load();
+}

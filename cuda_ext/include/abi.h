@@ -83,6 +83,9 @@ GSA_API int32_t gsa_project(gsa_raster* scene);
 GSA_API int32_t gsa_composite(gsa_raster* scene);
 GSA_API int32_t gsa_raster_bwd(const gsa_raster* scene, const gsa_raster_grad* grad);
 
+// Contributions of the scene (alpha >= 1/255 where T >= 1e-4), after gsa_composite: for benchmarks.
+GSA_API int64_t gsa_count_contributions(const gsa_raster* scene);
+
 #ifdef __cplusplus
 }
 #endif

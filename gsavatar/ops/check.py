@@ -97,5 +97,5 @@ def raise_for(code: int) -> None:
     if code == BAD_BRANCH:
         raise ValueError("branch holds a value outside 0..2")
     if code == TOO_MANY:
-        raise ValueError("more than 2^31 overlaps of Gaussians with tiles; the scales are too large")
+        raise ValueError("more than 2^31 overlaps of Gaussians and tiles; the scales are too large")
     raise ValueError(f"{_ARGUMENTS[code - NOT_FINITE]} holds NaN or infinity")

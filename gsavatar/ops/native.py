@@ -82,6 +82,8 @@ def _open(path: Path) -> ctypes.CDLL:
     for name, arguments in _SIGNATURES.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, c_int32
+    library.gsa_count_contributions.argtypes = [POINTER(Raster)]
+    library.gsa_count_contributions.restype = c_int64
     return library
 
 
@@ -107,7 +109,7 @@ def chosen_isa() -> str:
     level = ISAS.index(machine_isa())
     if forced:
         if ISAS.index(forced) > level:
-            raise NativeUnavailable(f"GSAVATAR_ISA={forced}, but this CPU has {ISAS[level]} at most")
+            raise NativeUnavailable(f"GSAVATAR_ISA={forced}, but this CPU ends at {ISAS[level]}")
         return forced
     return next(isa for isa in reversed(ISAS[: level + 1]) if library_path(isa).exists())
 

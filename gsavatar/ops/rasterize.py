@@ -85,7 +85,11 @@ def _tiles(width: int, height: int) -> int:
     return -(-width // native.TILE) * -(-height // native.TILE)
 
 
-def _scene(tensors: dict[str, Tensor | None], width: int, height: int) -> Any:
+def _ints(*size: int) -> Tensor:
+    return torch.empty(*size, dtype=torch.int32)
+
+
+def scene_of(tensors: dict[str, Tensor | None], width: int, height: int) -> Any:
     """The C struct of one scene; the caller keeps the tensors alive during the call."""
     background, means = tensors["background"], tensors["means"]
     assert background is not None and means is not None
@@ -126,20 +130,18 @@ def rasterize_op(
     }  # fmt: skip
     held = {name: None if t is None else t.contiguous() for name, t in inputs.items()}
     count, tiles = means.shape[0], _tiles(width, height)
-    ints = {"dtype": torch.int32}
-    records = torch.empty(count, native.RECORD)
-    pair_start = torch.empty(count + 1, **ints)
+    records, pair_start = torch.empty(count, native.RECORD), _ints(count + 1)
     held |= {
         "records": records,
-        "order": torch.empty(count, **ints),
+        "order": _ints(count),
         "pair_start": pair_start,
-        "scratch": torch.empty(4 * count, **ints),
+        "scratch": _ints(4 * count),
     }
     library = native.cpu()
-    scene = _scene(held, width, height)
+    scene = scene_of(held, width, height)
     check.raise_for(library.gsa_project(scene))
-    tile_start, pairs = torch.empty(tiles + 1, **ints), torch.empty(scene.pairs, 2, **ints)
-    tile_counts = torch.empty(scene.threads, tiles, **ints)
+    tile_start, pairs = _ints(tiles + 1), _ints(scene.pairs, 2)
+    tile_counts = _ints(scene.threads, tiles)
     rgb, branch_alpha = torch.empty(height, width, 3), torch.empty(height, width, 3)
     alpha, depth = torch.empty(height, width), torch.empty(height, width)
     scene.tile_start, scene.list = tile_start.data_ptr(), pairs.data_ptr()
@@ -195,7 +197,7 @@ def rasterize_bwd_op(
         "list": pairs, "rgb": rgb, "alpha": alpha, "branch_alpha": branch_alpha, "depth": depth,
     }  # fmt: skip
     held: dict[str, Tensor | None] = {name: t.contiguous() for name, t in inputs.items()}
-    scene = _scene(held, width, height)
+    scene = scene_of(held, width, height)
     count = means.shape[0]
     given = {"rgb": v_rgb, "alpha": v_alpha, "branch_alpha": v_branch_alpha, "depth": v_depth}
     cotangents = {name: None if t is None else t.contiguous() for name, t in given.items()}
@@ -212,8 +214,6 @@ def rasterize_bwd_op(
     grad = native.RasterGrad()
     for name, tensor in [*cotangents.items(), ("slots", slots), ("partial", partial)]:
         setattr(grad, name, native.pointer(tensor))
-    clash = {"rgb", "alpha", "branch_alpha", "depth"} & set(results)
-    assert not clash
     for name, tensor in results.items():
         setattr(grad, name, tensor.data_ptr())
     if not needs_background:
@@ -237,8 +237,14 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     ctx.save_for_backward(*tensors, background, *output)
 
 
-def _backward(ctx: Any, v_rgb: Tensor | None, v_alpha: Tensor | None,
-              v_branch_alpha: Tensor | None, v_depth: Tensor | None, *_: Any) -> tuple[Any, ...]:  # fmt: skip
+def _backward(
+    ctx: Any,
+    v_rgb: Tensor | None,
+    v_alpha: Tensor | None,
+    v_branch_alpha: Tensor | None,
+    v_depth: Tensor | None,
+    *_: Any,
+) -> tuple[Any, ...]:
     *tensors, background = ctx.saved_tensors[:9]
     saved = list(ctx.saved_tensors[9:])
     needs_background = ctx.needs_input_grad[10]

@@ -1,0 +1,301 @@
+"""Which part of a video shows the subject: the face that persists, one scene, one square crop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsavatar import video
+from gsavatar.errors import InputError
+from gsavatar.landmarks import FaceDetection, FaceLandmarker
+
+log = logging.getLogger("gsavatar")
+
+UInt8 = NDArray[np.uint8]
+Box = tuple[float, float, float, float]
+
+SCAN_EVERY_S = 0.32
+SCAN_SIDE = 960
+"""Frames are searched at most this large; the landmarker zooms by itself where it finds nothing."""
+MIN_USABLE_S = 2.0
+CUT_DISTANCE = 0.5
+"""Difference of colour histograms (0 to 1) between scans that means another scene."""
+MAX_SHIFT = 1.5
+"""A face that jumps by this many of its heights between scans is another one."""
+FACE_SHARE = (0.35, 0.65)
+"""Share of the picture's height that the face takes in a crop that needs no change."""
+CROP_HEIGHTS = 2.0
+"""Side of the crop over the face's height."""
+FACE_UP = 0.06
+"""How far the face stands above the crop's middle, over the crop's side."""
+MIN_FACE_PX = 48
+AMBIGUOUS_SHARE = 0.6
+"""A second face seen this often as the first makes the choice the user's."""
+
+
+@dataclass(frozen=True)
+class CropPlan:
+    """The part of a file that is used."""
+
+    path: Path
+    box: Box  # top, left, bottom, right in pixels of the upright frame; may leave the picture
+    first_index: int
+    last_index: int
+    notes: tuple[str, ...]
+    info: video.VideoInfo
+
+
+@dataclass
+class _Person:
+    """One face followed through the scans of a file."""
+
+    boxes: dict[int, Box] = field(default_factory=dict)  # by scan
+    thumbnail: UInt8 | None = None
+
+    def last(self) -> Box:
+        return self.boxes[max(self.boxes)]
+
+
+@dataclass
+class _Scan:
+    """What a quick look through a file found."""
+
+    indices: list[int]
+    times: list[float]
+    people: list[_Person]
+    cuts: list[int]  # scans that begin another scene
+    frames: int
+    end_s: float
+    brightness: float
+
+
+def plan(
+    paths: list[Path],
+    *,
+    face: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    thumbnail: Path | None = None,
+) -> list[CropPlan]:
+    """How each file is cropped and which frames of it are used.
+
+    ``face`` is ``left``, ``right`` or a number as in the picture written to ``thumbnail`` when the
+    choice is the user's. Raises ``InputError`` if a file shows no face, two equally often, or under
+    two seconds of one.
+    """
+    infos = [video.probe(path) for path in paths]
+    total = sum(info.frames for info in infos)
+    plans, before = [], 0
+    with FaceLandmarker() as landmarker:
+        for path, info in zip(paths, infos, strict=True):
+            def told(done: int, before: int = before) -> None:
+                if progress is not None:
+                    progress(min(before + done, total), total)
+
+            scan = _look(path, info, landmarker, told)
+            plans.append(_plan_one(path, info, scan, face, thumbnail))
+            before += info.frames
+    return plans
+
+
+def apply_crop(picture: UInt8, box: Box, size: int) -> UInt8:
+    """The square ``box`` of a picture at ``size`` pixels; edges are repeated outside of it."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    top, left, bottom, right = (round(v) for v in box)
+    pad = max(0, -top, -left, bottom - height, right - width)
+    if pad:
+        picture = cv2.copyMakeBorder(picture, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
+    part = picture[top + pad : bottom + pad, left + pad : right + pad]
+    if part.shape[:2] == (size, size):
+        return np.ascontiguousarray(part)
+    shrinks = part.shape[0] > size
+    return cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+def _look(
+    path: Path, info: video.VideoInfo, landmarker: FaceLandmarker, progress: Callable[[int], None]
+) -> _Scan:
+    """Faces and scene changes, a few times a second."""
+    import cv2
+
+    indices: list[int] = []
+    times: list[float] = []
+    people: list[_Person] = []
+    cuts: list[int] = []
+    before: NDArray[np.float32] | None = None
+    next_s, index, time_s, light = 0.0, -1, 0.0, []
+    for index, time_s, picture in video.decode(path):  # noqa: B007
+        if time_s + 1e-6 < next_s:
+            continue
+        next_s = time_s + SCAN_EVERY_S
+        scale = min(1.0, SCAN_SIDE / max(picture.shape[:2]))
+        small = picture
+        if scale < 1.0:
+            small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        light.append(float(small.mean()) / 255.0)
+        now = _histogram(small)
+        scan = len(indices)
+        if before is not None and 0.5 * float(np.abs(now - before).sum()) > CUT_DISTANCE:
+            cuts.append(scan)
+        before = now
+        _follow(people, landmarker.detect(small), scale, scan, picture)
+        indices.append(index)
+        times.append(time_s)
+        progress(index)
+    return _Scan(indices, times, people, cuts, index + 1, time_s, float(np.mean(light or [0.0])))
+
+
+def _histogram(picture: UInt8) -> NDArray[np.float32]:
+    """Coarse colour histogram that sums to one."""
+    import cv2
+
+    counts = cv2.calcHist([picture[::4, ::4]], [0, 1, 2], None, [6, 6, 6], [0, 256] * 3)
+    return (counts / max(float(counts.sum()), 1.0)).astype(np.float32).ravel()
+
+
+def _follow(
+    people: list[_Person], faces: list[FaceDetection], scale: float, scan: int, picture: UInt8
+) -> None:
+    """Adds the faces of a scan to the people they belong to."""
+    for face in faces:
+        top, left, bottom, right = (v / scale for v in face.box)
+        box = (top, left, bottom, right)
+        tall = bottom - top
+        near = [p for p in people if scan not in p.boxes and _distance(p.last(), box) < MAX_SHIFT * tall]
+        if near:
+            person = min(near, key=lambda p: _distance(p.last(), box))
+        else:
+            person = _Person()
+            people.append(person)
+            person.thumbnail = apply_crop(picture, _square(box, 1.6), 160)
+        person.boxes[scan] = box
+
+
+def _distance(a: Box, b: Box) -> float:
+    return float(np.hypot((a[0] + a[2] - b[0] - b[2]) / 2, (a[1] + a[3] - b[1] - b[3]) / 2))
+
+
+def _square(box: Box, heights: float) -> Box:
+    """A square around a box, of so many of its heights."""
+    half = heights * (box[2] - box[0]) / 2
+    y, x = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    return y - half, x - half, y + half, x + half
+
+
+def _plan_one(
+    path: Path, info: video.VideoInfo, scan: _Scan, face: str | None, thumbnail: Path | None
+) -> CropPlan:
+    """The plan of one file from what the scan found."""
+    if not scan.people:
+        raise InputError(
+            f"{path}: no face was found in {len(scan.indices)} frames looked at; film the face "
+            "larger, from the front and in good light."
+        )
+    person = _choose(path, scan, face, thumbnail)
+    tall = float(np.median([b[2] - b[0] for b in person.boxes.values()]))
+    if tall < MIN_FACE_PX:
+        raise InputError(
+            f"{path}: the face is {tall:.0f} px high, at least {MIN_FACE_PX} px are needed; crop "
+            "the video to the person at full resolution, or film closer."
+        )
+    notes = []
+    start, end = _longest_scene(scan, person)
+    seen = [s for s in person.boxes if start <= s < end]
+    used_s = len(seen) * SCAN_EVERY_S
+    if used_s < MIN_USABLE_S and scan.end_s >= MIN_USABLE_S:
+        raise InputError(
+            f"{path}: one face is visible for about {used_s:.1f} s in one scene, at least "
+            f"{MIN_USABLE_S:.0f} s are needed; give a longer take."
+        )
+    if len(scan.people) > 1:
+        notes.append(f"{path.name}: {len(scan.people)} faces; the one that persists is used.")
+    first = scan.indices[start]
+    last = scan.indices[end] - 1 if end < len(scan.indices) else scan.frames - 1
+    if start > 0 or end < len(scan.indices):
+        notes.append(
+            f"{path.name}: {len(scan.cuts)} cuts; the longest scene, frames {first} to {last}, is used."
+        )
+    box = _crop_box(info, [person.boxes[s] for s in seen])
+    return CropPlan(path, box, first, last, tuple(notes), info)
+
+
+def _choose(path: Path, scan: _Scan, face: str | None, thumbnail: Path | None) -> _Person:
+    """The subject among the people of a file."""
+    people = sorted(scan.people, key=lambda p: -len(p.boxes))
+    longest = len(people[0].boxes)
+    rivals = [p for p in people if len(p.boxes) >= AMBIGUOUS_SHARE * longest and _together(p, people[0])]
+    if len(rivals) == 1:
+        return people[0]
+    rivals.sort(key=lambda p: float(np.median([b[1] + b[3] for b in p.boxes.values()])))
+    if face is None:
+        if thumbnail is not None:
+            _number(rivals, thumbnail)
+        raise InputError(
+            f"{path}: {len(rivals)} faces are visible equally long; choose one with --face left, "
+            f"--face right or --face N as numbered in {thumbnail or 'the picture'}."
+        )
+    if face in ("left", "right"):
+        return rivals[0 if face == "left" else -1]
+    if face.isdigit() and 1 <= int(face) <= len(rivals):
+        return rivals[int(face) - 1]
+    raise InputError(f"{path}: --face {face} is not left, right or a number from 1 to {len(rivals)}.")
+
+
+def _together(a: _Person, b: _Person) -> bool:
+    """Whether two faces are visible at the same time (or are one and the same)."""
+    return a is b or len(a.boxes.keys() & b.boxes.keys()) > 0.3 * len(a.boxes)
+
+
+def _number(people: list[_Person], path: Path) -> None:
+    """Writes the faces side by side with their numbers, from left to right in the picture."""
+    import cv2
+
+    tiles = []
+    for number, person in enumerate(people, 1):
+        tile = person.thumbnail.copy() if person.thumbnail is not None else np.zeros((160, 160, 3), np.uint8)
+        cv2.putText(tile, str(number), (8, 34), cv2.FONT_HERSHEY_SIMPLEX, 1.2, (255, 220, 0), 3)
+        tiles.append(tile)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.concatenate(tiles, axis=1)[..., ::-1])
+
+
+def _longest_scene(scan: _Scan, person: _Person) -> tuple[int, int]:
+    """First and one past the last scan of the scene that shows the person longest."""
+    jumps = []
+    seen = sorted(person.boxes)
+    for a, b in zip(seen[:-1], seen[1:], strict=True):
+        if _distance(person.boxes[a], person.boxes[b]) > 0.7 * (person.boxes[b][2] - person.boxes[b][0]):
+            jumps.append(b)
+    edges = sorted({0, *scan.cuts, *jumps, len(scan.indices)})
+    spans = list(zip(edges[:-1], edges[1:], strict=True))
+    return max(spans, key=lambda s: (sum(s[0] <= i < s[1] for i in seen), -s[0]))
+
+
+def _crop_box(info: video.VideoInfo, boxes: list[Box]) -> Box:
+    """One square for the whole file, with head and shoulders; the picture if it is one already."""
+    tall = float(np.median([b[2] - b[0] for b in boxes]))
+    # The landmarks end at the hairline: the face of the rule is taken from there to the chin.
+    if info.width == info.height and FACE_SHARE[0] <= tall / info.height <= FACE_SHARE[1]:
+        return 0.0, 0.0, float(info.height), float(info.width)
+    top, bottom = min(b[0] for b in boxes), max(b[2] for b in boxes)
+    left, right = min(b[1] for b in boxes), max(b[3] for b in boxes)
+    side = max(CROP_HEIGHTS * tall, 1.25 * (bottom - top), 1.25 * (right - left))
+    side = float(min(round(side), max(info.width, info.height)))
+    y = float(np.median([(b[0] + b[2]) / 2 for b in boxes])) + FACE_UP * side
+    x = float(np.median([(b[1] + b[3]) / 2 for b in boxes]))
+    y0 = _inside(y - side / 2, side, info.height)
+    x0 = _inside(x - side / 2, side, info.width)
+    return y0, x0, y0 + side, x0 + side
+
+
+def _inside(start: float, side: float, limit: int) -> float:
+    """The start moved so that the span lies in the picture, or centred if it is larger."""
+    if side >= limit:
+        return float(round((limit - side) / 2))
+    return float(round(min(max(start, 0.0), limit - side)))

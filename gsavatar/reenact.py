@@ -1,0 +1,67 @@
+"""Another video as the performance: whoever speaks there moves the avatar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gsavatar import crop, tracking, video
+from gsavatar.landmarks import FaceLandmarker
+from gsavatar.package import Package
+from gsavatar.progress import Progress, Reporter
+from gsavatar.types import PROTOCOL_SIZE, Curves, FittedFace, Landmarks
+
+POINTS = 478
+
+
+def video_curves(path: Path, package: Package, reporter: Reporter) -> Curves:
+    """The performance in a video in the avatar's names, one row per frame that shows the face.
+
+    The driver's face is fitted on its own, so it may be anybody's. Raises ``InputError`` if the
+    file is no video or shows no face.
+    """
+    with reporter.stage("look through the driving video") as progress:
+        plan = crop.plan([path], progress=progress)[0]
+    with reporter.stage("find its landmarks") as progress:
+        landmarks, time_s = _landmarks(plan, progress)
+    with reporter.stage("fit its face") as progress:
+        return tracking.drive_curves(landmarks, time_s, _names_only(package), progress=progress)
+
+
+def _landmarks(plan: crop.CropPlan, progress: Progress) -> tuple[Landmarks, torch.Tensor]:
+    """Landmarks of every frame of the planned part, and the frames' times in seconds."""
+    total = plan.last_index - plan.first_index + 1
+    points, times = [], []
+    scores: list[np.ndarray | None] = []
+    with FaceLandmarker() as landmarker:
+        for index, time_s, rgb in video.decode(plan.path):
+            if index > plan.last_index:
+                break
+            if index < plan.first_index:
+                continue
+            faces = landmarker.detect(crop.apply_crop(rgb, plan.box, PROTOCOL_SIZE))
+            points.append(faces[0].points if faces else np.full((POINTS, 3), np.nan))
+            scores.append(faces[0].scores if faces else None)
+            times.append(time_s)
+            progress(len(times), total)
+    known = next((s for s in scores if s is not None), None)
+    table = None
+    if known is not None:
+        blank = np.full_like(known, np.nan)
+        table = torch.from_numpy(np.stack([blank if s is None else s for s in scores])).float()
+    stacked = torch.from_numpy(np.stack(points)).float()
+    found = torch.isfinite(stacked[:, 0, 0])
+    return Landmarks(stacked, found, table), torch.tensor(times, dtype=torch.float64)
+
+
+def _names_only(package: Package) -> FittedFace:
+    """What ``drive_curves`` reads of the avatar's face: how it was fitted and its names."""
+    nothing = torch.zeros(0, 3)
+    provider = package.card.get("provider")
+    return FittedFace(
+        provider if provider in ("ict", "clip") else "auto", package.names, nothing,
+        torch.zeros(len(package.names), 0, 3), torch.zeros(0, 3, dtype=torch.int64),
+        torch.zeros(0, dtype=torch.uint8),
+    )  # fmt: skip

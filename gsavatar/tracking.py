@@ -1,0 +1,236 @@
+"""The 3DMM fit over a whole clip: camera, the person's rest face, and a pose and expression a frame.
+
+The order of the work: the person's shape from a few hundred frames (poses, expressions and shape in
+turn), then every frame's pose from the points that sit on bone, the path of the head freed from the
+detector's shake, and every frame's expression on landmarks from which the same shake was taken.
+Focal length and distance cannot be told apart in frontal footage, so the focal length is a prior.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gsavatar import geometry, tracking_shape
+from gsavatar.errors import InputError
+from gsavatar.morphable import FITTED_POINTS, Floats, Ints, choose_provider
+from gsavatar.tracking_flow import Pictures, join_flow, measure_flow
+from gsavatar.tracking_motion import rest_pose, smooth_poses
+from gsavatar.tracking_priors import EXPRESSION_WEIGHT, RIGID_WEIGHT, expression_prior
+from gsavatar.tracking_shape import Fit
+from gsavatar.tracking_solve import (
+    Lens,
+    Poses,
+    chunks,
+    first_poses,
+    fit_expressions,
+    project,
+    refine_poses,
+    steadied,
+)
+from gsavatar.types import PROTOCOL_SIZE, Camera, Curves, FittedFace, Landmarks, Track
+
+log = logging.getLogger("gsavatar")
+
+Progress = Callable[[int, int], None]
+
+FOCAL_PRIOR = 1200 / 512
+"""Focal length over the side of the picture: a short telephoto, usual for head and shoulders."""
+SAMPLE_FRAMES = 240
+MIN_FRAMES = 2
+STEPS = 4
+DOUBTFUL = 2.0
+"""Residual over the clip's median from which a frame starts to lose weight."""
+
+
+@dataclass(frozen=True)
+class _Footage:
+    """The usable frames of a clip."""
+
+    rows: Ints  # of the landmarks given
+    seen_px: Floats  # [T, L, 2]
+    scores: Floats | None  # [T, 52]
+    time_s: Floats  # [T]
+    file_index: Ints  # [T]
+
+    def at(self, rows: Ints) -> _Footage:
+        scores = None if self.scores is None else self.scores[rows]
+        return _Footage(
+            self.rows[rows], self.seen_px[rows], scores, self.time_s[rows], self.file_index[rows]
+        )
+
+
+def fit_track(
+    landmarks: Landmarks, time_s: Tensor, file_index: Tensor, frame_ids: Tensor, *,
+    provider: str = "auto", focal_px: float | None = None, image_size: int = PROTOCOL_SIZE,
+    principal_point: tuple[float, float] | None = None, pictures: Pictures | None = None,
+    progress: Progress | None = None,
+) -> Track:  # fmt: skip
+    """The fit of one person over a clip; frames without landmarks are left out, ids are kept.
+
+    ``pictures`` gives the RGB picture of a landmark row, or None for a row without one; with it the
+    head's path follows the optical flow of rigid skin, without it a smoothed path of landmarks.
+    Raises ``InputError`` if fewer than two frames show a face and ``ValueError`` for an unknown
+    ``provider``.
+    """
+    tell = progress or (lambda done, total: None)
+    footage = _usable(landmarks, time_s, file_index)
+    focal = FOCAL_PRIOR * image_size if focal_px is None else float(focal_px)
+    if focal_px is None:
+        log.info("focal length: %.0f px by default, as frontal footage does not show it", focal)
+    K = geometry.pinhole(focal, image_size, principal_point)
+    lens = Lens(focal, float(K[0, 2]), float(K[1, 2]))
+    tell(0, STEPS)
+    sample = footage.at(_spread(len(footage.rows), SAMPLE_FRAMES))
+    model = tracking_shape.load_model(choose_provider(provider), sample.seen_px)
+    fit = tracking_shape.fit_person(model, sample.seen_px, sample.scores, sample.time_s, lens)
+    tell(1, STEPS)
+    poses, coefficients, weight = _all_frames(
+        fit, footage, lens, pictures, lambda i: tell(1 + i, STEPS)
+    )
+    cameras, head_pose = _rooms(poses, footage.file_index, K, image_size)
+    picked = torch.from_numpy(footage.rows)
+    track = Track(
+        frame_ids=frame_ids[picked].long(),
+        time_s=time_s[picked].double(),
+        file_index=file_index[picked].long(),
+        cameras=cameras,
+        head_pose=head_pose,
+        coefficients=torch.from_numpy(coefficients).float(),
+        weight=torch.from_numpy(weight).float(),
+        face=fit.model.face(fit.vertices),
+    )
+    tell(STEPS, STEPS)
+    return track
+
+
+def drive_curves(
+    landmarks: Landmarks, time_s: Tensor, face: FittedFace, *, focal_px: float | None = None,
+    image_size: int = PROTOCOL_SIZE, progress: Progress | None = None,
+) -> Curves:  # fmt: skip
+    """A driving video's performance in the coefficients of an avatar's fitted face.
+
+    The driver's own face is fitted with the provider of ``face``, so that it may be anybody's; the
+    head's path starts from the driver's own rest pose. Raises as ``fit_track`` does.
+    """
+    count = len(time_s)
+    track = fit_track(
+        landmarks, time_s, torch.zeros(count, dtype=torch.int64), torch.arange(count),
+        provider=face.provider, focal_px=focal_px, image_size=image_size, progress=progress,
+    )  # fmt: skip
+    values = track.coefficients.new_zeros(len(track.time_s), len(face.names))
+    for column, name in enumerate(face.names):
+        if name in track.face.names:
+            values[:, column] = track.coefficients[:, track.face.names.index(name)]
+    return Curves(face.names, track.time_s, values, track.head_pose)
+
+
+def posed_mesh(track: Track, row: int) -> Tensor:
+    """Vertices [V, 3] of the fitted face in one frame, in the room frame."""
+    moved = track.face.vertices + torch.einsum(
+        "k,kvc->vc", track.coefficients[row], track.face.basis
+    )
+    return geometry.transform_points(track.head_pose[row], moved)
+
+
+def project_mesh(track: Track, row: int) -> Tensor:
+    """Pixels [V, 2] of the fitted face in one frame."""
+    camera = track.cameras[int(track.file_index[row])]
+    return geometry.project(posed_mesh(track, row), camera.world_to_cam, camera.K)[:, :2]
+
+
+def _usable(landmarks: Landmarks, time_s: Tensor, file_index: Tensor) -> _Footage:
+    points = landmarks.points[:, torch.from_numpy(FITTED_POINTS), :2]
+    good = landmarks.found & torch.isfinite(points).flatten(1).all(1)
+    rows = torch.nonzero(good)[:, 0]
+    if len(rows) < MIN_FRAMES:
+        raise InputError(
+            f"only {len(rows)} of {len(good)} frames show a face, at least {MIN_FRAMES} are "
+            "needed; film the face larger, from the front, in good light."
+        )
+    scores = None
+    if landmarks.scores is not None:
+        scores = torch.nan_to_num(landmarks.scores[rows]).numpy()
+    return _Footage(
+        rows.numpy(), points[rows].numpy(), scores, time_s[rows].double().numpy(),
+        file_index[rows].numpy(),
+    )  # fmt: skip
+
+
+def _spread(count: int, most: int) -> Ints:
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
+
+
+def _all_frames(
+    fit: Fit, footage: _Footage, lens: Lens, pictures: Pictures | None, tell: Callable[[int], None]
+) -> tuple[Poses, Floats, Floats]:
+    """Poses, coefficients [T, K] and weights [T] of every frame, with the person's shape fixed."""
+    seen = footage.seen_px
+    start = first_poses(fit.rest, seen, RIGID_WEIGHT, lens)
+    raw = refine_poses(start, fit.rest[None], seen, fit.rigid_weight, lens)
+    prior = expression_prior(fit.model.names, footage.scores, fit.score_rest, footage.time_s)
+    still = np.zeros((len(seen), len(fit.model.names)))
+    coefficients, poses, steady = still, raw, seen
+    bone = np.flatnonzero(fit.rigid_weight > 0)
+    flow = None
+    if pictures is not None:
+        start_px, _ = project(raw, fit.rest[None, bone], lens)
+        flow = measure_flow(pictures, footage.rows, start_px)
+    for step in range(2):
+        if step > 0:
+            moved = fit.rest + _upper_motion(fit, coefficients)
+            raw = refine_poses(raw, moved, seen, fit.rigid_weight, lens, steps=3)
+        if flow is None:
+            poses = smooth_poses(raw, footage.time_s, footage.file_index, fit.rest.mean(0))
+        else:
+            poses = join_flow(
+                raw, fit.rest[bone], fit.rigid_weight[bone], flow, footage.time_s,
+                footage.file_index, lens,
+            )  # fmt: skip
+        steady, _ = steadied(poses, fit.rest[None], seen, fit.rigid_weight, lens)
+        coefficients = fit_expressions(
+            poses, fit.rest, fit.shapes, steady, EXPRESSION_WEIGHT, lens, prior
+        )
+        tell(1 + step)
+    return poses, coefficients, _weights(fit, poses, coefficients, steady, lens)
+
+
+def _upper_motion(fit: Fit, coefficients: Floats) -> Floats:
+    """What the upper face adds to the landmarks [T, L, 3]; jaw and lips must not move the skull."""
+    return np.tensordot(coefficients * fit.upper, fit.shapes, 1)
+
+
+def _weights(
+    fit: Fit, poses: Poses, coefficients: Floats, steady: Floats, lens: Lens
+) -> Floats:  # fmt: skip
+    """Trust [T] in 0-1: less where the landmarks disagree with the face more than usual."""
+    rms = np.empty(len(steady))
+    for rows in chunks(len(steady)):
+        points = fit.rest + np.tensordot(coefficients[rows], fit.shapes, 1)
+        pixels, _ = project(poses[rows], points, lens)
+        rms[rows] = np.sqrt(((pixels - steady[rows]) ** 2).sum(-1).mean(1))
+    excess = rms / max(float(np.median(rms)), 1e-6) / DOUBTFUL
+    return np.asarray(1.0 / np.maximum(excess, 1.0) ** 2)
+
+
+def _rooms(
+    poses: Poses, file_index: Ints, K: Tensor, image_size: int
+) -> tuple[tuple[Camera, ...], Tensor]:
+    """A camera per file, whose room is the head at rest, and head -> room [T, 4, 4]."""
+    in_camera = geometry.rigid(torch.from_numpy(poses.R), torch.from_numpy(poses.t))
+    head_pose = torch.empty_like(in_camera)
+    cameras: list[Camera] = []
+    rest = rest_pose(poses)
+    for file in range(int(file_index.max()) + 1):
+        rows = np.flatnonzero(file_index == file)
+        own = rest_pose(poses[rows]) if len(rows) else rest
+        view = geometry.rigid(torch.from_numpy(own.R[0]), torch.from_numpy(own.t[0]))
+        head_pose[rows] = geometry.se3_invert(view) @ in_camera[rows]
+        cameras.append(Camera(view.float(), K, image_size, image_size))
+    return tuple(cameras), head_pose.float()
+

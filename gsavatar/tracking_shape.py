@@ -1,0 +1,145 @@
+"""The person's rest face: identity, and offsets that the model cannot express."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gsavatar.morphable import ROW_IRIS_LEFT, ROW_IRIS_RIGHT, Floats, MorphableModel
+from gsavatar.tracking_priors import (
+    EXPRESSION_WEIGHT,
+    EYELIDS,
+    LIPS,
+    RIGID_WEIGHT,
+    SHAPE_WEIGHT,
+    expression_prior,
+    rest_scores,
+)
+from gsavatar.tracking_solve import (
+    Lens,
+    ShapePrior,
+    first_poses,
+    fit_expressions,
+    fit_shape,
+    refine_poses,
+    steadied,
+)
+from gsavatar.types import FacePart, is_upper_face
+
+ROUNDS = 5
+EFFECTIVE_FRAMES = 12.0
+"""A detector errs alike in similar frames: hundreds of them know little more than a dozen."""
+FIELDS_M = ((0.003, 0.02), (0.0015, 0.006))
+"""Departure of a person from the model: smooth fields, each its size and correlation length."""
+SLIP_SD_M, CONTOUR_SLIP_SD_M = 0.0025, 0.0003
+"""A landmark's own offset: where the detector puts it, against where the embedding does. Lips, lids
+and irises are drawn by their landmarks, so there the mesh must follow."""
+UPPER_LIP, LOWER_LIP = 13, 14
+EYE_HEIGHTS = ((159, 145), (386, 374))
+CALM_MOUTH, CALM_EYES = 35.0, 30.0
+"""Percentiles of the openings below and above which mouth and eyes count as at rest."""
+REST_LIMIT = 0.6
+FIELD_PARTS = (FacePart.SKIN, FacePart.LIPS, FacePart.SCALP, FacePart.NECK, FacePart.LASH)
+MOUTH_PARTS = (FacePart.UPPER_TEETH, FacePart.LOWER_TEETH, FacePart.TONGUE, FacePart.SOCKET)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A model fitted to one person."""
+
+    model: MorphableModel
+    vertices: Floats  # [V, 3], the rest mesh
+    rest: Floats  # [L, 3], where the detector's landmarks are at rest
+    shapes: Floats  # [K, L, 3], how they move
+    upper: Floats  # [K], 1 for shapes of the upper face
+    rigid_weight: Floats  # [L]
+    score_rest: Floats | None  # [52]
+
+
+def load_model(provider: str, seen_px: Floats) -> MorphableModel:
+    """The provider's model; ``clip`` learns its own from landmarks [T, L, 2]."""
+    from gsavatar.morphable_ict import load_ict
+
+    return load_ict()
+
+
+def fit_person(
+    model: MorphableModel, seen_px: Floats, scores: Floats | None, time_s: Floats, lens: Lens
+) -> Fit:
+    """The person's shape from sample frames, by poses, expressions and shape in turn."""
+    base = model.at_landmarks(model.neutral)
+    identity = model.at_landmarks(model.identity)
+    shapes = model.at_landmarks(model.expression)
+    field, slip = _offset_covariances(base)
+    prior = ShapePrior(1.0, np.linalg.inv(field + np.diag(slip)))
+    score_rest = rest_scores(scores)
+    belief = expression_prior(model.names, scores, score_rest, time_s)
+    # Sample frames lie apart in time: nothing ties neighbours together.
+    belief = type(belief)(
+        belief.mean, belief.precision, np.zeros_like(belief.precision), belief.low, belief.high
+    )
+    upper = np.array([float(is_upper_face(name)) for name in model.names])
+    rest, beta, offset = base, np.zeros(len(identity)), np.zeros_like(base)
+    at_rest = np.zeros(len(model.names))
+    moved = np.zeros((len(seen_px), *base.shape))
+    poses = first_poses(base, seen_px, RIGID_WEIGHT, lens)
+    for step in range(ROUNDS):
+        poses = refine_poses(poses, rest + moved, seen_px, RIGID_WEIGHT, lens)
+        steady, _ = steadied(poses, rest + moved, seen_px, RIGID_WEIGHT, lens)
+        c = fit_expressions(poses, rest, shapes, steady, EXPRESSION_WEIGHT, lens, belief)
+        calm = resting(c, steady)
+        at_rest, c = np.clip(at_rest + calm, -REST_LIMIT, REST_LIMIT), c - calm
+        moved, posture = np.tensordot(c, shapes, 1), np.tensordot(at_rest, shapes, 1)
+        beta, offset = fit_shape(
+            poses, base + posture, moved, identity, steady, SHAPE_WEIGHT, lens, prior,
+            EFFECTIVE_FRAMES,
+        )  # fmt: skip
+        rest = base + posture + np.tensordot(beta, identity, 1) + offset
+        moved = np.tensordot(c * upper, shapes, 1) if step < ROUNDS - 1 else moved
+    smooth = np.linalg.solve(field + np.diag(slip), offset)
+    posture = np.tensordot(at_rest, model.expression, 1)
+    vertices = model.rest(beta, _spread_offsets(model, base, smooth) + posture)
+    return Fit(model, vertices, rest, shapes, upper, RIGID_WEIGHT, score_rest)
+
+
+def resting(coefficients: Floats, seen_px: Floats) -> Floats:
+    """Coefficients [K] of the person's calm face: lips together and eyes open, by the landmarks.
+
+    What a face always shows is its shape rather than an expression, so zero is put there.
+    """
+    mouth = np.linalg.norm(seen_px[:, UPPER_LIP] - seen_px[:, LOWER_LIP], axis=-1)
+    eyes = sum(
+        np.linalg.norm(seen_px[:, up] - seen_px[:, down], axis=-1) for up, down in EYE_HEIGHTS
+    )
+    calm = (mouth <= np.percentile(mouth, CALM_MOUTH)) & (eyes >= np.percentile(eyes, CALM_EYES))
+    return np.asarray(np.median(coefficients[calm] if calm.any() else coefficients, axis=0))
+
+
+def _kernel(a: Floats, b: Floats) -> Floats:
+    """Covariance [A, B] in square metres of the smooth field between points [A, 3] and [B, 3]."""
+    square = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+    return np.asarray(sum(sd**2 * np.exp(-0.5 * square / length**2) for sd, length in FIELDS_M))
+
+
+def _offset_covariances(base: Floats) -> tuple[Floats, Floats]:
+    """Covariance of the smooth field [L, L] and variance of each landmark's own slip [L]."""
+    slip = np.full(len(base), SLIP_SD_M**2)
+    slip[[*LIPS, *EYELIDS, ROW_IRIS_RIGHT, ROW_IRIS_LEFT]] = CONTOUR_SLIP_SD_M**2
+    return _kernel(base, base), slip
+
+
+def _spread_offsets(model: MorphableModel, base: Floats, smooth: Floats) -> Floats:
+    """Offsets [V, 3] of all vertices: the field on the skin, a shift of what lies behind it."""
+    offsets = np.zeros((len(model.neutral), 3))
+    skin = np.flatnonzero(np.isin(model.part, [int(p) for p in FIELD_PARTS]))
+    for rows in np.array_split(skin, max(len(skin) // 2000, 1)):
+        offsets[rows] = _kernel(model.neutral[rows], base) @ smooth
+    inside = np.isin(model.part, [int(p) for p in MOUTH_PARTS])
+    offsets[inside] = (_kernel(base[list(LIPS)], base) @ smooth).mean(0)
+    balls = model.part == int(FacePart.EYEBALL)
+    for side in (-1.0, 1.0):
+        lids = [i for i in EYELIDS if base[i, 0] * side > 0]
+        own = balls & (model.neutral[:, 0] * side > 0)
+        offsets[own] = (_kernel(base[lids], base) @ smooth).mean(0)
+    return offsets

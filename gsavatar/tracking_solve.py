@@ -1,0 +1,295 @@
+"""The pieces of the fit, each a small least-squares problem vectorised over frames.
+
+Shapes: T frames, L landmarks, K expressions. Poses are head -> camera (OpenCV): ``R`` [T, 3, 3],
+``t`` [T, 3]. Landmarks in the head frame are in metres, observations and residuals in pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gsavatar.morphable import Floats
+
+HUBER_PX = 2.0
+GAUSS_NEWTON_STEPS = 6
+DAMPING = 1e-6
+CHUNK = 256
+"""Frames worked on at once: bounds the memory of the Jacobians whatever the clip's length."""
+
+
+@dataclass(frozen=True)
+class Lens:
+    """A pinhole in pixels."""
+
+    focal: float
+    cx: float
+    cy: float
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Head -> camera of every frame."""
+
+    R: Floats  # [T, 3, 3]
+    t: Floats  # [T, 3]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Poses:
+        return Poses(self.R[rows], self.t[rows])
+
+    @staticmethod
+    def join(parts: list[Poses]) -> Poses:
+        """Poses one after the other."""
+        return Poses(np.concatenate([p.R for p in parts]), np.concatenate([p.t for p in parts]))
+
+
+def rotations(rotvec: Floats) -> Floats:
+    """Rotation matrices [T, 3, 3] of rotation vectors [T, 3]."""
+    angle = np.linalg.norm(rotvec, axis=-1)[:, None, None]
+    safe = np.maximum(angle, 1e-12)
+    x, y, z = (rotvec / safe[:, :, 0]).T
+    zero = np.zeros_like(x)
+    cross = np.stack((zero, -z, y, z, zero, -x, -y, x, zero), -1).reshape(-1, 3, 3)
+    turned = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
+    return np.asarray(turned)
+
+
+def project(poses: Poses, points: Floats, lens: Lens) -> tuple[Floats, Floats]:
+    """Pixels [T, L, 2] and camera coordinates [T, L, 3] of head points [T or 1, L, 3]."""
+    seen = points @ poses.R.transpose(0, 2, 1) + poses.t[:, None]
+    pixels = seen[..., :2] / seen[..., 2:] * lens.focal + (lens.cx, lens.cy)
+    return pixels, seen
+
+
+def pixel_jacobian(seen: Floats, lens: Lens) -> Floats:
+    """Derivative [T, L, 2, 3] of pixels by camera coordinates."""
+    x, y, z = seen[..., 0], seen[..., 1], seen[..., 2]
+    zero = np.zeros_like(z)
+    rows = (lens.focal / z, zero, -lens.focal * x / z**2, zero, lens.focal / z, -lens.focal * y / z**2)
+    return np.stack(rows, -1).reshape(*z.shape, 2, 3)
+
+
+def first_poses(points: Floats, seen_px: Floats, weight: Floats, lens: Lens) -> Poses:
+    """Poses by a scaled orthographic camera: linear, needs no starting point.
+
+    ``points`` [L, 3], ``seen_px`` [T, L, 2], ``weight`` [L].
+    """
+    middle = (points * weight[:, None]).sum(0) / weight.sum()
+    root = np.sqrt(weight)[:, None]
+    design = root * np.column_stack((points - middle, np.ones(len(points))))
+    target = (seen_px - (lens.cx, lens.cy)) * root
+    affine = np.linalg.pinv(design) @ target  # [T, 4, 2]
+    rows, shift = affine[:, :3].transpose(0, 2, 1), affine[:, 3]
+    scale = np.linalg.norm(rows, axis=-1).mean(-1)
+    third = np.cross(rows[:, 0], rows[:, 1]) / scale[:, None]
+    u, _, vt = np.linalg.svd(np.concatenate((rows, third[:, None]), axis=1))
+    flip = np.sign(np.linalg.det(u @ vt))
+    u[:, :, 2] *= flip[:, None]
+    R = u @ vt
+    depth = lens.focal / scale
+    centre = np.column_stack((shift / scale[:, None], depth))
+    return Poses(R, centre - R @ middle)
+
+
+def refine_poses(
+    poses: Poses, points: Floats, seen_px: Floats, weight: Floats, lens: Lens,
+    steps: int = GAUSS_NEWTON_STEPS,
+) -> Poses:  # fmt: skip
+    """Poses that bring head points [T or 1, L, 3] onto pixels [T, L, 2], robustly (Huber).
+
+    ``weight`` [L]. Each frame is its own 6-parameter Gauss-Newton problem, solved in one batch.
+    """
+    parts = []
+    for rows in chunks(len(poses.t)):
+        part, observed = poses[rows], seen_px[rows].astype(np.float64)
+        own = points if len(points) == 1 else points[rows]
+        for _ in range(steps):
+            pixels, seen = project(part, own, lens)
+            residual = observed - pixels
+            size = np.linalg.norm(residual, axis=-1)
+            trust = weight / np.maximum(size / HUBER_PX, 1.0)
+            by_point = pixel_jacobian(seen, lens)
+            arm = seen - part.t[:, None]
+            turn = np.cross(arm[:, :, None, :], by_point)  # d pixel / d rotation vector
+            J = np.concatenate((by_point, turn), axis=-1)
+            Jw = J * trust[..., None, None]
+            flat, flat_w = (a.reshape(len(observed), -1, 6) for a in (J, Jw))
+            H = flat_w.transpose(0, 2, 1) @ flat
+            H += DAMPING * np.eye(6) * np.trace(H, axis1=1, axis2=2)[:, None, None] / 6
+            g = flat_w.transpose(0, 2, 1) @ residual.reshape(len(observed), -1, 1)
+            step = np.linalg.solve(H, g)[..., 0]
+            part = Poses(rotations(step[:, 3:]) @ part.R, part.t + step[:, :3])
+        parts.append(part)
+    return Poses.join(parts)
+
+
+def chunks(count: int, size: int = CHUNK) -> list[slice]:
+    """Slices that cover ``count`` rows."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def steadied(
+    poses: Poses, points: Floats, seen_px: Floats, weight: Floats, lens: Lens
+) -> tuple[Floats, Floats]:
+    """Observations [T, L, 2] moved by the 2D similarity that fits the weighted points to ``poses``.
+
+    Takes the detector's common shake out of every landmark, so that expressions do not explain it.
+    Also returns the largest shift [T] it took, in pixels.
+    """
+    steady = np.empty_like(seen_px)
+    moved = np.empty(len(seen_px))
+    total = weight.sum()
+    for rows in chunks(len(seen_px)):
+        target, _ = project(poses[rows], points if len(points) == 1 else points[rows], lens)
+        source = seen_px[rows].astype(np.float64)
+        mean_t = (target * weight[:, None]).sum(1, keepdims=True) / total
+        mean_s = (source * weight[:, None]).sum(1, keepdims=True) / total
+        a, b = target - mean_t, source - mean_s
+        norm = (weight * (b**2).sum(-1)).sum(1)
+        cos = (weight * (a * b).sum(-1)).sum(1) / norm
+        sin = (weight * (a[..., 1] * b[..., 0] - a[..., 0] * b[..., 1])).sum(1) / norm
+        turn = np.stack((cos, -sin, sin, cos), -1).reshape(-1, 2, 2)
+        steady[rows] = b @ turn.transpose(0, 2, 1) + mean_t
+        moved[rows] = np.linalg.norm(mean_t - mean_s, axis=-1)[:, 0]
+    return steady, moved
+
+
+@dataclass(frozen=True)
+class ExpressionPrior:
+    """What is believed about coefficients before a frame's landmarks are seen."""
+
+    mean: Floats  # [T, K]
+    precision: Floats  # [K], 1 / variance
+    change_precision: Floats  # [K], of the second difference in time, halved
+    low: float
+    high: float
+
+
+SWEEPS = 40
+SEGMENT, OVERLAP = 2048, 24
+"""Rows solved together in time, and rows shared with the neighbours at either end."""
+
+
+def fit_expressions(
+    poses: Poses, rest: Floats, shapes: Floats, seen_px: Floats, weight: Floats, lens: Lens,
+    prior: ExpressionPrior,
+) -> Floats:  # fmt: skip
+    """Coefficients [T, K] of bounded least squares with the prior and smoothness in time.
+
+    ``rest`` [L, 3] and ``shapes`` [K, L, 3] are in the head frame; ``weight`` [L] is in 1/px^2.
+    """
+    total = len(poses.t)
+    result = np.empty((total, len(shapes)))
+    for core in chunks(total, SEGMENT):
+        rows = slice(max(core.start - OVERLAP, 0), min(core.stop + OVERLAP, total))
+        H, g = _expression_systems(poses[rows], rest, shapes, seen_px[rows], weight, lens)
+        solved = _bounded_solve(H, g, prior, prior.mean[rows])
+        result[core] = solved[core.start - rows.start : core.stop - rows.start]
+    return result
+
+
+def _expression_systems(
+    poses: Poses, rest: Floats, shapes: Floats, seen_px: Floats, weight: Floats, lens: Lens
+) -> tuple[Floats, Floats]:
+    """Normal matrices [T, K, K] and right-hand sides [T, K] linearised at rest."""
+    count, K = len(poses.t), len(shapes)
+    H, g = np.empty((count, K, K), np.float32), np.empty((count, K), np.float32)
+    by_landmark = np.ascontiguousarray(shapes.transpose(1, 2, 0))  # [L, 3, K]
+    root = np.sqrt(weight)
+    for rows in chunks(count, 64):
+        pixels, seen = project(poses[rows], rest[None], lens)
+        turned = pixel_jacobian(seen, lens) @ poses.R[rows, None]  # [t, L, 2, 3]
+        J = (turned * root[:, None, None]) @ by_landmark
+        J = J.reshape(len(pixels), -1, K).astype(np.float32)
+        residual = ((seen_px[rows] - pixels) * root[:, None]).reshape(len(pixels), -1, 1)
+        H[rows] = J.transpose(0, 2, 1) @ J
+        g[rows] = (J.transpose(0, 2, 1) @ residual.astype(np.float32))[..., 0]
+    return H, g
+
+
+def _bounded_solve(H: Floats, g: Floats, prior: ExpressionPrior, mean: Floats) -> Floats:
+    """Projected Gauss-Seidel over coefficients, all frames at once.
+
+    The smoothness term couples neighbouring frames; odd and even frames are updated in turn,
+    which keeps the sweep a true Gauss-Seidel one and hence convergent.
+    """
+    count, K = g.shape
+    c = np.clip(mean, prior.low, prior.high).astype(np.float32)
+    if count == 0:
+        return c
+    g = g + prior.precision * mean
+    diagonal = H[:, np.arange(K), np.arange(K)] + prior.precision
+    ends = np.ones(count)
+    ends[[0, -1]] = 0.5
+    halves = [np.arange(start, count, 2) for start in (0, 1)]
+    for _ in range(SWEEPS):
+        for k in range(K):
+            smooth = prior.change_precision[k]
+            for rows in halves if smooth > 0 else [np.arange(count)]:
+                pull = g[rows, k] - (H[rows, k] * c[rows]).sum(1) + H[rows, k, k] * c[rows, k]
+                before, after = c[np.maximum(rows - 1, 0), k], c[np.minimum(rows + 1, count - 1), k]
+                stiff = smooth * ends[rows] * 2
+                value = (pull + stiff * 0.5 * (before + after)) / (diagonal[rows, k] + stiff)
+                c[rows, k] = np.clip(value, prior.low, prior.high)
+    return c
+
+
+@dataclass(frozen=True)
+class ShapePrior:
+    """Belief about a person's departure from the model at the landmarks."""
+
+    identity_precision: float
+    offset_precision: Floats  # [L, L], the same for x, y and z
+
+
+def fit_shape(
+    poses: Poses, base: Floats, moved: Floats, identity: Floats, seen_px: Floats, weight: Floats,
+    lens: Lens, prior: ShapePrior, effective_frames: float,
+) -> tuple[Floats, Floats]:  # fmt: skip
+    """Identity weights [I] and landmark offsets [L, 3] that explain all frames together.
+
+    ``base`` [L, 3] is the average face, ``moved`` [T, L, 3] what expression adds to it. Frames
+    count as ``effective_frames`` independent ones, since a detector errs alike in similar frames.
+    Two Gauss-Newton steps; ``weight`` [L] is in 1/px^2.
+    """
+    I, L = len(identity), len(base)
+    beta, offset = np.zeros(I), np.zeros((L, 3))
+    flat = identity.reshape(I, -1)
+    P = np.zeros((3 * L, 3 * L))
+    for axis in range(3):
+        P[axis::3, axis::3] = prior.offset_precision
+    share = effective_frames / max(len(poses.t), 1)
+    for _ in range(2):
+        points = base + np.tensordot(beta, identity, 1) + offset
+        H, g = _point_systems(poses, points, moved, seen_px, weight * share, lens)
+        D = np.zeros((3 * L, 3 * L))
+        for a in range(3):
+            for b in range(3):
+                D[np.arange(L) * 3 + a, np.arange(L) * 3 + b] = H[:, a, b]
+        A = np.empty((I + 3 * L, I + 3 * L))
+        A[:I, :I] = flat @ D @ flat.T + prior.identity_precision * np.eye(I)
+        A[:I, I:] = flat @ D
+        A[I:, :I] = A[:I, I:].T
+        A[I:, I:] = D + P
+        right = np.concatenate(
+            (flat @ g.ravel() - prior.identity_precision * beta, g.ravel() - P @ offset.ravel())
+        )
+        step = np.linalg.solve(A, right)
+        beta, offset = beta + step[:I], offset + step[I:].reshape(L, 3)
+    return beta, offset
+
+
+def _point_systems(
+    poses: Poses, points: Floats, moved: Floats, seen_px: Floats, weight: Floats, lens: Lens
+) -> tuple[Floats, Floats]:
+    """Information matrices [L, 3, 3] and right-hand sides [L, 3] of points in the head frame."""
+    H, g = np.zeros((len(points), 3, 3)), np.zeros((len(points), 3))
+    for rows in chunks(len(poses.t)):
+        pixels, seen = project(poses[rows], points + moved[rows], lens)
+        residual = seen_px[rows] - pixels
+        trust = weight / np.maximum(np.linalg.norm(residual, axis=-1) / (3 * HUBER_PX), 1.0)
+        J = pixel_jacobian(seen, lens) @ poses.R[rows, None]
+        H += np.einsum("tl,tlia,tlib->lab", trust, J, J, optimize=True)
+        g += np.einsum("tl,tlia,tli->la", trust, J, residual, optimize=True)
+    return H, g

@@ -1,0 +1,324 @@
+"""Video in and out, through PyAV: upright frames with their times, films with their sound."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsavatar.errors import InputError
+
+log = logging.getLogger("gsavatar")
+
+UInt8 = NDArray[np.uint8]
+SAMPLE_RATE = 16_000
+HD_LINES = 720
+"""Untagged video is BT.709 from this many lines up and BT.601 below."""
+BT601, BT709 = 5, 1
+"""Values of swscale's and the stream's colour-space tags (ITU-T H.273 has 5 and 6 for BT.601)."""
+MPEG_RANGE, JPEG_RANGE = 1, 2
+PQ, HLG = 16, 18
+PQ_WHITE_NITS = 203.0
+"""Diffuse white of HDR pictures (ITU-R BT.2408): it becomes 1.0."""
+CRF = 18
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file says about its picture; sizes are those of the upright frames."""
+
+    width: int
+    height: int
+    fps: float
+    duration_s: float
+    frames: int  # an estimate
+    has_audio: bool
+    rotation: int  # degrees clockwise that the stored pictures must be turned, 0, 90, 180 or 270
+
+
+def probe(path: Path | str) -> VideoInfo:
+    """Size, rate and length of a video. Raises ``InputError`` if it is none."""
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        fps = float(stream.average_rate or stream.guessed_rate or 25)
+        duration = _duration_s(container, stream)
+        rotation = 0
+        try:
+            rotation = _rotation(next(container.decode(video=0)))
+        except StopIteration:
+            raise InputError(f"{path}: holds no frame of video; give another file.") from None
+        except _av_error() as error:
+            raise _unreadable(path, error) from None
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if rotation in (90, 270):
+            width, height = height, width
+        frames = stream.frames or max(1, round(duration * fps))
+        return VideoInfo(
+            width, height, fps, duration or frames / fps, frames,
+            bool(container.streams.audio), rotation,
+        )  # fmt: skip
+
+
+def decode(path: Path | str) -> Iterator[tuple[int, float, UInt8]]:
+    """Index, presentation time in seconds from the first frame, and upright RGB of every frame.
+
+    Colours follow the stream's own matrix and range; HDR is mapped to SDR. A damaged tail ends the
+    sequence with a logged warning. Raises ``InputError`` if not one frame can be decoded.
+    """
+    count = 0
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        fps = float(stream.average_rate or 25)
+        first, last = None, -math.inf
+        try:
+            for frame in container.decode(video=0):
+                time = frame.time if frame.time is not None else count / fps
+                first = time if first is None else first
+                at = time - first
+                if at <= last:  # broken time stamps: keep the order, assume the nominal rate
+                    at = last + 1.0 / fps
+                last = at
+                yield count, at, to_rgb(frame)
+                count += 1
+        except _av_error() as error:
+            if count == 0:
+                raise _unreadable(path, error) from None
+            log.warning("%s: damaged after frame %d (%s); the part before is used", path, count, error)
+    if count == 0:
+        raise InputError(f"{path}: holds no frame of video; give another file.")
+
+
+def to_rgb(frame: Any) -> UInt8:
+    """Upright sRGB uint8 [H, W, 3] of a decoded frame."""
+    if int(getattr(frame, "color_trc", 0) or 0) in (PQ, HLG):
+        picture = _hdr_to_sdr(frame)
+    else:
+        picture = frame.to_ndarray(
+            format="rgb24",
+            src_colorspace=_matrix(frame),
+            dst_colorspace=_matrix(frame),
+            src_color_range=frame.color_range if frame.color_range in (1, 2) else MPEG_RANGE,
+            dst_color_range=JPEG_RANGE,
+        )
+    turns = (-_rotation(frame) // 90) % 4
+    return np.ascontiguousarray(np.rot90(picture, turns))
+
+
+def _matrix(frame: Any) -> int:
+    """swscale's name of the YUV matrix that a frame was made with."""
+    tag = int(getattr(frame, "colorspace", 2) or 2)
+    if tag in (1, 4, 5, 6, 7, 9):
+        return {6: BT601, 4: BT601}.get(tag, tag)
+    return BT709 if frame.height >= HD_LINES else BT601
+
+
+def _hdr_to_sdr(frame: Any) -> UInt8:
+    """A plain global mapping of PQ or HLG to SDR: diffuse white to 1, a soft shoulder above."""
+    wide = frame.to_ndarray(format="rgb48le").astype(np.float32) / 65535.0
+    if int(frame.color_trc) == PQ:  # SMPTE ST 2084
+        m1, m2, c1, c2, c3 = 0.1593017578, 78.84375, 0.8359375, 18.8515625, 18.6875
+        power = np.power(np.clip(wide, 0, 1), 1 / m2)
+        linear = np.power(np.maximum(power - c1, 0) / (c2 - c3 * power), 1 / m1)
+        linear *= 10_000.0 / PQ_WHITE_NITS
+    else:  # ITU-R BT.2100 HLG, 75 % signal is diffuse white
+        a, b, c = 0.17883277, 0.28466892, 0.55991073
+        linear = np.where(wide <= 0.5, wide * wide / 3.0, (np.exp((wide - c) / a) + b) / 12.0)
+        linear = linear / 0.265
+    to_709 = np.array(
+        [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]],
+        np.float32,
+    )  # BT.2020 to BT.709 primaries
+    linear = np.maximum(linear @ to_709.T, 0)
+    mapped = np.where(linear < 0.8, linear, 0.8 + 0.2 * np.tanh((linear - 0.8) / 0.6))
+    srgb = np.where(
+        mapped <= 0.0031308, 12.92 * mapped, 1.055 * np.power(np.maximum(mapped, 1e-8), 1 / 2.4) - 0.055
+    )
+    return (np.clip(srgb, 0, 1) * 255.0).round().astype(np.uint8)
+
+
+def _rotation(frame: Any) -> int:
+    """Clockwise turn in degrees that makes a frame upright, from its display matrix."""
+    return round(-float(getattr(frame, "rotation", 0) or 0) / 90.0) * 90 % 360
+
+
+def _duration_s(container: Any, stream: Any) -> float:
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return float(container.duration or 0) / 1e6
+
+
+def audio_of(path: Path | str) -> tuple[NDArray[np.float32], int] | None:
+    """Sound of a file as float32 [S, C] with its rate, on the picture's clock; None without sound.
+
+    Sample 0 stands at the first frame's time: sound that starts later is padded, earlier is cut.
+    """
+    with _opened(path, need_video=False) as container:
+        if not container.streams.audio:
+            return None
+        import av
+
+        stream = container.streams.audio[0]
+        rate = int(stream.rate or SAMPLE_RATE)
+        resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
+        parts, start = [], None
+        try:
+            for frame in container.decode(audio=0):
+                start = float(frame.time or 0.0) if start is None else start
+                parts += [f.to_ndarray() for f in resampler.resample(frame)]
+        except _av_error() as error:
+            if not parts:
+                raise _unreadable(path, error) from None
+            log.warning("%s: damaged sound (%s); the part before is used", path, error)
+        video_start = 0.0
+        if container.streams.video and container.streams.video[0].start_time is not None:
+            video = container.streams.video[0]
+            video_start = float(video.start_time * video.time_base)
+    if not parts:
+        return None
+    samples = np.concatenate(parts, axis=1).T.astype(np.float32)
+    late = round(((start or 0.0) - video_start) * rate)
+    if late > 0:
+        samples = np.pad(samples, ((late, 0), (0, 0)))
+    return np.ascontiguousarray(samples[max(0, -late) :]), rate
+
+
+def _opened(path: Path | str, *, need_video: bool = True) -> Any:
+    """An open container. Raises ``InputError`` naming the file and what the decoder said."""
+    import av
+
+    av.logging.set_level(av.logging.PANIC)
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file; check the path.")
+    try:
+        container = av.open(str(path))
+    except (_av_error(), OSError) as error:
+        raise _unreadable(path, error) from None
+    if need_video and not container.streams.video:
+        container.close()
+        raise InputError(f"{path}: holds no picture; give a video file.")
+    return container
+
+
+def _av_error() -> type[Exception]:
+    import av
+
+    return av.error.FFmpegError
+
+
+def _unreadable(path: Path | str, error: Exception) -> InputError:
+    said = getattr(error, "strerror", None) or str(error)
+    return InputError(f"{path}: cannot be read as video ({said}); give a file that plays elsewhere.")
+
+
+class VideoWriter:
+    """A film with sound, written as it is made; nothing is at ``path`` before ``close``.
+
+    ``.mp4`` is H.264 with AAC, tagged BT.709; ``.webm`` is VP9 with Opus, with ``alpha`` in
+    straight alpha. The sound is cut or padded to exactly the picture's length.
+    """
+
+    def __init__(  # noqa: PLR0917
+        self, path: Path, width: int, height: int, fps: float,
+        audio: NDArray[np.float32] | None = None, alpha: bool = False,
+    ) -> None:  # fmt: skip
+        import av
+
+        suffix = path.suffix.lower()
+        if suffix not in (".mp4", ".webm"):
+            raise InputError(f"{path}: films are written as .mp4 or .webm; change the suffix.")
+        if alpha and suffix == ".mp4":
+            raise InputError(f"{path}: .mp4 has no transparency; use .webm or a folder.")
+        if width % 2 or height % 2:
+            raise InputError(f"{path}: the size {width}x{height} must be even.")
+        self.path, self.audio, self.fps, self.frames = path, audio, fps, 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+        self._container = av.open(str(self._partial), "w")
+        rate = Fraction(fps).limit_denominator(1001)
+        self._video = self._container.add_stream("libx264" if suffix == ".mp4" else "libvpx-vp9", rate=rate)
+        self._video.width, self._video.height = width, height
+        self._video.pix_fmt = "yuva420p" if alpha else "yuv420p"
+        self._video.options = {"crf": str(CRF)} | (
+            {"preset": "veryfast"} if suffix == ".mp4" else {"b:v": "0", "deadline": "realtime", "cpu-used": "6"}
+        )
+        context = self._video.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = BT709
+        context.color_range = MPEG_RANGE
+        self._alpha = alpha
+        self._sound: Any = None
+        if audio is not None:
+            codec = "aac" if suffix == ".mp4" else "libopus"
+            self._sound_rate = SAMPLE_RATE if suffix == ".mp4" else 48_000
+            self._sound = self._container.add_stream(codec, rate=self._sound_rate, layout="mono")
+            self._fifo_at = 0
+            self._resampler = av.AudioResampler(
+                format=self._sound.codec_context.format.name if self._sound.codec_context.format else "fltp",
+                layout="mono", rate=self._sound_rate, frame_size=1024 if suffix == ".mp4" else 960,
+            )  # fmt: skip
+
+    def write(self, picture: UInt8) -> None:
+        """Adds one picture, uint8 [H, W, 3], or [H, W, 4] with alpha."""
+        import av
+
+        frame = av.VideoFrame.from_ndarray(picture, format="rgba" if self._alpha else "rgb24")
+        frame = frame.reformat(
+            format=self._video.pix_fmt, src_colorspace=BT709, dst_colorspace=BT709,
+            src_color_range=JPEG_RANGE, dst_color_range=MPEG_RANGE,
+        )  # fmt: skip
+        frame.pts = self.frames
+        frame.time_base = Fraction(1) / Fraction(self.fps).limit_denominator(1001)
+        frame.colorspace = frame.color_trc = frame.color_primaries = BT709
+        frame.color_range = MPEG_RANGE
+        self._container.mux(self._video.encode(frame))
+        self.frames += 1
+        self._sound_until(round(self.frames / self.fps * SAMPLE_RATE))
+
+    def _sound_until(self, end: int) -> None:
+        """Encodes the sound up to a sample; silence stands where there is no more sound."""
+        if self._sound is None or end <= self._fifo_at:
+            return
+        import av
+
+        assert self.audio is not None
+        part = np.zeros(end - self._fifo_at, np.float32)
+        known = self.audio[self._fifo_at : end]
+        part[: len(known)] = known
+        frame = av.AudioFrame.from_ndarray(part[None], format="fltp", layout="mono")
+        frame.sample_rate = SAMPLE_RATE
+        frame.pts, frame.time_base = self._fifo_at, Fraction(1, SAMPLE_RATE)
+        self._fifo_at = end
+        for piece in self._resampler.resample(frame):
+            self._container.mux(self._sound.encode(piece))
+
+    def close(self) -> None:
+        """Ends the streams and moves the film into place."""
+        if self._sound is not None:
+            for piece in self._resampler.resample(None):
+                self._container.mux(self._sound.encode(piece))
+            self._container.mux(self._sound.encode(None))
+        self._container.mux(self._video.encode(None))
+        self._container.close()
+        os.replace(self._partial, self.path)
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        if kind is None:
+            self.close()
+            return
+        self._container.close()
+        self._partial.unlink(missing_ok=True)

@@ -1,0 +1,305 @@
+"""The command line: exit codes, sentences instead of tracebacks, runs that are not overwritten."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gsavatar import cli, cli_run, pipeline
+from gsavatar.config import load_preset, load_settings
+from gsavatar.errors import InputError
+from gsavatar.pipeline import FitResult
+from gsavatar.progress import PlainReporter, clock, make_reporter, progress_words
+from gsavatar.video import VideoWriter
+
+COMMANDS = ("fit", "track", "render", "view", "evaluate", "doctor", "assets")
+
+
+def film(path: Path, frames: int = 5) -> Path:
+    """A small real video without a face."""
+    with VideoWriter(path, 64, 64, 25.0) as writer:
+        for i in range(frames):
+            writer.write(np.full((64, 64, 3), 40 * i % 256, np.uint8))
+    return path
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with one video."""
+    monkeypatch.chdir(tmp_path)
+    film(tmp_path / "me.mp4")
+    return tmp_path
+
+
+Fitted = Callable[..., FitResult]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Replaces the fit by one that only writes that it was called."""
+    made: list[dict[str, Any]] = []
+
+    def fit(videos: list[Path], run: Path, settings: Any, options: Any, reporter: Any) -> FitResult:
+        made.append({"videos": videos, "run": run, "settings": settings, "options": options})
+        with reporter.stage("pretend") as progress:
+            progress(1, 1)
+        (run / "clip").mkdir(exist_ok=True)
+        (run / "clip" / "decode.json").write_text("{}")
+        return FitResult(run / "x.gsavatar", run / "report.html", {"speed": {"fit_seconds": 61.0}})
+
+    monkeypatch.setattr(pipeline, "fit", fit)
+    return made
+
+
+def run(*words: str) -> int:
+    """The exit code of a command."""
+    try:
+        return cli.main(list(words))
+    except SystemExit as leaving:  # the parser of arguments
+        return int(leaving.code or 0)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command, "--help") == 0
+    shown = capsys.readouterr().out
+    assert f"usage: gsavatar {command}" in shown
+    assert "None" not in shown and "``" not in shown
+    if command != "doctor":
+        assert f"gsavatar {command}" in shown.split("usage:")[1].split("\n", 1)[1]  # an example
+
+
+def test_the_list_of_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in COMMANDS)
+
+
+@pytest.mark.parametrize("words", [("fut",), ("fit", "me.mp4", "--prest", "preview"), ("render",)])
+def test_a_wrong_word_is_exit_2(words: tuple[str, ...]) -> None:
+    assert run(*words) == 2
+
+
+def test_a_fit_says_where_things_are(
+    here: Path, calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("fit", "me.mp4", "--seed", "7", "--set", "train.weights.color=0.5") == 0
+    shown = capsys.readouterr()
+    for words in ("runs/me/x.gsavatar", "runs/me/report.html", "1:01", "gsavatar view"):
+        assert words in shown.out
+    assert "pretend" in shown.err
+    settings = calls[0]["settings"]
+    assert settings.train.seed == 7 and settings.train.weights.color == 0.5
+    assert settings.train.steps == load_preset("preview").train.steps
+    assert load_settings(here / "runs/me/config.toml") == settings
+    assert "stage: pretend" in (here / "runs/me/log.txt").read_text()
+    assert str(here) not in (here / "runs/me/run.json").read_text()
+
+
+def test_an_existing_run_is_left_alone(
+    here: Path, calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("fit", "me.mp4") == 0
+    before = {p: p.read_bytes() for p in (here / "runs/me").rglob("*") if p.is_file()}
+    assert run("fit", "me.mp4") == 2
+    assert "--resume" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in (here / "runs/me").rglob("*") if p.is_file()} == before
+    assert run("fit", "me.mp4", "--resume") == 0
+    assert len(calls) == 2 and calls[0]["settings"] == calls[1]["settings"]
+
+
+def test_resume_keeps_the_settings_of_the_run(here: Path, calls: list[dict[str, Any]]) -> None:
+    assert run("fit", "me.mp4", "--preset", "fewshot", "--steps", "30") == 0
+    assert run("fit", "me.mp4", "--resume") == 0
+    assert calls[1]["settings"] == calls[0]["settings"]
+    assert calls[1]["settings"].train.steps == 30
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("me.mp4", "--preset", "standard"), "preset preview"),
+        (("me.mp4", "--steps", "31"), "other settings"),
+        (("me.mp4", "--face", "left"), "--face"),
+        (("you.mp4", "--out", "runs/me"), "made from me.mp4"),
+    ],
+)
+def test_resume_refuses_another_fit(
+    here: Path, calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...], said: str,
+) -> None:  # fmt: skip
+    film(here / "you.mp4", 7)
+    assert run("fit", "me.mp4") == 0
+    assert run("fit", *words, "--resume") == 2
+    assert said in capsys.readouterr().err
+    assert len(calls) == 1
+
+
+def test_resume_of_nothing_is_a_fresh_start(here: Path, calls: list[dict[str, Any]]) -> None:
+    assert run("fit", "me.mp4", "--resume") == 0
+    assert len(calls) == 1
+
+
+def test_a_folder_with_other_things_is_refused(
+    here: Path, calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "mine").mkdir()
+    (here / "mine" / "letter.txt").write_text("dear")
+    assert run("fit", "me.mp4", "--out", "mine") == 2
+    assert "letter.txt" in capsys.readouterr().err
+    assert [p.name for p in (here / "mine").iterdir()] == ["letter.txt"] and not calls
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "no video given"),
+        (("gone.mp4",), "gone.mp4"),
+        (("me.mp4", "--preset", "best"), "preview"),
+        (("me.mp4", "--preset", "talkinggaussian"), "planned"),
+        (("me.mp4", "--set", "train.steps"), "KEY=VALUE"),
+        (("me.mp4", "--set", "train.stepz=3"), "stepz"),
+        (("me.mp4", "--steps", "0"), "train.steps"),
+        (("me.mp4", "--device", "cuda"), "--device"),
+        (("me.mp4", "--out", "me.mp4"), "is a file"),
+    ],
+)
+def test_wrong_words_make_no_run(
+    here: Path, calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...], said: str,
+) -> None:  # fmt: skip
+    assert run("fit", *words) == 2
+    told = capsys.readouterr().err
+    assert said in told and told.count("\n") == 1 and told.startswith("error: ")
+    assert [p.name for p in here.iterdir()] == ["me.mp4"] and not calls
+
+
+def failing(error: BaseException, *, after_decode: bool) -> Callable[..., FitResult]:
+    def fit(videos: list[Path], run: Path, *_: Any) -> FitResult:
+        (run / "clip").mkdir(exist_ok=True)
+        (run / "clip" / "frames.bin.partial").write_text("half")
+        if after_decode:
+            (run / "clip" / "decode.json").write_text("{}")
+        raise error
+
+    return fit
+
+
+def test_refused_footage_leaves_only_the_log(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusal = InputError("me.mp4: no face;\n  film one.")
+    monkeypatch.setattr(pipeline, "fit", failing(refusal, after_decode=False))
+    assert run("fit", "me.mp4") == 2
+    told = capsys.readouterr().err
+    assert "error: me.mp4: no face; film one.\n" in told and "Traceback" not in told
+    assert [p.name for p in (here / "runs/me").iterdir()] == ["log.txt"]
+    assert "Traceback" in (here / "runs/me/log.txt").read_text()
+    assert run("fit", "me.mp4") == 2  # and the folder may be used again
+    assert "no face" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (OSError(28, "No space left on device", "runs/me/clip/frames.bin"), 2, "No space left"),
+        (InputError("training stopped at step 9."), 2, "step 9"),
+        (RuntimeError("tensor trouble"), 1, "log.txt"),
+        (KeyboardInterrupt(), 130, "--resume"),
+    ],
+)
+def test_a_run_with_a_clip_is_kept_for_resume(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    error: BaseException, code: int, said: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(pipeline, "fit", failing(error, after_decode=True))
+    assert run("fit", "me.mp4") == code
+    told = capsys.readouterr().err
+    assert said in told and "Traceback" not in told
+    assert (here / "runs/me/config.toml").exists() and (here / "runs/me/clip").exists()
+    log = (here / "runs/me/log.txt").read_text()
+    assert code == 130 or "Traceback" in log
+
+
+def test_a_full_disk_before_the_clip_is_kept_too(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(pipeline, "fit", failing(full, after_decode=False))
+    assert run("fit", "me.mp4") == 2
+    assert (here / "runs/me/config.toml").exists()
+
+
+@pytest.mark.parametrize("command", ["render", "view", "evaluate"])
+def test_an_avatar_that_is_not_there(
+    here: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    extra = ("--audio", "a.wav", "--out", "b.mp4") if command == "render" else ()
+    assert run(command, "gone.gsavatar", *extra) == 2
+    told = capsys.readouterr().err
+    assert "gone.gsavatar" in told and told.count("\n") == 1
+    assert [p.name for p in here.iterdir()] == ["me.mp4"]
+
+
+def test_settings_from_words() -> None:
+    parsed = cli._parsed(("a.b=3", "c=0.5", "d=true", "e=clip", 'f="3"', "g=x=y"))
+    assert parsed == {"a.b": 3, "c": 0.5, "d": True, "e": "clip", "f": "3", "g": "x=y"}
+
+
+def test_fingerprints_notice_another_file(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    first.write_bytes(b"123")
+    second.write_bytes(b"1234")
+    assert cli_run._fingerprint(first) != cli_run._fingerprint(second)
+
+
+def test_the_process_is_prepared_before_torch() -> None:
+    """Passive waiting is set when torch starts its threads, unless the user chose otherwise."""
+    code = (
+        "import sys\n"
+        "from gsavatar import cli_env\n"
+        "assert 'torch' not in sys.modules\n"
+        "cli_env.prepare_process()\n"
+        "import os; sys.stdout.write(os.environ['OMP_WAIT_POLICY'])\n"
+    )
+    for chosen in (None, "active"):
+        env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+        env |= {} if chosen is None else {"OMP_WAIT_POLICY": chosen}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+        )
+        assert done.stdout == (chosen or "passive")
+
+
+def test_lines_of_progress() -> None:
+    stream = io.StringIO()
+    reporter = PlainReporter(stream, every_s=0.0)
+    with reporter.stage("train") as progress:
+        progress(1, 4)
+    reporter.note("The sound was late; corrected.")
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "train ..." and "1 of 4 (25 %)" in lines[1] and "left" in lines[1]
+    assert lines[2].startswith("train: done in 0:0")
+    assert lines[3] == "note: The sound was late; corrected."
+    assert isinstance(make_reporter(stream), PlainReporter)
+
+
+def test_durations_as_words() -> None:
+    assert [clock(s) for s in (0, 61.4, 3725)] == ["0:00", "1:01", "1:02:05"]
+    assert progress_words(7, 0, 3.0) == "7, 0:03 elapsed"
+    assert progress_words(1, 4, 10.0) == "1 of 4 (25 %), 0:10 elapsed, about 0:30 left"
+
+
+def test_the_log_is_given_back(here: Path, calls: list[dict[str, Any]]) -> None:
+    before = list(logging.getLogger("gsavatar").handlers)
+    assert run("fit", "me.mp4") == 0
+    assert logging.getLogger("gsavatar").handlers == before
