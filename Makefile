@@ -5,7 +5,7 @@
 PYTHON ?= python3
 DEMO ?= demo
 SAMPLE := datasets/sample
-PIP_FLAGS := --quiet --disable-pip-version-check
+PIP_FLAGS := --quiet --disable-pip-version-check --no-compile
 
 # Two threads that wait actively are many times slower as soon as a neighbour wants a core.
 export OMP_WAIT_POLICY ?= passive

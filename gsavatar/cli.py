@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ log = logging.getLogger("gsavatar")
 def _fit(options: Fit) -> None:
     from gsavatar import cli_run, pipeline
 
+    started = time.monotonic()
     _check_device(options.device)
     cli_run.check_videos(options.videos)
     run = cli_run.run_folder(options.videos, options.out)
@@ -55,9 +57,7 @@ def _fit(options: Fit) -> None:
         )
     _say(f"avatar  {result.avatar_path}")
     _say(f"report  {result.report_path}")
-    seconds = result.metrics.get("speed", {}).get("fit_seconds")
-    if seconds is not None:
-        _say(f"took    {clock(seconds)}")
+    _say(f"took    {clock(time.monotonic() - started)}")
     _say(f"next    gsavatar view {result.avatar_path}")
     _say(f"        gsavatar render {result.avatar_path} --audio SPEECH.wav --out talk.mp4")
 

@@ -58,20 +58,18 @@ def _keep_freed_memory() -> None:
     mallopt(M_TOP_PAD, LARGEST_HEAP_BLOCK)
 
 
-class _TerseFormatter(logging.Formatter):
-    """``warning: sentence`` for the terminal."""
+class _Terminal(logging.Handler):
+    """Writes ``warning: sentence`` to whatever standard error is: progress bars replace it."""
 
-    def format(self, record: logging.LogRecord) -> str:
+    def emit(self, record: logging.LogRecord) -> None:
         """The level in words and the message, never a traceback."""
-        return f"{record.levelname.lower()}: {record.getMessage()}"
+        sys.stderr.write(f"{record.levelname.lower()}: {record.getMessage()}\n")
 
 
 @contextmanager
 def logging_to(path: Path | None) -> Iterator[None]:
     """Warnings of the library on the terminal, everything in the file at ``path``."""
-    terminal = logging.StreamHandler(sys.stderr)
-    terminal.setLevel(logging.WARNING)
-    terminal.setFormatter(_TerseFormatter())
+    terminal = _Terminal(logging.WARNING)
     handlers: list[logging.Handler] = [terminal]
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -88,6 +88,7 @@ def ingest(videos: list[Path], root: Path, options: IngestOptions, reporter: Rep
     speech_meta = _speech(meta, root, sequence, options, reporter)
     _label(root, sequence, stored, reporter)
     with reporter.stage("fit the face") as progress:
+        pictures = FrameStore(root / "frames.bin")
         track = fit_track(
             sequence.landmarks,
             torch.from_numpy(sequence.time_s),
@@ -95,10 +96,23 @@ def ingest(videos: list[Path], root: Path, options: IngestOptions, reporter: Rep
             torch.from_numpy(sequence.frame_ids),
             provider=options.provider,
             focal_px=options.focal_px,
+            principal_point=_principal_point(meta["sources"]),
+            pictures=lambda row: None if stored[row] < 0 else pictures[int(stored[row])],
             progress=progress,
         )
     _finish(root, meta | speech_meta, sequence, stored, track, reporter)
     return open_clip(root)
+
+
+def _principal_point(sources: list[dict[str, Any]]) -> tuple[float, float] | None:
+    """The middle of the uncropped picture in protocol pixels; None if the files differ in it."""
+    points = set()
+    for source in sources:
+        top, left, bottom, right = source["crop"]
+        scale = PROTOCOL_SIZE / (bottom - top)
+        x, y = (source["width"] / 2 - left) * scale, (source["height"] / 2 - top) * scale
+        points.add((round(x, 3), round(y, 3)))
+    return points.pop() if len(points) == 1 else None
 
 
 def _decode(
@@ -182,7 +196,7 @@ def _first_pass(
                 if writer is not None:
                     writer.append(picture)
                 progress(len(ids))
-            durations.append(float(plan.info.duration_s))
+            durations.append(max(times[-1] - start_s + 1.0 / plan.info.fps, plan.info.duration_s))
             start_s += durations[-1]
             start_id += plan.last_index + 1
     if writer is not None:

@@ -30,6 +30,7 @@ SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
 SSIM_BORDER = SSIM_WINDOW // 2
+SSIM_BLOCK = 64
 BOOTSTRAPS = 300
 BLOCK_S = 1.0
 """Frames a second apart are taken as independent; closer ones are drawn together."""
@@ -62,32 +63,62 @@ def square_box(
     return result if result[2] - result[0] > 1 and result[3] - result[1] > 1 else None
 
 
-def psnr(rendered: UInt8, real: UInt8, mask: Mask | None = None) -> float:
-    """PSNR in dB over a mask's pixels and all channels, at most 60; NaN for an empty mask."""
-    if mask is not None:
-        rendered, real = rendered[mask], real[mask]
-    if rendered.size == 0:
+def squared_error(rendered: UInt8, real: UInt8) -> NDArray[np.int32]:
+    """Squared difference [H, W] of two pictures, summed over the channels, in grey levels²."""
+    error = np.subtract(rendered, real, dtype=np.int32)
+    result: NDArray[np.int32] = np.einsum("hwc,hwc->hw", error, error)
+    return result
+
+
+def psnr_of(error: NDArray[np.int32], mask: Mask | None = None, pixels: int | None = None) -> float:
+    """PSNR in dB of a ``squared_error`` over a mask, at most 60; NaN for an empty mask.
+
+    ``pixels`` is how many the error is shared by, if others than the mask's are known to be right.
+    """
+    chosen = error if mask is None else error[mask]
+    count = chosen.size if pixels is None else pixels
+    if count == 0:
         return float("nan")
-    error = rendered.astype(np.float64) - real.astype(np.float64)
-    mse = float(np.mean(error * error)) / 255.0**2
+    mse = float(chosen.sum(dtype=np.int64)) / (3 * count * 255.0**2)
     return PSNR_CAP if mse <= 10 ** (-PSNR_CAP / 10) else -10.0 * float(np.log10(mse))
 
 
-@lru_cache(maxsize=4)
-def _band(size: int) -> Tensor:
-    """Gaussian window as a banded matrix [size - 10, size]: one product filters one axis."""
+def psnr(rendered: UInt8, real: UInt8, mask: Mask | None = None) -> float:
+    """PSNR in dB over a mask's pixels and all channels, at most 60; NaN for an empty mask."""
+    return psnr_of(squared_error(rendered, real), mask)
+
+
+@lru_cache(maxsize=1)
+def _band() -> Tensor:
+    """The Gaussian window as a banded matrix [74, 64]: one product filters 64 positions."""
     offsets = torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_BORDER
     window = torch.exp(-offsets.square() / (2 * SSIM_SIGMA**2))
     window = (window / window.sum()).float()
-    band = torch.zeros(size - 2 * SSIM_BORDER, size)
-    for row in range(len(band)):
-        band[row, row : row + SSIM_WINDOW] = window
+    band = torch.zeros(SSIM_BLOCK + SSIM_WINDOW - 1, SSIM_BLOCK)
+    for column in range(SSIM_BLOCK):
+        band[column : column + SSIM_WINDOW, column] = window
     return band
+
+
+def _filtered_down(planes: Tensor) -> Tensor:
+    """Planes [C, H, W] after the window along H, where it fits, turned: [C, W, H - 10].
+
+    Products of small banded blocks: an order of magnitude less work than one full matrix, and
+    several times faster than a convolution of eleven taps in torch.
+    """
+    channels, height, width = planes.shape
+    fits = height - SSIM_WINDOW + 1
+    blocks = -(-fits // SSIM_BLOCK)
+    spare = blocks * SSIM_BLOCK + SSIM_WINDOW - 1 - height
+    padded = torch.nn.functional.pad(planes, (0, 0, 0, spare))
+    parts = padded.unfold(1, SSIM_BLOCK + SSIM_WINDOW - 1, SSIM_BLOCK)  # [C, B, W, 74]
+    filtered = (parts @ _band()).permute(0, 2, 1, 3)
+    return filtered.reshape(channels, width, blocks * SSIM_BLOCK)[..., :fits]
 
 
 def _filtered(planes: Tensor) -> Tensor:
     """Planes [C, H, W] after the window, where it fits: [C, H - 10, W - 10]."""
-    return _band(planes.shape[1]) @ planes @ _band(planes.shape[2]).T
+    return _filtered_down(_filtered_down(planes))
 
 
 def _planes(picture: UInt8) -> Tensor:

@@ -7,15 +7,14 @@ fine. Written here, apart from the tracker's optical flow, so that one cannot fl
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from gsavatar.metrics import UInt8
 from gsavatar.metrics_mouth import LUMA
 from gsavatar.types import Region
 
 Array = NDArray[np.float64]
+Plane = NDArray[np.float32]
 
 FOREHEAD = (67, 297, 334, 105)
 """Corners of the forehead between hairline and brows: landmarks, clockwise from upper left."""
@@ -27,9 +26,11 @@ NOSE_GRID = (0.0, 1.0, 7, 4)
 HALF_WINDOW = 10
 LEVELS = 3
 ITERATIONS = 12
-CONVERGED_PX = 0.003
+CONVERGED_PX = 0.002
+MAX_STEP_PX = 2.0
 MIN_TEXTURE = 2.0
 """Least mean squared gradient (grey levels a pixel, weaker direction) of a usable patch."""
+LEAST_TEXTURE = 0.1
 MIN_PATCHES = 8
 MAX_DISPLACEMENT_PX = 20.0
 MAX_GAP = 1.5
@@ -66,16 +67,18 @@ def _grid(
     return (upper * (1 - down) + lower * down).reshape(-1, 2)
 
 
-def grey_levels(picture: UInt8) -> list[Tensor]:
-    """Luma pyramid of a picture: [1, 1, H, W], then halved again and again."""
-    luma = torch.from_numpy(picture.astype(np.float32) @ np.array(LUMA, np.float32))[None, None]
-    levels = [luma]
+def grey_levels(picture: UInt8) -> list[Plane]:
+    """Luma pyramid of a picture: [H, W], then halved again and again."""
+    levels: list[Plane] = [picture.astype(np.float32) @ np.array(LUMA, np.float32)]
     for _ in range(LEVELS - 1):
-        levels.append(torch.nn.functional.avg_pool2d(levels[-1], 2))
+        last = levels[-1]
+        height, width = last.shape[0] // 2 * 2, last.shape[1] // 2 * 2
+        quads = last[:height, :width].reshape(height // 2, 2, width // 2, 2)
+        levels.append(quads.mean(axis=(1, 3)))
     return levels
 
 
-def displacement(source: list[Tensor], target: list[Tensor], centres: Array) -> tuple[float, float]:
+def displacement(source: list[Plane], target: list[Plane], centres: Array) -> tuple[float, float]:
     """Median displacement (x, y) in px of the patches from one picture to another.
 
     Takes pyramids of ``grey_levels``. NaN where no patch has texture or none is found again.
@@ -83,61 +86,61 @@ def displacement(source: list[Tensor], target: list[Tensor], centres: Array) -> 
     """
     if len(centres) == 0:
         return float("nan"), float("nan")
-    points = torch.from_numpy(centres).float()
-    moved = torch.zeros_like(points)
-    texture = torch.zeros(len(points))
+    moved = np.zeros_like(centres)
+    texture = np.zeros(len(centres))
     for level in range(LEVELS - 1, -1, -1):
         scale = 0.5**level
-        moved, texture = _refined(source[level], target[level], points * scale, moved * scale)
+        moved, texture = _refined(source[level], target[level], centres * scale, moved * scale)
         moved = moved / scale
     usable = texture >= MIN_TEXTURE
-    if int(usable.sum()) < MIN_PATCHES:  # a smooth forehead: the best there is
-        usable = torch.zeros_like(usable)
-        usable[texture.argsort(descending=True)[:MIN_PATCHES]] = True
-        usable &= texture > 0.05 * MIN_TEXTURE
-    usable &= (moved.norm(dim=1) < MAX_DISPLACEMENT_PX) & moved.isfinite().all(1)
-    if not bool(usable.any()):
+    if usable.sum() < MIN_PATCHES:  # a smooth forehead: the best there is
+        usable[:] = False
+        usable[np.argsort(-texture, kind="stable")[:MIN_PATCHES]] = True
+        usable &= texture > LEAST_TEXTURE
+    usable &= np.isfinite(moved).all(1) & (np.hypot(moved[:, 0], moved[:, 1]) < MAX_DISPLACEMENT_PX)
+    if not usable.any():
         return float("nan"), float("nan")
-    x, y = np.median(moved[usable].double().numpy(), axis=0)
+    x, y = np.median(moved[usable], axis=0)
     return float(x), float(y)
 
 
-def _refined(
-    source: Tensor, target: Tensor, points: Tensor, moved: Tensor
-) -> tuple[Tensor, Tensor]:
+def _refined(source: Plane, target: Plane, points: Array, moved: Array) -> tuple[Array, Array]:
     """Displacements [P, 2] after Lucas and Kanade's iteration at one level, and texture [P]."""
-    side = torch.arange(-HALF_WINDOW, HALF_WINDOW + 1, dtype=torch.float32)
-    window = torch.stack(torch.meshgrid(side, side, indexing="xy"), -1)[None]  # [1, W, W, 2]
-    at = points[:, None, None, :] + window
-    patch = _sampled(source, at)
-    step_x, step_y = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
-    gx = 0.5 * (_sampled(source, at + step_x) - _sampled(source, at - step_x))
-    gy = 0.5 * (_sampled(source, at + step_y) - _sampled(source, at - step_y))
-    gx, gy, patch = (t - t.mean(dim=(1, 2), keepdim=True) for t in (gx, gy, patch))
-    xx, xy, yy = ((a * b).mean(dim=(1, 2)) for a, b in ((gx, gx), (gx, gy), (gy, gy)))
-    texture = 0.5 * (xx + yy - ((xx - yy).square() + 4 * xy.square()).sqrt())
-    determinant = (xx * yy - xy * xy).clamp_min(1e-6)
+    wide = _patches(source, points, HALF_WINDOW + 1)
+    patch = wide[:, 1:-1, 1:-1]
+    gx = 0.5 * (wide[:, 1:-1, 2:] - wide[:, 1:-1, :-2])
+    gy = 0.5 * (wide[:, 2:, 1:-1] - wide[:, :-2, 1:-1])
+    gx, gy, patch = (t - t.mean(axis=(1, 2), keepdims=True) for t in (gx, gy, patch))
+    xx, xy, yy = ((a * b).mean(axis=(1, 2)) for a, b in ((gx, gx), (gx, gy), (gy, gy)))
+    texture = 0.5 * (xx + yy - np.sqrt((xx - yy) ** 2 + 4 * xy**2))
+    determinant = np.maximum(xx * yy - xy * xy, 1e-6)
     for _ in range(ITERATIONS):
-        seen = _sampled(target, at + moved[:, None, None, :])
-        error = patch - (seen - seen.mean(dim=(1, 2), keepdim=True))
-        bx, by = (gx * error).mean(dim=(1, 2)), (gy * error).mean(dim=(1, 2))
-        update = torch.stack((yy * bx - xy * by, xx * by - xy * bx), -1) / determinant[:, None]
-        update = update.clamp(-2.0, 2.0)
-        moved = moved + update
-        if float(update.abs().median()) < CONVERGED_PX:
+        error = patch - _patches(target, points + moved, HALF_WINDOW)  # gx, gy have no mean
+        bx, by = (gx * error).mean(axis=(1, 2)), (gy * error).mean(axis=(1, 2))
+        update = np.stack((yy * bx - xy * by, xx * by - xy * bx), -1) / determinant[:, None]
+        moved = moved + update.clip(-MAX_STEP_PX, MAX_STEP_PX)
+        if np.percentile(np.abs(update), 75) < CONVERGED_PX:
             break
     return moved, texture
 
 
-def _sampled(plane: Tensor, at: Tensor) -> Tensor:
-    """Bilinear values [P, W, W] of a plane [1, 1, H, W] at pixels (x, y), centres at +0.5."""
-    height, width = plane.shape[2:]
-    grid = at / torch.tensor([width, height]) * 2.0 - 1.0
-    flat = grid.reshape(1, at.shape[0], -1, 2)
-    values = torch.nn.functional.grid_sample(
-        plane, flat, mode="bilinear", padding_mode="border", align_corners=False
-    )
-    return values.reshape(at.shape[:3])
+def _patches(plane: Plane, centres: Array, half: int) -> Plane:
+    """Bilinear patches [P, 2 half + 1, 2 half + 1] around pixels (x, y), pixel centres at +0.5.
+
+    All pixels of a patch share one fraction, so four whole patches are mixed. Beyond the border
+    the last pixel is repeated.
+    """
+    height, width = plane.shape
+    at = np.nan_to_num(centres, nan=0.0, posinf=0.0, neginf=0.0) - 0.5
+    whole = np.floor(at)
+    fx, fy = (at - whole).astype(np.float32).T[..., None, None]
+    span = np.arange(-half, half + 2)
+    columns = np.clip(whole[:, 0].astype(int)[:, None] + span, 0, width - 1)
+    rows = np.clip(whole[:, 1].astype(int)[:, None] + span, 0, height - 1)
+    block = plane[rows[:, :, None], columns[:, None, :]]
+    across = block[:, :, :-1] + fx * (block[:, :, 1:] - block[:, :, :-1])
+    result: Plane = across[:, :-1] + fy * (across[:, 1:] - across[:, :-1])
+    return result
 
 
 def jerks(displacements: Array, time_s: Array) -> Array:

@@ -59,9 +59,10 @@ def _landmarks(plan: crop.CropPlan, progress: Progress) -> tuple[Landmarks, torc
 def _names_only(package: Package) -> FittedFace:
     """What ``drive_curves`` reads of the avatar's face: how it was fitted and its names."""
     nothing = torch.zeros(0, 3)
-    provider = package.card.get("provider")
+    # A face learned from its clip has coefficients of its own scale, which only it fits.
+    provider = "clip" if package.card.get("provider") == "clip" else "auto"
     return FittedFace(
-        provider if provider in ("ict", "clip") else "auto", package.names, nothing,
+        provider, package.names, nothing,
         torch.zeros(len(package.names), 0, 3), torch.zeros(0, 3, dtype=torch.int64),
         torch.zeros(0, dtype=torch.uint8),
     )  # fmt: skip

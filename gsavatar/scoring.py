@@ -175,8 +175,9 @@ class Bench:
         c = sheet.columns
         real, head, box = truth.picture, truth.head, truth.mouth
         similarity = truth.ssim.map(rendered)
-        c["psnr"][i] = metrics.psnr(rendered, real)
-        c["psnr_head"][i] = metrics.psnr(rendered, real, head)
+        error = metrics.squared_error(rendered, real)
+        c["psnr"][i] = metrics.psnr_of(error)
+        c["psnr_head"][i] = metrics.psnr_of(error, head)
         c["ssim"][i] = metrics.masked_mean(similarity)
         c["ssim_head"][i] = metrics.masked_mean(similarity, head)
         if self.lpips is not None:
@@ -184,7 +185,7 @@ class Bench:
         if box is not None:
             top, left, bottom, right = box
             crop = (slice(top, bottom), slice(left, right))
-            c["psnr_mouth"][i] = metrics.psnr(rendered[crop], real[crop])
+            c["psnr_mouth"][i] = metrics.psnr_of(error[crop])
             c["gradient"][i] = metrics_mouth.gradient_energy(rendered, box)
         levels = metrics_motion.grey_levels(rendered)
         c["shift_x"][i], c["shift_y"][i] = metrics_motion.displacement(
@@ -192,7 +193,7 @@ class Bench:
         )
         if name in self.pasted:
             mixed = metrics.pasted(rendered, real, head)
-            c["pasted_psnr"][i] = metrics.psnr(mixed, real)
+            c["pasted_psnr"][i] = metrics.psnr_of(error, head, error.size)
             c["pasted_ssim"][i] = metrics.masked_mean(truth.ssim.map(mixed))
             if self.lpips is not None:
                 c["pasted_lpips"][i] = self.lpips(mixed, real)

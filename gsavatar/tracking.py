@@ -20,7 +20,7 @@ from gsavatar import geometry, tracking_shape
 from gsavatar.errors import InputError
 from gsavatar.morphable import FITTED_POINTS, Floats, Ints, choose_provider
 from gsavatar.tracking_flow import Pictures, join_flow, measure_flow
-from gsavatar.tracking_motion import rest_pose, smooth_poses
+from gsavatar.tracking_motion import rest_pose
 from gsavatar.tracking_priors import EXPRESSION_WEIGHT, RIGID_WEIGHT, expression_prior
 from gsavatar.tracking_shape import Fit
 from gsavatar.tracking_solve import (
@@ -41,7 +41,7 @@ Progress = Callable[[int, int], None]
 
 FOCAL_PRIOR = 1200 / 512
 """Focal length over the side of the picture: a short telephoto, usual for head and shoulders."""
-SAMPLE_FRAMES = 240
+SAMPLE_FRAMES = 160
 MIN_FRAMES = 2
 STEPS = 4
 DOUBTFUL = 2.0
@@ -87,7 +87,7 @@ def fit_track(
     lens = Lens(focal, float(K[0, 2]), float(K[1, 2]))
     tell(0, STEPS)
     sample = footage.at(_spread(len(footage.rows), SAMPLE_FRAMES))
-    model = tracking_shape.load_model(choose_provider(provider), sample.seen_px)
+    model = tracking_shape.load_model(choose_provider(provider), sample.seen_px, lens)
     fit = tracking_shape.fit_person(model, sample.seen_px, sample.scores, sample.time_s, lens)
     tell(1, STEPS)
     poses, coefficients, weight = _all_frames(
@@ -111,7 +111,8 @@ def fit_track(
 
 def drive_curves(
     landmarks: Landmarks, time_s: Tensor, face: FittedFace, *, focal_px: float | None = None,
-    image_size: int = PROTOCOL_SIZE, progress: Progress | None = None,
+    image_size: int = PROTOCOL_SIZE, pictures: Pictures | None = None,
+    progress: Progress | None = None,
 ) -> Curves:  # fmt: skip
     """A driving video's performance in the coefficients of an avatar's fitted face.
 
@@ -121,7 +122,8 @@ def drive_curves(
     count = len(time_s)
     track = fit_track(
         landmarks, time_s, torch.zeros(count, dtype=torch.int64), torch.arange(count),
-        provider=face.provider, focal_px=focal_px, image_size=image_size, progress=progress,
+        provider=face.provider, focal_px=focal_px, image_size=image_size, pictures=pictures,
+        progress=progress,
     )  # fmt: skip
     values = track.coefficients.new_zeros(len(track.time_s), len(face.names))
     for column, name in enumerate(face.names):
@@ -177,21 +179,16 @@ def _all_frames(
     still = np.zeros((len(seen), len(fit.model.names)))
     coefficients, poses, steady = still, raw, seen
     bone = np.flatnonzero(fit.rigid_weight > 0)
-    flow = None
-    if pictures is not None:
-        start_px, _ = project(raw, fit.rest[None, bone], lens)
-        flow = measure_flow(pictures, footage.rows, start_px)
+    start_px, _ = project(raw, fit.rest[None, bone], lens)
+    flow = measure_flow(pictures, footage.rows, start_px)
     for step in range(2):
         if step > 0:
             moved = fit.rest + _upper_motion(fit, coefficients)
             raw = refine_poses(raw, moved, seen, fit.rigid_weight, lens, steps=3)
-        if flow is None:
-            poses = smooth_poses(raw, footage.time_s, footage.file_index, fit.rest.mean(0))
-        else:
-            poses = join_flow(
-                raw, fit.rest[bone], fit.rigid_weight[bone], flow, footage.time_s,
-                footage.file_index, lens,
-            )  # fmt: skip
+        poses = join_flow(
+            raw, fit.rest[bone], fit.rigid_weight[bone], flow, footage.time_s,
+            footage.file_index, lens,
+        )  # fmt: skip
         steady, _ = steadied(poses, fit.rest[None], seen, fit.rigid_weight, lens)
         coefficients = fit_expressions(
             poses, fit.rest, fit.shapes, steady, EXPRESSION_WEIGHT, lens, prior
@@ -233,4 +230,3 @@ def _rooms(
         head_pose[rows] = geometry.se3_invert(view) @ in_camera[rows]
         cameras.append(Camera(view.float(), K, image_size, image_size))
     return tuple(cameras), head_pose.float()
-

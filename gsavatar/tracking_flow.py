@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 from gsavatar.morphable import Floats, Ints
 from gsavatar.tracking_motion import rotvecs, runs
-from gsavatar.tracking_solve import Lens, Poses, chunks, pixel_jacobian, project, rotations
+from gsavatar.tracking_solve import Lens, Poses, chunks, pose_jacobian, project, rotations
 
 Pictures = Callable[[int], "NDArray[np.uint8] | None"]
 """The RGB picture of a frame by its row among the landmarks, None where it is not kept."""
 
 WINDOW_PX = 25
 LEVELS = 3
+STOP = (3, 30, 0.005)
+"""Lucas-Kanade ends after 30 steps or when a step is shorter than this many pixels."""
 RETURN_PX = 0.4
 """A point tracked forth and back that misses its start by more is not believed."""
 FLOW_SD_PX = 0.12
@@ -34,7 +36,9 @@ SHAKE_SD = np.array([0.6, 0.6, 0.004, 0.003, 0.003, 0.003])
 """Error that all landmarks of a frame share: pixels of x and y, share of the depth, radians."""
 BEND_SD = np.array([1.5e-3, 1.5e-3, 5e-4, 5e-3, 5e-3, 5e-3])
 """Usual second difference of a head's path in 40 ms: metres, radians."""
-ROUNDS = 3
+BEND_HUBER = 1.5
+"""Heads rest and jolt: bends beyond this many spreads are believed rather than smoothed."""
+ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -45,24 +49,28 @@ class Flow:
     trust: Floats  # [T - 1, P], 0 where nothing is known
 
 
-def measure_flow(pictures: Pictures, rows: Ints, start_px: Floats) -> Flow:
-    """Flow of the points ``start_px`` [T, P, 2] by pyramidal Lucas-Kanade, checked backwards."""
-    import cv2
+def measure_flow(pictures: Pictures | None, rows: Ints, start_px: Floats) -> Flow:
+    """Flow of the points ``start_px`` [T, P, 2] by pyramidal Lucas-Kanade, checked backwards.
 
+    Without pictures nothing is known of it.
+    """
     count, points = start_px.shape[:2]
     shift, trust = np.zeros((max(count - 1, 0), points, 2)), np.zeros((max(count - 1, 0), points))
-    window = (WINDOW_PX, WINDOW_PX)
+    if pictures is None:
+        return Flow(shift, trust)
+    import cv2
+
+    lk = {"winSize": (WINDOW_PX, WINDOW_PX), "maxLevel": LEVELS, "criteria": STOP}
     before = None
     for t in range(count):
         picture = pictures(int(rows[t]))
         after = None
         if picture is not None:
-            grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
-            after = cv2.buildOpticalFlowPyramid(grey, window, LEVELS)[1]
+            after = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
         if before is not None and after is not None and rows[t] == rows[t - 1] + 1:
             start = start_px[t - 1].astype(np.float32)[:, None]
-            end, forth, _ = cv2.calcOpticalFlowPyrLK(before, after, start, None, winSize=window)
-            back, home, _ = cv2.calcOpticalFlowPyrLK(after, before, end, None, winSize=window)
+            end, forth, _ = cv2.calcOpticalFlowPyrLK(before, after, start, None, **lk)
+            back, home, _ = cv2.calcOpticalFlowPyrLK(after, before, end, None, **lk)
             miss = np.linalg.norm((back - start)[:, 0], axis=-1)
             good = (forth[:, 0] > 0) & (home[:, 0] > 0) & (miss < RETURN_PX)
             shift[t - 1], trust[t - 1] = (end - start)[:, 0], good
@@ -112,9 +120,8 @@ def _join_run(
 def _jacobians(poses: Poses, points: Floats, pivot: Floats, lens: Lens) -> tuple[Floats, Floats]:
     """Pixels [T, P, 2] and their derivatives [T, P, 2, 6] by (shift, turn about the pivot)."""
     pixels, seen = project(poses, points[None], lens)
-    by_point = pixel_jacobian(seen, lens)
     arm = (points - pivot) @ poses.R.transpose(0, 2, 1)
-    return pixels, np.concatenate((by_point, np.cross(arm[:, :, None, :], by_point)), axis=-1)
+    return pixels, pose_jacobian(seen, arm, lens)
 
 
 def _landmark_information(
@@ -173,15 +180,17 @@ def _add_bend(
     """Adds the penalty on second differences of the path; returns the blocks two apart."""
     steps = _difference(now[slice(1, None)], now[slice(None, -1)], pivot)
     bend = np.diff(steps, axis=0)  # [T - 2, 6] of the present path
-    P = np.diag(precision)
+    size = np.sqrt((bend**2 * precision).mean(1, keepdims=True))
+    worth = precision / np.maximum(size / BEND_HUBER, 1.0)  # [T - 2, 6]
+    P = worth[..., None] * np.eye(6)
     taps = (1.0, -2.0, 1.0)
     count = len(diagonal)
     for i, a in enumerate(taps):
         diagonal[i : count - 2 + i] += a * a * P
-        right[i : count - 2 + i] -= a * bend * precision
+        right[i : count - 2 + i] -= a * bend * worth
     for i in (0, 1):
         next_to[i : count - 2 + i] += taps[i] * taps[i + 1] * P
-    return np.broadcast_to(P, (count - 2, 6, 6))
+    return P
 
 
 def _solve_banded(diagonal: Floats, next_to: Floats, after_next: Floats, right: Floats) -> Floats:

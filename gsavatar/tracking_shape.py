@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gsavatar.morphable import ROW_IRIS_LEFT, ROW_IRIS_RIGHT, Floats, MorphableModel
+from gsavatar.morphable_clip import learn_clip_model
+from gsavatar.morphable_ict import load_ict
 from gsavatar.tracking_priors import (
     EXPRESSION_WEIGHT,
     EYELIDS,
@@ -27,7 +29,7 @@ from gsavatar.tracking_solve import (
 )
 from gsavatar.types import FacePart, is_upper_face
 
-ROUNDS = 5
+ROUNDS = 6
 EFFECTIVE_FRAMES = 12.0
 """A detector errs alike in similar frames: hundreds of them know little more than a dozen."""
 FIELDS_M = ((0.003, 0.02), (0.0015, 0.006))
@@ -57,11 +59,11 @@ class Fit:
     score_rest: Floats | None  # [52]
 
 
-def load_model(provider: str, seen_px: Floats) -> MorphableModel:
+def load_model(provider: str, seen_px: Floats, lens: Lens) -> MorphableModel:
     """The provider's model; ``clip`` learns its own from landmarks [T, L, 2]."""
-    from gsavatar.morphable_ict import load_ict
-
-    return load_ict()
+    if provider == "ict":
+        return load_ict()
+    return learn_clip_model(seen_px, lens)
 
 
 def fit_person(
@@ -71,7 +73,7 @@ def fit_person(
     base = model.at_landmarks(model.neutral)
     identity = model.at_landmarks(model.identity)
     shapes = model.at_landmarks(model.expression)
-    field, slip = _offset_covariances(base)
+    field, slip = _offset_covariances(base, model.provider)
     prior = ShapePrior(1.0, np.linalg.inv(field + np.diag(slip)))
     score_rest = rest_scores(scores)
     belief = expression_prior(model.names, scores, score_rest, time_s)
@@ -93,7 +95,7 @@ def fit_person(
         moved, posture = np.tensordot(c, shapes, 1), np.tensordot(at_rest, shapes, 1)
         beta, offset = fit_shape(
             poses, base + posture, moved, identity, steady, SHAPE_WEIGHT, lens, prior,
-            EFFECTIVE_FRAMES,
+            EFFECTIVE_FRAMES, (beta, offset),
         )  # fmt: skip
         rest = base + posture + np.tensordot(beta, identity, 1) + offset
         moved = np.tensordot(c * upper, shapes, 1) if step < ROUNDS - 1 else moved
@@ -122,9 +124,10 @@ def _kernel(a: Floats, b: Floats) -> Floats:
     return np.asarray(sum(sd**2 * np.exp(-0.5 * square / length**2) for sd, length in FIELDS_M))
 
 
-def _offset_covariances(base: Floats) -> tuple[Floats, Floats]:
+def _offset_covariances(base: Floats, provider: str) -> tuple[Floats, Floats]:
     """Covariance of the smooth field [L, L] and variance of each landmark's own slip [L]."""
-    slip = np.full(len(base), SLIP_SD_M**2)
+    # A clip's own model has its vertices where the landmarks are: nothing can slip.
+    slip = np.full(len(base), (CONTOUR_SLIP_SD_M if provider == "clip" else SLIP_SD_M) ** 2)
     slip[[*LIPS, *EYELIDS, ROW_IRIS_RIGHT, ROW_IRIS_LEFT]] = CONTOUR_SLIP_SD_M**2
     return _kernel(base, base), slip
 
@@ -142,4 +145,6 @@ def _spread_offsets(model: MorphableModel, base: Floats, smooth: Floats) -> Floa
         lids = [i for i in EYELIDS if base[i, 0] * side > 0]
         own = balls & (model.neutral[:, 0] * side > 0)
         offsets[own] = (_kernel(base[lids], base) @ smooth).mean(0)
+        row = ROW_IRIS_LEFT if side > 0 else ROW_IRIS_RIGHT
+        offsets[own, :2] = (_kernel(base[[row]], base) @ smooth)[0, :2]
     return offsets

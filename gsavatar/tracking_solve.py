@@ -66,8 +66,24 @@ def pixel_jacobian(seen: Floats, lens: Lens) -> Floats:
     """Derivative [T, L, 2, 3] of pixels by camera coordinates."""
     x, y, z = seen[..., 0], seen[..., 1], seen[..., 2]
     zero = np.zeros_like(z)
-    rows = (lens.focal / z, zero, -lens.focal * x / z**2, zero, lens.focal / z, -lens.focal * y / z**2)
+    rows = (
+        lens.focal / z,
+        zero,
+        -lens.focal * x / z**2,
+        zero,
+        lens.focal / z,
+        -lens.focal * y / z**2,
+    )
     return np.stack(rows, -1).reshape(*z.shape, 2, 3)
+
+
+def pose_jacobian(seen: Floats, arm: Floats, lens: Lens) -> Floats:
+    """Derivative [T, L, 2, 6] of pixels by (shift, turn about where ``arm`` [T, L, 3] starts)."""
+    by_point = pixel_jacobian(seen, lens)
+    a, b, c = (arm[..., i, None] for i in range(3))
+    x, y, z = (by_point[..., i] for i in range(3))
+    turn = np.stack((b * z - c * y, c * x - a * z, a * y - b * x), axis=-1)
+    return np.concatenate((by_point, turn), axis=-1)
 
 
 def first_poses(points: Floats, seen_px: Floats, weight: Floats, lens: Lens) -> Poses:
@@ -101,18 +117,17 @@ def refine_poses(
     ``weight`` [L]. Each frame is its own 6-parameter Gauss-Newton problem, solved in one batch.
     """
     parts = []
+    used = np.flatnonzero(weight > 0)
+    points, weight = points[:, used], weight[used]
     for rows in chunks(len(poses.t)):
-        part, observed = poses[rows], seen_px[rows].astype(np.float64)
+        part, observed = poses[rows], seen_px[rows][:, used].astype(np.float64)
         own = points if len(points) == 1 else points[rows]
         for _ in range(steps):
             pixels, seen = project(part, own, lens)
             residual = observed - pixels
             size = np.linalg.norm(residual, axis=-1)
             trust = weight / np.maximum(size / HUBER_PX, 1.0)
-            by_point = pixel_jacobian(seen, lens)
-            arm = seen - part.t[:, None]
-            turn = np.cross(arm[:, :, None, :], by_point)  # d pixel / d rotation vector
-            J = np.concatenate((by_point, turn), axis=-1)
+            J = pose_jacobian(seen, seen - part.t[:, None], lens)
             Jw = J * trust[..., None, None]
             flat, flat_w = (a.reshape(len(observed), -1, 6) for a in (J, Jw))
             H = flat_w.transpose(0, 2, 1) @ flat
@@ -139,10 +154,13 @@ def steadied(
     """
     steady = np.empty_like(seen_px)
     moved = np.empty(len(seen_px))
+    used = np.flatnonzero(weight > 0)
+    points, weight = points[:, used], weight[used]
     total = weight.sum()
     for rows in chunks(len(seen_px)):
         target, _ = project(poses[rows], points if len(points) == 1 else points[rows], lens)
-        source = seen_px[rows].astype(np.float64)
+        every = seen_px[rows].astype(np.float64)
+        source = every[:, used]
         mean_t = (target * weight[:, None]).sum(1, keepdims=True) / total
         mean_s = (source * weight[:, None]).sum(1, keepdims=True) / total
         a, b = target - mean_t, source - mean_s
@@ -150,7 +168,7 @@ def steadied(
         cos = (weight * (a * b).sum(-1)).sum(1) / norm
         sin = (weight * (a[..., 1] * b[..., 0] - a[..., 0] * b[..., 1])).sum(1) / norm
         turn = np.stack((cos, -sin, sin, cos), -1).reshape(-1, 2, 2)
-        steady[rows] = b @ turn.transpose(0, 2, 1) + mean_t
+        steady[rows] = (every - mean_s) @ turn.transpose(0, 2, 1) + mean_t
         moved[rows] = np.linalg.norm(mean_t - mean_s, axis=-1)[:, 0]
     return steady, moved
 
@@ -161,7 +179,7 @@ class ExpressionPrior:
 
     mean: Floats  # [T, K]
     precision: Floats  # [K], 1 / variance
-    change_precision: Floats  # [K], of the second difference in time, halved
+    change_precision: Floats  # [K], of the change from frame to frame
     low: float
     high: float
 
@@ -222,13 +240,15 @@ def _bounded_solve(H: Floats, g: Floats, prior: ExpressionPrior, mean: Floats) -
     diagonal = H[:, np.arange(K), np.arange(K)] + prior.precision
     ends = np.ones(count)
     ends[[0, -1]] = 0.5
-    halves = [np.arange(start, count, 2) for start in (0, 1)]
+    index = np.arange(count)
+    halves = (slice(0, None, 2), slice(1, None, 2))
     for _ in range(SWEEPS):
         for k in range(K):
             smooth = prior.change_precision[k]
-            for rows in halves if smooth > 0 else [np.arange(count)]:
+            for rows in halves if smooth > 0 else (slice(None),):
                 pull = g[rows, k] - (H[rows, k] * c[rows]).sum(1) + H[rows, k, k] * c[rows, k]
-                before, after = c[np.maximum(rows - 1, 0), k], c[np.minimum(rows + 1, count - 1), k]
+                before = c[np.maximum(index[rows] - 1, 0), k]
+                after = c[np.minimum(index[rows] + 1, count - 1), k]
                 stiff = smooth * ends[rows] * 2
                 value = (pull + stiff * 0.5 * (before + after)) / (diagonal[rows, k] + stiff)
                 c[rows, k] = np.clip(value, prior.low, prior.high)
@@ -245,51 +265,79 @@ class ShapePrior:
 
 def fit_shape(
     poses: Poses, base: Floats, moved: Floats, identity: Floats, seen_px: Floats, weight: Floats,
-    lens: Lens, prior: ShapePrior, effective_frames: float,
+    lens: Lens, prior: ShapePrior, effective_frames: float, start: tuple[Floats, Floats],
 ) -> tuple[Floats, Floats]:  # fmt: skip
     """Identity weights [I] and landmark offsets [L, 3] that explain all frames together.
 
     ``base`` [L, 3] is the average face, ``moved`` [T, L, 3] what expression adds to it. Frames
     count as ``effective_frames`` independent ones, since a detector errs alike in similar frames.
-    Two Gauss-Newton steps; ``weight`` [L] is in 1/px^2.
+    One Gauss-Newton step from ``start``; ``weight`` [L] is in 1/px^2.
     """
     I, L = len(identity), len(base)
-    beta, offset = np.zeros(I), np.zeros((L, 3))
-    flat = identity.reshape(I, -1)
-    P = np.zeros((3 * L, 3 * L))
-    for axis in range(3):
-        P[axis::3, axis::3] = prior.offset_precision
+    beta, offset = start
+    flat = identity.reshape(I, 3 * L)
+    points = base + np.tensordot(beta, identity, 1) + offset
     share = effective_frames / max(len(poses.t), 1)
-    for _ in range(2):
-        points = base + np.tensordot(beta, identity, 1) + offset
-        H, g = _point_systems(poses, points, moved, seen_px, weight * share, lens)
-        D = np.zeros((3 * L, 3 * L))
-        for a in range(3):
-            for b in range(3):
-                D[np.arange(L) * 3 + a, np.arange(L) * 3 + b] = H[:, a, b]
-        A = np.empty((I + 3 * L, I + 3 * L))
-        A[:I, :I] = flat @ D @ flat.T + prior.identity_precision * np.eye(I)
-        A[:I, I:] = flat @ D
-        A[I:, :I] = A[:I, I:].T
-        A[I:, I:] = D + P
-        right = np.concatenate(
-            (flat @ g.ravel() - prior.identity_precision * beta, g.ravel() - P @ offset.ravel())
-        )
-        step = np.linalg.solve(A, right)
-        beta, offset = beta + step[:I], offset + step[I:].reshape(L, 3)
-    return beta, offset
+    H, g, tie, grip, tug = _point_systems(poses, points, moved, seen_px, weight * share, lens)
+    # By coordinate, then by landmark: the prior is one dense block for each of x, y and z.
+    A = np.zeros((I + 3 * L, I + 3 * L))
+    believed = np.concatenate([prior.offset_precision @ offset[:, a] for a in range(3)])
+    each = np.arange(L)
+    for a in range(3):
+        for b in range(3):
+            A[I + a * L + each, I + b * L + each] = H[:, a, b]
+    ordered = flat.reshape(I, L, 3).transpose(0, 2, 1).reshape(I, 3 * L)
+    A[:I, I:] = ordered @ A[I:, I:]
+    A[:I, :I] = A[:I, I:] @ ordered.T + prior.identity_precision * np.eye(I)
+    A[I:, :I] = A[:I, I:].T
+    for a in range(3):
+        block = slice(I + a * L, I + (a + 1) * L)
+        A[block, block] += prior.offset_precision
+    pull = g.T.ravel()
+    # Poses give way as the shape changes (Schur complement); without it depth and turn, which
+    # nearly compensate each other, would creep towards their values over hundreds of rounds.
+    tie = tie.transpose(1, 0, 2, 3).reshape(3 * L, -1)  # [3L, 6T]
+    both = np.concatenate((ordered @ tie, tie))
+    held = np.linalg.inv(grip)
+    eased = (both.reshape(len(A), -1, 1, 6) @ held).reshape(len(A), -1)
+    A -= eased @ both.T
+    right = np.concatenate((ordered @ pull - prior.identity_precision * beta, pull - believed))
+    right -= eased @ tug.ravel()
+    step = _solve_spd(A, right)
+    return beta + step[:I], offset + step[I:].reshape(3, L).T
+
+
+def _solve_spd(A: Floats, right: Floats) -> Floats:
+    from scipy.linalg import cho_factor, cho_solve
+
+    return np.asarray(cho_solve(cho_factor(A, overwrite_a=True, check_finite=False), right))
 
 
 def _point_systems(
     poses: Poses, points: Floats, moved: Floats, seen_px: Floats, weight: Floats, lens: Lens
-) -> tuple[Floats, Floats]:
-    """Information matrices [L, 3, 3] and right-hand sides [L, 3] of points in the head frame."""
-    H, g = np.zeros((len(points), 3, 3)), np.zeros((len(points), 3))
-    for rows in chunks(len(poses.t)):
+) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """Normal equations of points in the head frame and of the poses they hang on.
+
+    Of the points: information [L, 3, 3] and right-hand side [L, 3]; of both together [L, 3, T, 6];
+    of the poses: information [T, 6, 6] and right-hand side [T, 6].
+    """
+    count, L = len(poses.t), len(points)
+    H, g = np.zeros((L, 3, 3)), np.zeros((L, 3))
+    tie, grip, tug = np.empty((L, 3, count, 6)), np.empty((count, 6, 6)), np.empty((count, 6))
+    middle = points.mean(0)
+    for rows in chunks(count, 64):
         pixels, seen = project(poses[rows], points + moved[rows], lens)
         residual = seen_px[rows] - pixels
         trust = weight / np.maximum(np.linalg.norm(residual, axis=-1) / (3 * HUBER_PX), 1.0)
-        J = pixel_jacobian(seen, lens) @ poses.R[rows, None]
-        H += np.einsum("tl,tlia,tlib->lab", trust, J, J, optimize=True)
-        g += np.einsum("tl,tlia,tli->la", trust, J, residual, optimize=True)
-    return H, g
+        J = pixel_jacobian(seen, lens) @ poses.R[rows, None]  # [t, L, 2, 3]
+        turned = seen - (poses.t[rows] + poses.R[rows] @ middle)[:, None]
+        G = pose_jacobian(seen, turned, lens)  # [t, L, 2, 6]
+        Jt = (J * trust[..., None, None]).transpose(0, 1, 3, 2)
+        H += (Jt @ J).sum(0)
+        g += (Jt @ residual[..., None])[..., 0].sum(0)
+        tie[:, :, rows] = (Jt @ G).transpose(1, 2, 0, 3)
+        Gt = (G * trust[..., None, None]).reshape(len(pixels), -1, 6).transpose(0, 2, 1)
+        grip[rows] = Gt @ G.reshape(len(pixels), -1, 6)
+        tug[rows] = (Gt @ residual.reshape(len(pixels), -1, 1))[..., 0]
+    grip += DAMPING * np.eye(6) * np.trace(grip, axis1=1, axis2=2)[:, None, None]
+    return H, g, tie, grip, tug

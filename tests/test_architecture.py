@@ -29,7 +29,7 @@ OWNERS = {
     "lpips": {"gsavatar.metrics", "gsavatar.evaluate"},
     "safetensors": {"gsavatar.package", "gsavatar.clip", "gsavatar.train_state", "gsavatar.ingest"},
     "tyro": {"gsavatar.cli"},
-    "rich": {"gsavatar.progress"},
+    "rich": {"gsavatar.progress", "gsavatar.viewer"},
 }  # fmt: skip
 """Who may import a heavy package: the module, what lies below it, or its ``name_*`` parts."""
 

@@ -221,3 +221,20 @@ def test_closing_ends_every_thread(page: Any, serve: Any) -> None:
     assert viewer.sessions() == []
     viewer.close()
     viewer.close()
+
+
+def test_a_newer_avatar_of_a_running_fit_appears_by_itself(page: Any, tmp_path: Path) -> None:
+    run = tmp_path / "me"
+    (run / "clip").mkdir(parents=True)
+
+    def load(path: Path) -> FakePackage:
+        return FakePackage(card={"step": int(path.read_text())})
+
+    with Viewer(AvatarSource(run, load), "127.0.0.1", 0, draw_dots, {}) as viewer:
+        page.goto(viewer.url)
+        page.get_by_text("Waiting for the fit's first avatar").first.wait_for()
+        for step in ("200", "400"):
+            (run / "fresh").write_text(step)
+            os.replace(run / "fresh", run / "live.gsavatar")
+            page.get_by_text(f"in training, step {step}").wait_for()
+        until(page, lambda: orange_rows(picture(page)) > 250, "the avatar in training")

@@ -26,7 +26,9 @@ BRANCH_LABELS = {Branch.FACE: "Face", Branch.MOUTH: "Mouth", Branch.TORSO: "Tors
 TURNS = (("Yaw", 40.0), ("Pitch", 25.0), ("Roll", 25.0))
 """Sliders that turn the head, and how far each goes either way, in degrees."""
 MODE_LABELS = {"Preview (browser)": Mode.SPLATS, "Frames (server)": Mode.FRAMES}
-VIEWS = {"Front": 0.0, "Left": -30.0, "Right": 30.0}
+VIEWS = {"Front": (0.0, 1.0), "Left": (-30.0, 1.0), "Right": (30.0, 1.0), "Far": (60.0, 3.0)}
+"""Degrees to walk around the head from the clip's camera, and how many times as far away; from
+afar the clip's cameras come into sight."""
 NO_SOUND = "choose a sound"
 FRUSTUM_M = 0.06
 
@@ -113,7 +115,7 @@ class SpeechTab:
     ) -> None:
         self.session, self.source, self.offers, self.hearing = session, source, offers, hearing
         self.sound: Sound | None = None
-        self.request, self.serial = 0, count()
+        self.request, self.run, self.serial = 0, 0, count(1)
         self.choice = gui.add_dropdown("Sound", (NO_SOUND, *offers), initial_value=NO_SOUND)
         self.choice.on_update(self._chosen)
         kinds = ", ".join(t[1:] for t in TYPES)
@@ -133,7 +135,7 @@ class SpeechTab:
 
     def cue(self, position_s: float) -> None:
         """Brings the page's sound to a position of the performance."""
-        self.orders.content = cue(position_s)
+        self.orders.content = cue(position_s, self.run)
 
     def hush(self) -> None:
         """Stops the page's sound."""
@@ -191,6 +193,7 @@ class SpeechTab:
             return
         curves = self.sound.curves
         assert curves is not None
+        self.run = next(self.serial)
         started = Playback(curves, time.monotonic())
         self.session.update(lambda state: replace(state, playback=started))
 
@@ -224,7 +227,7 @@ class CameraTab:
         self.frusta: list[Any] = []
         gui = client.gui
         views = gui.add_button_group("View", tuple(VIEWS))
-        views.on_click(lambda event: self.go(VIEWS[event.target.value]))
+        views.on_click(lambda event: self.go(*VIEWS[event.target.value]))
         hint = "Where the clip saw the head from"
         self.box = gui.add_checkbox("Clip's cameras", False, hint=hint)
         self.box.on_update(lambda _: self._show_frusta())
@@ -234,14 +237,12 @@ class CameraTab:
             gui.add_button("Clear").on_click(lambda _: self._clear())
             gui.add_button("Download path.json").on_click(lambda _: self._download())
 
-    def go(self, yaw_deg: float) -> None:
-        """Moves the page's camera to the clip's own, walked around the head by an angle."""
+    def go(self, yaw_deg: float, farther: float) -> None:
+        """Moves the page's camera to the clip's own, walked around the head and away from it."""
         shown = self.source.shown
         if shown is None:
             return
-        front = shown.package.camera
-        camera = scene.orbited(front, torch.zeros(3), yaw_deg) if yaw_deg else front
-        place(self.client, camera)
+        place(self.client, scene.orbited(shown.package.camera, torch.zeros(3), yaw_deg), farther)
 
     def _add(self) -> None:
         self.keyframes.append(self.session.view)
@@ -283,19 +284,20 @@ class CameraTab:
         self.frusta.append(
             self.client.scene.add_camera_frustum(
                 f"/cameras/{name}", view.fov, camera.width / camera.height, scale=FRUSTUM_M,
-                color=color, image=image, wxyz=view.wxyz, position=view.position,
+                thickness=1.5, thickness_units="screen", color=color, image=image,
+                wxyz=view.wxyz, position=view.position,
             )
         )  # fmt: skip
 
 
-def place(client: viser.ClientHandle, camera: Camera) -> None:
-    """Puts a page's camera where ``camera`` stands; it then turns around the head."""
+def place(client: viser.ClientHandle, camera: Camera, farther: float = 1.0) -> None:
+    """Puts a page's camera where ``camera`` stands, or back from there; it turns round the head."""
     view = scene.viewpoint(camera)
     position = np.array(view.position)
     forward = camera.world_to_cam[2, :3].double().numpy()
     distance = max(float(-position @ forward), 0.1)  # to the plane through the head's origin
     with client.atomic():
-        client.camera.position = position
+        client.camera.position = position - (farther - 1.0) * distance * forward
         client.camera.look_at = position + distance * forward
         client.camera.up_direction = -camera.world_to_cam[1, :3].double().numpy()
         client.camera.fov = view.fov

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gsavatar.render import render, to_uint8
 from gsavatar.types import Camera, Gaussians
 from gsavatar.viewer import scene
-from gsavatar.viewer.sound import CUE_S
+from gsavatar.viewer.sound import cue_after_s
 from gsavatar.viewer.source import AvatarSource, Shown
 from gsavatar.viewer.state import STILL_HEIGHT, Mode, Playback, Resolution, ViewState, drive_at
 
@@ -107,7 +107,7 @@ class Session:
         self._stale, self._closed, self._still = True, False, False
         self._changed_at = time.monotonic()
         self._splats: SplatHandle | None = None
-        self._cued: tuple[Playback, float] | None = None  # what, and when by our clock
+        self._cued: tuple[Playback, float] | None = None  # what, and until when
         self._backdrop: tuple[object, ...] = ()
         self._plate: tuple[tuple[object, ...], torch.Tensor] | None = None
         self._thread = threading.Thread(target=self._run, name="viewer-page", daemon=True)
@@ -241,10 +241,11 @@ class Session:
         if playback is None or playback.loop:
             return
         position = playback.position(now)
-        recent = self._cued is not None and self._cued[0] is playback
-        if position is None or (recent and self._cued and now < self._cued[1] + CUE_S):
+        if position is None:
             return
-        self._cued = (playback, now)
+        if self._cued is not None and self._cued[0] is playback and now < self._cued[1]:
+            return
+        self._cued = (playback, now + cue_after_s(position))
         self.page.cue(position)
 
     def _end_playback(self, state: ViewState) -> None:

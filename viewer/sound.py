@@ -22,9 +22,9 @@ SAMPLE_RATE = 16_000
 FPS = 25.0
 CLIP_SOUND_S = 60.0
 PLAYER = "gsavatar-sound"
-CUE_S = 2.0
-"""Time between two cues that keep a page's sound with the server's clock."""
-REST_S, JUMP_S = 0.02, 0.15
+SETTLING_S = 3.0
+"""A sound that has just begun is brought into step; later it is only kept there."""
+REST_S, JUMP_S = 0.02, 0.12
 """Errors below the first are left alone, above the second the sound jumps."""
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 
@@ -111,19 +111,27 @@ def player(samples: Float) -> str:
     return f'<audio id="{PLAYER}" preload="auto" src="data:audio/wav;base64,{data}"></audio>'
 
 
-def cue(position_s: float) -> str:
-    """HTML that brings the page's sound to a position when it arrives, and starts it if need be.
+def cue_after_s(position_s: float) -> float:
+    """Time from a cue at ``position_s`` until the next one."""
+    return 0.5 if position_s < SETTLING_S else 2.0
 
-    The server's clock owns the time: a cue travels the way of the pictures and is as late as they
-    are, so the sound falls in with what is seen. Small errors are made up by playing up to 5 %
-    faster or slower until the next cue, large ones by a jump. A picture that cannot load is the
-    one element whose handler a page runs when it is inserted.
+
+def cue(position_s: float, run: int) -> str:
+    """HTML that starts the page's sound, or keeps it, at the server's position in a performance.
+
+    A cue is late by an unknown time, never early. So the page holds the server's clock against its
+    own and trusts the least late cue of the ``run`` (the number of a click on play). Small errors
+    are made up by playing up to 5 % faster or slower until the next cue, large ones by a jump. A
+    picture that cannot load is the one element whose handler a page runs when it is inserted.
     """
     script = (
-        f"const a=document.getElementById('{PLAYER}');"
-        f"if(a){{const d={position_s:.3f}-a.currentTime;"
-        f"if(Math.abs(d)>{JUMP_S}){{a.currentTime={position_s:.3f};a.playbackRate=1}}"
-        f"else a.playbackRate=Math.abs(d)<{REST_S}?1:1+Math.max(-0.05,Math.min(0.05,d/{CUE_S}));"
+        f"const a=document.getElementById('{PLAYER}');if(a){{"
+        f"const now=performance.now()/1000,begun=now-{position_s:.3f};"
+        f"a.begun=a.run==={run}?Math.min(a.begun,begun):begun;a.run={run};"
+        "const want=now-a.begun,late=want-a.currentTime;"
+        f"if(Math.abs(late)>{JUMP_S}){{a.currentTime=want;a.playbackRate=1}}"
+        f"else a.playbackRate=Math.abs(late)<{REST_S}?1"
+        f":1+Math.max(-0.05,Math.min(0.05,late/{cue_after_s(position_s)}));"
         "if(a.paused&&!a.ended)a.play()}"
     )
     return _run(script)

@@ -55,30 +55,47 @@ struct Tile {
   alignas(64) float v_share[3][kPixels];
 };
 
-void composite_gaussian_bwd(const Record& r, const LaneOffsets& o, float tile_x, float tile_y,
-                            uint64_t blocks, uint64_t& alive, Tile& t, float* slot) {
-  const Exponent<vf> e = {broadcast(r.exponent_xx), broadcast(r.exponent_xy),
-                          broadcast(r.exponent_yy)};
-  const vf opacity = broadcast(r.opacity);
-  const vf lane_x = o.x + (tile_x - r.x), lane_y = o.y + (tile_y - r.y);
-  const float* v_share = t.v_share[r.branch];
+// What the walk over blocks leaves for the sums per Gaussian: one vector per (entry, block).
+struct Visits {
+  alignas(64) float power[kBatch * kPixels];   // dL/dpower
+  alignas(64) float weight[kBatch * kPixels];
+  int start[kBatch];                           // first visit of each entry; then in order of blocks
+};
+
+// Walks one block front to back; false once all its pixels are opaque.
+GSA_ALONE bool walk_block(const Batch& batch, int count, int b, vf x, vf y, Tile& t, Visits& visits) {
+  const int i = b * GSA_LANES;
+  vf transmittance = load(t.transmittance + i), behind = load(t.behind + i);
+  const vf v_red = load(t.v_rgb[0] + i), v_green = load(t.v_rgb[1] + i);
+  const vf v_blue = load(t.v_rgb[2] + i), v_depth = load(t.v_depth + i);
+  const uint64_t before = (1ull << b) - 1;
+  for (int k = 0; k < count; ++k) {
+    const int n = batch.list[k];
+    const Entry& e = batch.entry[n];
+    const auto c = contribution(e, x - e.x, y - e.y, transmittance);
+    const vf slope = load(t.v_share[e.branch] + i) + v_red * e.color[0] + v_green * e.color[1] +
+                     v_blue * e.color[2] + v_depth * e.depth;
+    transmittance = c.transmittance;
+    behind = behind - c.weight * slope;
+    const int64_t at =
+        (visits.start[n] + __builtin_popcountll(batch.blocks[n] & before)) * (int64_t)GSA_LANES;
+    store(visits.power + at, contribute_bwd(c, slope, behind));
+    store(visits.weight + at, c.weight);
+  }
+  store(t.transmittance + i, transmittance), store(t.behind + i, behind);
+  return any_transparent(transmittance);
+}
+
+// Sums of one Gaussian over the blocks it reaches.
+GSA_ALONE void sum_entry(const Entry& e, uint64_t blocks, const float* power, const float* weight,
+               const LaneOffsets& o, const Tile& t, float* slot) {
   vf m[GSA_MOMENTS];
   for (int k = 0; k < GSA_MOMENTS; ++k) m[k] = broadcast(0.0f);
-  while (blocks) {
-    const int b = __builtin_ctzll(blocks);
-    blocks &= blocks - 1;
-    const Block at = block_at(b);
-    const int i = b * GSA_LANES;
-    const vf dx = lane_x + (float)at.x, dy = lane_y + (float)at.y;
-    const auto c = contribute<vf, vm>(e, opacity, dx, dy, load(t.transmittance + i));
-    const vf v_red = load(t.v_rgb[0] + i), v_green = load(t.v_rgb[1] + i);
-    const vf v_blue = load(t.v_rgb[2] + i), v_depth = load(t.v_depth + i);
-    const vf slope = load(v_share + i) + v_red * r.color[0] + v_green * r.color[1] +
-                     v_blue * r.color[2] + v_depth * r.depth;
-    const vf behind = load(t.behind + i) - c.weight * slope;
-    store(t.transmittance + i, c.transmittance);
-    store(t.behind + i, behind);
-    const vf g = contribute_bwd(c, slope, behind);
+  const vf lane_x = o.x - e.x, lane_y = o.y - e.y;
+  for (; blocks; blocks &= blocks - 1) {
+    const int b = __builtin_ctzll(blocks), i = b * GSA_LANES;
+    const vf g = load(power), w = load(weight);
+    const vf dx = lane_x + kCorner.x[b], dy = lane_y + kCorner.y[b];
     const vf gx = g * dx, gy = g * dy;
     m[kG] = m[kG] + g;
     m[kGx] = m[kGx] + gx;
@@ -86,44 +103,107 @@ void composite_gaussian_bwd(const Record& r, const LaneOffsets& o, float tile_x,
     m[kGxx] = m[kGxx] + gx * dx;
     m[kGxy] = m[kGxy] + gx * dy;
     m[kGyy] = m[kGyy] + gy * dy;
-    m[kRed] = m[kRed] + c.weight * v_red;
-    m[kGreen] = m[kGreen] + c.weight * v_green;
-    m[kBlue] = m[kBlue] + c.weight * v_blue;
-    m[kDepth] = m[kDepth] + c.weight * v_depth;
-    if (!bits(less_equal(broadcast(kTransmittanceMin), c.transmittance))) alive &= ~(1ull << b);
+    m[kRed] = m[kRed] + w * load(t.v_rgb[0] + i);
+    m[kGreen] = m[kGreen] + w * load(t.v_rgb[1] + i);
+    m[kBlue] = m[kBlue] + w * load(t.v_rgb[2] + i);
+    m[kDepth] = m[kDepth] + w * load(t.v_depth + i);
+    power += GSA_LANES, weight += GSA_LANES;
   }
   sum_lanes(m, slot);
 }
 
+void composite_batch_bwd(const gsa_raster_grad& v, const LaneOffsets& o, Batch& batch,
+                         uint64_t& alive, Tile& t, Visits& visits) {
+  int count = 0;
+  for (int n = 0; n < batch.count; ++n) {
+    batch.blocks[n] &= alive;
+    visits.start[n] = count;
+    count += __builtin_popcountll(batch.blocks[n]);
+  }
+  for (uint64_t left = alive; left; left &= left - 1) {
+    const int b = __builtin_ctzll(left);
+    const int listed = list_block(batch, b);
+    if (listed && !walk_block(batch, listed, b, o.x + kCorner.x[b], o.y + kCorner.y[b], t, visits))
+      alive &= ~(1ull << b);
+  }
+  for (int n = 0; n < batch.count; ++n) {
+    const int64_t at = visits.start[n] * (int64_t)GSA_LANES;
+    sum_entry(batch.entry[n], batch.blocks[n], visits.power + at, visits.weight + at, o, t,
+              v.slots + GSA_MOMENTS * (int64_t)batch.entry[n].slot);
+  }
+}
+
 // Gradients of the pixels, and R before the first Gaussian: the loss is linear in the outputs, so R
 // is the outputs' share of it, with alpha = 1 - T counted by -T.
+struct RowReader {
+  const gsa_raster& s;
+  const gsa_raster_grad& v;
+  int64_t row;
+  size_t bytes;  // of one channel of the row
+  int from;      // place of the row in its band
+  float* sum;
+
+  // Three channels: their gradients into the band, their products with the output into sum.
+  void three(const float* v_out, const float* out, float (*band)[kBand]) const {
+    alignas(64) float mixed[3 * kTile] = {}, value[3][kTile];
+    memcpy(mixed, out + 3 * row, 3 * bytes);
+    separate(mixed, value[0], value[1], value[2]);
+    memcpy(mixed, v_out + 3 * row, 3 * bytes);
+    separate(mixed, band[0] + from, band[1] + from, band[2] + from);
+    for (int c = 0; c < 3; ++c)
+      for (int x = 0; x < kTile; ++x) sum[x] += band[c][from + x] * value[c][x];
+  }
+  void depth(float* band) const {
+    alignas(64) float value[kTile] = {};
+    memcpy(value, s.depth + row, bytes);
+    memcpy(band + from, v.depth + row, bytes);
+    for (int x = 0; x < kTile; ++x) sum[x] += band[from + x] * value[x];
+  }
+  void alpha() const {
+    alignas(64) float value[kTile] = {}, slope[kTile] = {};
+    memcpy(value, s.alpha + row, bytes);
+    memcpy(slope, v.alpha + row, bytes);
+    for (int x = 0; x < kTile; ++x) sum[x] -= slope[x] * (1.0f - value[x]);
+  }
+};
+
 void read_tile(const gsa_raster& s, const gsa_raster_grad& v, const TileArea& area, Tile& t) {
-  for_pixels(area, s.width, [&](int i, int64_t pixel) {
-    float sum = 0.0f;
-    for (int c = 0; c < 3; ++c) {
-      t.v_rgb[c][i] = v.rgb ? v.rgb[3 * pixel + c] : 0.0f;
-      t.v_share[c][i] = v.branch_alpha ? v.branch_alpha[3 * pixel + c] : 0.0f;
-      sum += t.v_rgb[c][i] * s.rgb[3 * pixel + c];
-      sum += t.v_share[c][i] * s.branch_alpha[3 * pixel + c];
+  for (int top = 0; top < area.height; top += kBlockHeight) {
+    alignas(64) float rgb[3][kBand] = {}, share[3][kBand] = {}, depth[kBand] = {};
+    alignas(64) float behind[kBand] = {};
+    for (int y = 0; y < kBlockHeight && top + y < area.height; ++y) {
+      const int64_t row = (int64_t)(area.top + top + y) * s.width + area.left;
+      const RowReader reader = {s, v, row, (size_t)area.width * sizeof(float), y * kTile,
+                                behind + y * kTile};
+      if (v.rgb) reader.three(v.rgb, s.rgb, rgb);
+      if (v.branch_alpha) reader.three(v.branch_alpha, s.branch_alpha, share);
+      if (v.depth) reader.depth(depth);
+      if (v.alpha) reader.alpha();
     }
-    t.v_depth[i] = v.depth ? v.depth[pixel] : 0.0f;
-    sum += t.v_depth[i] * s.depth[pixel];
-    if (v.alpha) sum -= v.alpha[pixel] * (1.0f - s.alpha[pixel]);
-    t.behind[i] = sum;
-  });
+    const int at = top * kTile;
+    rows_to_band(behind, t.behind + at);
+    rows_to_band(depth, t.v_depth + at);
+    for (int c = 0; c < 3; ++c) {
+      rows_to_band(rgb[c], t.v_rgb[c] + at);
+      rows_to_band(share[c], t.v_share[c] + at);
+    }
+  }
 }
 
 // The background is seen through what is left: v_background = T v_rgb.
 void background_bwd(const gsa_raster& s, const gsa_raster_grad& v, const TileArea& area,
                     float* tile_sum) {
   float sum[3] = {};
-  for_pixels(area, s.width, [&](int, int64_t pixel) {
-    for (int c = 0; c < 3; ++c) {
-      const float g = v.rgb ? v.rgb[3 * pixel + c] * (1.0f - s.alpha[pixel]) : 0.0f;
-      if (s.background_is_image) v.background[3 * pixel + c] = g;
-      sum[c] += g;
+  for (int y = 0; y < area.height; ++y) {
+    const int64_t row = (int64_t)(area.top + y) * s.width + area.left;
+    for (int64_t pixel = row; pixel < row + area.width; ++pixel) {
+      for (int c = 0; c < 3; ++c) {
+        const float g = v.rgb ? v.rgb[3 * pixel + c] * (1.0f - s.alpha[pixel]) : 0.0f;
+        if (s.background_is_image) v.background[3 * pixel + c] = g;
+        sum[c] += g;
+      }
     }
-  });
+  }
   memcpy(tile_sum, sum, sizeof sum);
 }
 
@@ -131,23 +211,23 @@ void composite_tile_bwd(const gsa_raster& s, const gsa_raster_grad& v, int tile,
                         const LaneOffsets& offsets, float* background_sums) {
   const TileArea area = tile_area(s, tile);
   if (v.background) background_bwd(s, v, area, background_sums + 3 * (int64_t)tile);
-  const int first = s.tile_start[tile], last = s.tile_start[tile + 1];
-  if (first == last) return;
+  const int last = s.tile_start[tile + 1];
+  if (s.tile_start[tile] == last) return;
   Tile t;
   memset(&t, 0, sizeof t);
   uint64_t alive = start_transmittance(area, t.transmittance);
   read_tile(s, v, area, t);
-  const Record* records = (const Record*)s.records;
-  const float tile_x = (float)area.left, tile_y = (float)area.top;
-  for (int i = first; i < last; ++i) {
-    const int32_t* entry = s.list + 2 * (int64_t)i;
-    float* slot = v.slots + GSA_MOMENTS * (int64_t)entry[1];
-    const Record& r = records[entry[0]];
-    const uint64_t blocks = alive ? block_mask(r, offsets, tile_x, tile_y) & alive : 0;
-    if (blocks)
-      composite_gaussian_bwd(r, offsets, tile_x, tile_y, blocks, alive, t, slot);
-    else
-      memset(slot, 0, GSA_MOMENTS * sizeof(float));
+  Batch batch;
+  Visits visits;
+  for (int first = s.tile_start[tile]; first < last; first += kBatch) {
+    if (!alive) {  // nothing behind is seen
+      for (int i = first; i < last; ++i)
+        memset(v.slots + GSA_MOMENTS * (int64_t)s.list[2 * (int64_t)i + 1], 0,
+               GSA_MOMENTS * sizeof(float));
+      break;
+    }
+    read_batch(s, area, first, last, offsets, batch);
+    composite_batch_bwd(v, offsets, batch, alive, t, visits);
   }
 }
 

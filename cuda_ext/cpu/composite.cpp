@@ -13,13 +13,16 @@ namespace {
 // and placed by itself, so the lists do not depend on the number of parts.
 void bin(const gsa_raster& s, int tiles) {
   const Record* records = (const Record*)s.records;
+  const Cover* covers = (const Cover*)s.cover;
   const int across = tiles_across(s), parts = s.threads;
   memset(s.tile_counts, 0, sizeof(int32_t) * (size_t)parts * (size_t)tiles);
   const auto bound = [&](int p) { return (int)((int64_t)s.visible * p / parts); };
   parallel_for(parts, s.threads, [&](int p) {
     int32_t* counts = s.tile_counts + (int64_t)p * tiles;
-    for (int i = bound(p); i < bound(p + 1); ++i)
-      for_tiles(records[s.order[i]], across, [&](int tile) { ++counts[tile]; });
+    for (int i = bound(p); i < bound(p + 1); ++i) {
+      const int32_t g = s.order[i];
+      for_tiles(covers[g], records + g, across, [&](int tile) { ++counts[tile]; });
+    }
   });
   int32_t sum = 0;
   for (int t = 0; t < tiles; ++t) {
@@ -37,7 +40,7 @@ void bin(const gsa_raster& s, int tiles) {
     for (int i = bound(p); i < bound(p + 1); ++i) {
       const int32_t g = s.order[i];
       int32_t slot = s.pair_start[g];
-      for_tiles(records[g], across, [&](int tile) {
+      for_tiles(covers[g], records + g, across, [&](int tile) {
         int32_t* entry = s.list + 2 * (int64_t)cursor[tile]++;
         entry[0] = g;
         entry[1] = slot++;
@@ -53,74 +56,103 @@ struct Tile {
   alignas(64) float share[3][kPixels];
 };
 
-inline void add(float* at, vf value) { store(at, load(at) + value); }
-
-void composite_gaussian(const Record& r, const LaneOffsets& o, float tile_x, float tile_y,
-                        uint64_t blocks, uint64_t& alive, Tile& t) {
-  const Exponent<vf> e = {broadcast(r.exponent_xx), broadcast(r.exponent_xy),
-                          broadcast(r.exponent_yy)};
-  const vf opacity = broadcast(r.opacity);
-  const vf lane_x = o.x + (tile_x - r.x), lane_y = o.y + (tile_y - r.y);
-  float* share = t.share[r.branch];
-  while (blocks) {
-    const int b = __builtin_ctzll(blocks);
-    blocks &= blocks - 1;
-    const Block at = block_at(b);
-    const int i = b * GSA_LANES;
-    const auto c = contribute<vf, vm>(e, opacity, lane_x + (float)at.x, lane_y + (float)at.y,
-                                      load(t.transmittance + i));
-    store(t.transmittance + i, c.transmittance);
-    add(t.rgb[0] + i, c.weight * r.color[0]);
-    add(t.rgb[1] + i, c.weight * r.color[1]);
-    add(t.rgb[2] + i, c.weight * r.color[2]);
-    add(t.depth + i, c.weight * r.depth);
-    add(share + i, c.weight);
-    if (!bits(less_equal(broadcast(kTransmittanceMin), c.transmittance))) alive &= ~(1ull << b);
+// Composites `count` listed Gaussians over one block; false once all its pixels are opaque.
+GSA_ALONE bool composite_block(const Batch& batch, int count, vf x, vf y, int i, Tile& t) {
+  vf transmittance = load(t.transmittance + i), depth = load(t.depth + i);
+  vf red = load(t.rgb[0] + i), green = load(t.rgb[1] + i), blue = load(t.rgb[2] + i);
+  vf share_0 = load(t.share[0] + i), share_1 = load(t.share[1] + i), share_2 = load(t.share[2] + i);
+  for (int k = 0; k < count; ++k) {
+    const Entry& e = batch.entry[batch.list[k]];
+    const auto c = contribution(e, x - e.x, y - e.y, transmittance);
+    transmittance = c.transmittance;
+    red = red + c.weight * e.color[0];
+    green = green + c.weight * e.color[1];
+    blue = blue + c.weight * e.color[2];
+    depth = depth + c.weight * e.depth;
+    share_0 = share_0 + c.weight * e.in_branch[0];
+    share_1 = share_1 + c.weight * e.in_branch[1];
+    share_2 = share_2 + c.weight * e.in_branch[2];
+    if (!any_transparent(transmittance)) break;
   }
+  store(t.transmittance + i, transmittance), store(t.depth + i, depth);
+  store(t.rgb[0] + i, red), store(t.rgb[1] + i, green), store(t.rgb[2] + i, blue);
+  store(t.share[0] + i, share_0), store(t.share[1] + i, share_1), store(t.share[2] + i, share_2);
+  return any_transparent(transmittance);
 }
 
 void write_empty(const gsa_raster& s, const TileArea& area) {
+  float plain[3 * kTile];
+  for (int i = 0; i < 3 * kTile; ++i) plain[i] = s.background[i % 3];
+  const size_t n = (size_t)area.width * sizeof(float);
   for (int y = 0; y < area.height; ++y) {
     const int64_t row = (int64_t)(area.top + y) * s.width + area.left;
-    const size_t n = (size_t)area.width * sizeof(float);
-    if (s.background_is_image) {
-      memcpy(s.rgb + 3 * row, s.background + 3 * row, 3 * n);
-    } else {
-      for (int x = 0; x < area.width; ++x)
-        for (int c = 0; c < 3; ++c) s.rgb[3 * (row + x) + c] = s.background[c];
-    }
+    memcpy(s.rgb + 3 * row, s.background_is_image ? s.background + 3 * row : plain, 3 * n);
     memset(s.alpha + row, 0, n);
     memset(s.depth + row, 0, n);
     memset(s.branch_alpha + 3 * row, 0, 3 * n);
   }
 }
 
+// One row of three planes into interleaved memory.
+void write_three(const float* a, const float* b, const float* c, float* out, int width) {
+  if (width == kTile) return interleave(a, b, c, out);
+  float mixed[3 * kTile];
+  interleave(a, b, c, mixed);
+  memcpy(out, mixed, 3 * sizeof(float) * (size_t)width);
+}
+
 void write_tile(const gsa_raster& s, const TileArea& area, const Tile& t) {
-  for_pixels(area, s.width, [&](int i, int64_t pixel) {
-    const float* back = s.background + (s.background_is_image ? 3 * pixel : 0);
-    const float left = t.transmittance[i];
-    s.alpha[pixel] = 1.0f - left;
-    s.depth[pixel] = t.depth[i];
+  alignas(64) float left[kBand], depth[kBand], rgb[3][kBand], share[3][kBand];
+  const size_t n = (size_t)area.width * sizeof(float);
+  for (int top = 0; top < area.height; top += kBlockHeight) {
+    const int at = top * kTile;
+    band_to_rows(t.transmittance + at, left);
+    band_to_rows(t.depth + at, depth);
     for (int c = 0; c < 3; ++c) {
-      s.rgb[3 * pixel + c] = t.rgb[c][i] + left * back[c];
-      s.branch_alpha[3 * pixel + c] = t.share[c][i];
+      band_to_rows(t.rgb[c] + at, rgb[c]);
+      band_to_rows(t.share[c] + at, share[c]);
     }
-  });
+    for (int y = 0; y < kBlockHeight && top + y < area.height; ++y) {
+      const int64_t row = (int64_t)(area.top + top + y) * s.width + area.left;
+      const int from = y * kTile;
+      alignas(64) float alpha[kTile], back[3][kTile], mixed[3 * kTile];
+      if (s.background_is_image) {
+        memcpy(mixed, s.background + 3 * row, 3 * n);
+        separate(mixed, back[0], back[1], back[2]);
+      } else {
+        for (int c = 0; c < 3; ++c)
+          for (int x = 0; x < kTile; ++x) back[c][x] = s.background[c];
+      }
+      for (int x = 0; x < kTile; ++x) alpha[x] = 1.0f - left[from + x];
+      for (int c = 0; c < 3; ++c)
+        for (int x = 0; x < kTile; ++x) rgb[c][from + x] += left[from + x] * back[c][x];
+      memcpy(s.alpha + row, alpha, n);
+      memcpy(s.depth + row, depth + from, n);
+      write_three(rgb[0] + from, rgb[1] + from, rgb[2] + from, s.rgb + 3 * row, area.width);
+      write_three(share[0] + from, share[1] + from, share[2] + from, s.branch_alpha + 3 * row,
+                  area.width);
+    }
+  }
 }
 
 void composite_tile(const gsa_raster& s, int tile, const LaneOffsets& offsets) {
   const TileArea area = tile_area(s, tile);
-  const int first = s.tile_start[tile], last = s.tile_start[tile + 1];
-  if (first == last) return write_empty(s, area);
+  const int last = s.tile_start[tile + 1];
+  if (s.tile_start[tile] == last) return write_empty(s, area);
   Tile t;
   memset(&t, 0, sizeof t);
+  Batch batch;
   uint64_t alive = start_transmittance(area, t.transmittance);
-  const Record* records = (const Record*)s.records;
-  const float tile_x = (float)area.left, tile_y = (float)area.top;
-  for (int i = first; i < last && alive; ++i) {
-    const Record& r = records[s.list[2 * (int64_t)i]];
-    const uint64_t blocks = block_mask(r, offsets, tile_x, tile_y) & alive;
-    composite_gaussian(r, offsets, tile_x, tile_y, blocks, alive, t);
+  for (int first = s.tile_start[tile]; first < last && alive; first += kBatch) {
+    read_batch(s, area, first, last, offsets, batch);
+    for (uint64_t left = alive; left; left &= left - 1) {
+      const int b = __builtin_ctzll(left);
+      const int count = list_block(batch, b);
+      if (count == 0) continue;
+      if (!composite_block(batch, count, offsets.x + kCorner.x[b], offsets.y + kCorner.y[b],
+                           b * GSA_LANES, t))
+        alive &= ~(1ull << b);
+    }
   }
   write_tile(s, area, t);
 }
@@ -155,28 +187,29 @@ extern "C" int64_t gsa_count_contributions(const gsa_raster* scene) {
   using namespace gsa;
   const gsa_raster& s = *scene;
   const LaneOffsets o = lane_offsets();
-  const Record* records = (const Record*)s.records;
   std::atomic<int64_t> total{0};
   parallel_for(tiles_across(s) * tiles_down(s), s.threads, [&](int tile) {
     const TileArea area = tile_area(s, tile);
+    const int last = s.tile_start[tile + 1];
     alignas(64) float transmittance[kPixels];
     start_transmittance(area, transmittance);
-    int64_t count = 0;
-    for (int i = s.tile_start[tile]; i < s.tile_start[tile + 1]; ++i) {
-      const Record& r = records[s.list[2 * (int64_t)i]];
-      const Exponent<vf> e = {broadcast(r.exponent_xx), broadcast(r.exponent_xy),
-                              broadcast(r.exponent_yy)};
+    int64_t found = 0;
+    Batch batch;
+    for (int first = s.tile_start[tile]; first < last; first += kBatch) {
+      read_batch(s, area, first, last, o, batch);
       for (int b = 0; b < kBlocks; ++b) {
-        const Block at = block_at(b);
-        float* t = transmittance + b * GSA_LANES;
-        const auto c = contribute<vf, vm>(e, broadcast(r.opacity),
-                                          o.x + ((float)(area.left + at.x) - r.x),
-                                          o.y + ((float)(area.top + at.y) - r.y), load(t));
-        store(t, c.transmittance);
-        count += __builtin_popcount(bits(less(broadcast(0.0f), c.weight)));
+        const vf x = o.x + kCorner.x[b], y = o.y + kCorner.y[b];
+        const int count = list_block(batch, b);
+        for (int k = 0; k < count; ++k) {
+          const Entry& e = batch.entry[batch.list[k]];
+          float* left = transmittance + b * GSA_LANES;
+          const auto c = contribution(e, x - e.x, y - e.y, load(left));
+          store(left, c.transmittance);
+          found += __builtin_popcount(bits(less(broadcast(0.0f), c.weight)));
+        }
       }
     }
-    total += count;
+    total += found;
   });
   return total.load();
 }

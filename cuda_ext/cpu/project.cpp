@@ -21,18 +21,57 @@ struct ChunkCheck {
   bool bad_branch;
 };
 
-// Where the ellipse's box meets the tiles; false if no pixel centre is inside it.
-bool find_tiles(Record& r, float extent_x, float extent_y, const gsa_raster& s) {
+// Bounds of the tiles that the ellipse's box meets; false if no pixel centre is inside it.
+bool find_bounds(const Record& r, float extent_x, float extent_y, const gsa_raster& s, Cover& c) {
   const float left = ceilf(r.x - extent_x - 0.5f), right = floorf(r.x + extent_x - 0.5f);
   const float top = ceilf(r.y - extent_y - 0.5f), bottom = floorf(r.y + extent_y - 0.5f);
   const float last_x = (float)(s.width - 1), last_y = (float)(s.height - 1);
   if (!(left <= last_x && right >= 0.0f && top <= last_y && bottom >= 0.0f)) return false;
   if (left > right || top > bottom) return false;
-  r.tile_left = (uint16_t)((int)fmaxf(left, 0.0f) / kTile);
-  r.tile_right = (uint16_t)((int)fminf(right, last_x) / kTile);
-  r.tile_top = (uint16_t)((int)fmaxf(top, 0.0f) / kTile);
-  r.tile_bottom = (uint16_t)((int)fminf(bottom, last_y) / kTile);
+  c.left = (uint16_t)((int)fmaxf(left, 0.0f) / kTile);
+  c.right = (uint16_t)((int)fminf(right, last_x) / kTile);
+  c.top = (uint16_t)((int)fmaxf(top, 0.0f) / kTile);
+  c.bottom = (uint16_t)((int)fminf(bottom, last_y) / kTile);
   return true;
+}
+
+// The tiles within the bounds that hold a pixel centre within reach, and how many they are.
+int32_t find_tiles(const Record& r, Cover& c, const vf& column, const vf& row) {
+  const int width = c.right - c.left + 1, height = c.bottom - c.top + 1;
+  c.mask = 0;
+  if (width > kWindow || height > kWindow) {
+    int32_t count = 0;
+    for_tiles(c, &r, 0, [&](int) { ++count; });
+    return count;
+  }
+  if (width == 1 && height == 1) {
+    c.mask = 1;
+    return 1;
+  }
+  const Exponent<vf> e = {broadcast(r.exponent_xx), broadcast(r.exponent_xy),
+                          broadcast(r.exponent_yy)};
+  const float x = (float)(c.left * kTile) + 0.5f - r.x, y = (float)(c.top * kTile) + 0.5f - r.y;
+  const int bits_used = (height - 1) * kWindow + width;
+  for (int first = 0; first < bits_used; first += GSA_LANES) {
+    const vf x_low = column + (x + (float)(first % kWindow * kTile));
+    const vf y_low = row + (y + (float)(first / kWindow * kTile));
+    const vf least = least_exponent(e, broadcast(r.slope_x), broadcast(r.slope_y), x_low,
+                                    x_low + (float)(kTile - 1), y_low, y_low + (float)(kTile - 1));
+    c.mask |= (uint64_t)bits(less_equal(least, broadcast(r.reach))) << first;
+  }
+  const uint64_t one_row = (1ull << width) - 1;
+  uint64_t inside = 0;
+  for (int i = 0; i < height; ++i) inside |= one_row << (kWindow * i);
+  c.mask &= inside;
+  return __builtin_popcountll(c.mask);
+}
+
+// Left and upper side of the tiles of a window, in the order of a mask's bits.
+void window_offsets(vf& column, vf& row) {
+  float x[GSA_LANES], y[GSA_LANES];
+  for (int l = 0; l < GSA_LANES; ++l)
+    x[l] = (float)(l % kWindow * kTile), y[l] = (float)(l / kWindow * kTile);
+  column = load(x), row = load(y);
 }
 
 void project_lanes(const gsa_raster& s, const View& view, int first, int used, ChunkCheck& check,
@@ -73,19 +112,21 @@ void project_lanes(const gsa_raster& s, const View& view, int first, int used, C
   out.put(9, p.depth), out.put(10, reach);
   out.put(11, slope_along(e.xx, e.xy)), out.put(12, slope_along(e.yy, e.xy));
   out.put(13, extent_x), out.put(14, extent_y);
-  const int across = tiles_across(s);
+  vf column, row;
+  window_offsets(column, row);
   Record* records = (Record*)s.records;
+  Cover* covers = (Cover*)s.cover;
   for (int l = 0; l < used; ++l) {
     Record& r = records[first + l];
     float* into = (float*)&r;
     for (int i = 0; i < 13; ++i) into[i] = out.at(i, l);
     const int32_t branch = s.branch[first + l];
     if (branch < 0 || branch > 2) check.bad_branch = true;
-    const bool hit = (seen >> l & 1) && find_tiles(r, out.at(13, l), out.at(14, l), s);
-    r.branch = hit ? branch : -1;
     int32_t count = 0;
-    if (hit) for_tiles(r, across, [&](int) { ++count; });
-    if (count == 0) r.branch = -1;
+    if ((seen >> l & 1) &&
+        find_bounds(r, out.at(13, l), out.at(14, l), s, covers[first + l]))
+      count = find_tiles(r, covers[first + l], column, row);
+    r.branch = count ? branch : -1;
     pairs[first + l] = count;
   }
 }

@@ -8,18 +8,27 @@
 
 namespace gsa {
 
-struct alignas(4) Record {
-  float x, y;                       // mean, pixels
+struct Record {
+  float x, y;                                   // mean, pixels
   float exponent_xx, exponent_xy, exponent_yy;  // see coverage.h
-  float opacity;                    // compensated
+  float opacity;                                // compensated
   float color[3];
   float depth;
-  float reach;                      // largest P that counts
-  float slope_x, slope_y;           // of the ellipse's sides, see least_exponent
-  int32_t branch;                   // -1 if it reaches no pixel
-  uint16_t tile_left, tile_right, tile_top, tile_bottom;  // inclusive
+  float reach;             // largest P that counts
+  float slope_x, slope_y;  // of the ellipse's sides, see least_exponent
+  int32_t branch;          // -1 if it reaches no pixel
+  float unused[2];
 };
 static_assert(sizeof(Record) == GSA_RECORD * sizeof(float), "a record is one cache line");
+
+// The tiles that hold a pixel centre within reach. Most Gaussians meet few, kept as a bit mask of a
+// window of 8 x 8 tiles; a larger one keeps its bounds and is tested again at every use.
+struct Cover {
+  uint64_t mask;  // bit 8 row + column; 0 for a large one
+  uint16_t left, top, right, bottom;
+};
+static_assert(sizeof(Cover) == GSA_COVER * sizeof(int32_t), "abi.h states the size of a cover");
+constexpr int kWindow = 8;
 
 constexpr int kTile = GSA_TILE;
 constexpr int kPixels = kTile * kTile;
@@ -31,24 +40,26 @@ constexpr int kBlocksAcross = kTile / kBlockWidth;
 inline int tiles_across(const gsa_raster& s) { return (s.width + kTile - 1) / kTile; }
 inline int tiles_down(const gsa_raster& s) { return (s.height + kTile - 1) / kTile; }
 
-inline Exponent<float> exponent(const Record& r) {
-  return {r.exponent_xx, r.exponent_xy, r.exponent_yy};
+inline bool reaches_tile(const Record& r, int tx, int ty) {
+  const Exponent<float> e = {r.exponent_xx, r.exponent_xy, r.exponent_yy};
+  const float x = (float)(tx * kTile) + 0.5f - r.x, y = (float)(ty * kTile) + 0.5f - r.y;
+  return least_exponent(e, r.slope_x, r.slope_y, x, x + (kTile - 1), y, y + (kTile - 1)) <= r.reach;
 }
 
-// Calls visit(tile) for every tile that holds a pixel centre within reach, row by row.
+// Calls visit(tile) for every tile of the cover, row by row.
 template <class Visit>
-inline void for_tiles(const Record& r, int across, const Visit& visit) {
-  const Exponent<float> e = exponent(r);
-  const bool single = r.tile_left == r.tile_right || r.tile_top == r.tile_bottom;
-  for (int ty = r.tile_top; ty <= r.tile_bottom; ++ty) {
-    const float y_low = (float)(ty * kTile) + 0.5f - r.y;
-    for (int tx = r.tile_left; tx <= r.tile_right; ++tx) {
-      const float x_low = (float)(tx * kTile) + 0.5f - r.x;
-      if (single || least_exponent(e, r.slope_x, r.slope_y, x_low, x_low + (kTile - 1), y_low,
-                                   y_low + (kTile - 1)) <= r.reach)
-        visit(ty * across + tx);
+inline void for_tiles(const Cover& c, const Record* r, int across, const Visit& visit) {
+  if (c.mask) {
+    const int first = c.top * across + c.left;
+    for (uint64_t m = c.mask; m; m &= m - 1) {
+      const int bit = __builtin_ctzll(m);
+      visit(first + bit / kWindow * across + bit % kWindow);
     }
+    return;
   }
+  for (int ty = c.top; ty <= c.bottom; ++ty)
+    for (int tx = c.left; tx <= c.right; ++tx)
+      if (reaches_tile(*r, tx, ty)) visit(ty * across + tx);
 }
 
 }  // namespace gsa

@@ -7,8 +7,9 @@
 
 #include <stdint.h>
 
-#define GSA_ABI 1
+#define GSA_ABI 3
 #define GSA_RECORD 16  // floats of a projected Gaussian, see cpu/rasterize.cpp
+#define GSA_COVER 4    // int32 of the tiles a Gaussian meets, see cpu/record.h
 #define GSA_MOMENTS 10 // floats of a gradient slot
 #define GSA_TILE 16    // pixels on a side
 
@@ -40,6 +41,7 @@ typedef struct {
   int32_t threads;
   // written by gsa_project, read by the others
   float* records;       // [N, GSA_RECORD]
+  int32_t* cover;       // [N, GSA_COVER]
   int32_t* order;       // [N], visible Gaussians from near to far
   int32_t visible;      // how many
   int64_t pairs;        // E
@@ -74,6 +76,20 @@ typedef struct {
   float* screen_probe;  // [N, 2] or null
 } gsa_raster_grad;
 
+#define GSA_SSIM_ROWS 82  // scratch rows of a thread: 7 planes x 11, 4 lines and the mask
+
+// Mean SSIM over pixels weighted by mask, and its gradient by a.
+typedef struct {
+  const float* a;     // [H, W, 3]
+  const float* b;     // [H, W, 3]
+  const float* mask;  // [H, W] or null
+  int32_t height, width, threads;
+  float* scratch;     // [threads, GSA_SSIM_ROWS, 3 W + 32 rounded up to 16]
+  double* row_sums;   // [H], scratch
+  float* value;       // [1]
+  float* v_a;         // [H, W, 3] or null
+} gsa_ssim_args;
+
 GSA_API int32_t gsa_abi(void);
 GSA_API int32_t gsa_lanes(void);        // floats per vector of this library
 GSA_API int32_t gsa_has_threads(void);  // 1 if built with OpenMP
@@ -82,6 +98,8 @@ GSA_API int32_t gsa_cpu_level(void);    // 2 AVX-512, 1 AVX2 with FMA, 0 neither
 GSA_API int32_t gsa_project(gsa_raster* scene);
 GSA_API int32_t gsa_composite(gsa_raster* scene);
 GSA_API int32_t gsa_raster_bwd(const gsa_raster* scene, const gsa_raster_grad* grad);
+
+GSA_API int32_t gsa_ssim(const gsa_ssim_args* arguments);
 
 // Contributions of the scene (alpha >= 1/255 where T >= 1e-4), after gsa_composite: for benchmarks.
 GSA_API int64_t gsa_count_contributions(const gsa_raster* scene);

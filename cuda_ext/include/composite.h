@@ -20,13 +20,15 @@ GSA_FN Contribution<F, M> contribute(const Exponent<G>& e, const G& opacity, con
                                      const F& dy, const F& transmittance) {
   const F raw = opacity * power_of_two(-exponent_at(e, dx, dy));
   const F ceiling = splat(dx, kAlphaMax);
-  const F alpha = smaller(raw, ceiling);
-  const M counts = both(less_equal(splat(dx, kAlphaMin), raw),
-                        less_equal(splat(dx, kTransmittanceMin), transmittance));
+  const M bright = less_equal(splat(dx, kAlphaMin), raw);
+  const M open = less_equal(splat(dx, kTransmittanceMin), transmittance);
+  // Two choices rather than one by `bright and open`: only the second waits for the transmittance,
+  // on which the next Gaussian waits in turn.
+  const F alpha = zero_unless(bright, smaller(raw, ceiling));
   Contribution<F, M> c;
-  c.weight = zero_unless(counts, alpha * transmittance);
+  c.weight = zero_unless(open, alpha * transmittance);
   c.transmittance = transmittance - c.weight;
-  c.free = both(counts, less(raw, ceiling));
+  c.free = both(both(bright, less(raw, ceiling)), open);
   return c;
 }
 

@@ -65,7 +65,7 @@ def raster_arguments(
     for name, (tensor, wanted) in expected.items():
         shape(name, tensor, wanted)
         dtype(name, tensor, means.dtype)
-        _device(name, tensor, means.device)
+        device(name, tensor, means.device)
     if not isinstance(background, Tensor) or tuple(background.shape) not in {
         (3,),
         (height, width, 3),
@@ -75,19 +75,20 @@ def raster_arguments(
             f"got {_described(background)}"
         )
     dtype("background", background, means.dtype)
-    _device("background", background, means.device)
+    device("background", background, means.device)
     shape("branch", branch, (count,))
     dtype("branch", branch, torch.int32)
-    _device("branch", branch, means.device)
+    device("branch", branch, means.device)
 
 
 def _described(value: object) -> str:
     return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
-def _device(name: str, tensor: Tensor, expected: torch.device) -> None:
+def device(name: str, tensor: Tensor, expected: torch.device) -> None:
+    """Raises ``ValueError`` unless ``tensor`` is on the expected device."""
     if tensor.device != expected:
-        raise ValueError(f"{name} is on {tensor.device}, means on {expected}; move one of them")
+        raise ValueError(f"{name} is on {tensor.device}, the others on {expected}; move it")
 
 
 def raise_for(code: int) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-ABI = 1
-RECORD, MOMENTS, TILE, CHUNK = 16, 10, 16, 256
+ABI = 3
+RECORD, COVER, MOMENTS, TILE, CHUNK = 16, 4, 10, 16, 256
 """Sizes fixed by ``cuda_ext/include/abi.h``."""
 
 FOLDER = Path(__file__).parent
@@ -44,7 +44,7 @@ Raster = _structure(
     """
     pointer: means quats scales opacities colors world_to_cam K background screen_probe branch
     int32: count width height background_is_image threads
-    pointer: records order
+    pointer: records cover order
     int32: visible
     int64: pairs
     pointer: pair_start scratch tile_start tile_counts list rgb alpha branch_alpha depth
@@ -59,10 +59,21 @@ RasterGrad = _structure(
     """,
 )
 
+SsimArguments = _structure(
+    "SsimArguments",
+    """
+    pointer: a b mask
+    int32: height width threads
+    pointer: scratch row_sums value v_a
+    """,
+)
+SSIM_ROWS = 82
+
 _SIGNATURES = {
     "gsa_project": [POINTER(Raster)],
     "gsa_composite": [POINTER(Raster)],
     "gsa_raster_bwd": [POINTER(Raster), POINTER(RasterGrad)],
+    "gsa_ssim": [POINTER(SsimArguments)],
 }
 
 
@@ -122,6 +133,11 @@ def _cpu_of(isa: str) -> ctypes.CDLL:
 def cpu() -> ctypes.CDLL:
     """The CPU library in use. Raises ``NativeUnavailable`` when there is none."""
     return _cpu_of(chosen_isa())
+
+
+def present() -> bool:
+    """Whether a CPU library is built and loads; a wrong ``GSAVATAR_ISA`` still raises."""
+    return library_path("base").exists() and cpu() is not None
 
 
 def threads() -> int:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gsavatar.ops import check, native
+from gsavatar.ops import check, cuda, gsplat_backend, native
+from gsavatar.ops.gsplat_backend import rasterize_gsplat
 from gsavatar.ops.rasterize_ref import rasterize_ref
 from gsavatar.types import Rendering
 
@@ -50,24 +51,32 @@ def rasterize(
         means, quats, scales, opacities, colors, branch, world_to_cam, K, width, height,
         background, screen_probe,
     )  # fmt: skip
-    cloud = (means, quats, scales, opacities, colors, branch, world_to_cam, K, width, height)
     chosen = choose_backend(means, backend)
-    if chosen == "torch":
-        _refuse_bad_values(means, quats, scales, opacities, colors, branch, world_to_cam, K,
-                           background, screen_probe)  # fmt: skip
-        return rasterize_ref(*cloud, background, screen_probe=screen_probe)
-    check.dtype("means", means, torch.float32)
-    rgb, alpha, branch_alpha, depth, *_ = rasterize_op(*cloud, background, screen_probe)
-    return Rendering(rgb, alpha[..., None], branch_alpha, depth[..., None])
+    cloud = (means, quats, scales, opacities, colors, branch, world_to_cam, K, width, height)
+    if chosen == "native":
+        check.dtype("means", means, torch.float32)
+        op = rasterize_op if means.device.type == "cpu" else cuda.rasterize_op
+        rgb, alpha, branch_alpha, depth, *_ = op(*cloud, background, screen_probe)
+        return Rendering(rgb, alpha[..., None], branch_alpha, depth[..., None])
+    if chosen == "gsplat":
+        return rasterize_gsplat(*cloud, background, screen_probe=screen_probe)
+    _refuse_bad_values(means, quats, scales, opacities, colors, branch, world_to_cam, K,
+                       background, screen_probe)  # fmt: skip
+    return rasterize_ref(*cloud, background, screen_probe=screen_probe)
 
 
 def choose_backend(means: Tensor, backend: str) -> str:
-    """The backend that serves ``backend`` for tensors like ``means``."""
+    """The backend that serves ``backend`` for tensors like ``means``: native where it can run,
+    then gsplat, then torch. Raises ``ValueError`` for an unknown name."""
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown; use one of {', '.join(BACKENDS)}")
     if backend != "auto":
         return backend
-    return "native"
+    if means.device.type == "cpu":
+        return "native" if native.present() else "torch"
+    if cuda.why_not() is None:
+        return "native"
+    return "gsplat" if gsplat_backend.why_not() is None else "torch"
 
 
 def _refuse_bad_values(*tensors: Tensor | None) -> None:
@@ -133,6 +142,7 @@ def rasterize_op(
     records, pair_start = torch.empty(count, native.RECORD), _ints(count + 1)
     held |= {
         "records": records,
+        "cover": _ints(count, native.COVER),
         "order": _ints(count),
         "pair_start": pair_start,
         "scratch": _ints(4 * count),

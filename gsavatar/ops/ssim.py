@@ -6,10 +6,12 @@ values in 0..1. Outside the picture both images count as zero, so the map has th
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from gsavatar.ops import check
+from gsavatar.ops import check, native
 
 WINDOW, SIGMA = 11, 1.5
 C1, C2 = 0.01**2, 0.03**2
@@ -22,11 +24,52 @@ def ssim(
 ) -> Tensor:
     """Mean SSIM, a scalar in -1..1, over channels and over pixels weighted by ``mask``.
 
-    An empty mask gives 0. Gradients flow to ``a`` only. Raises ``ValueError`` for malformed shapes
-    or dtypes.
+    An empty mask gives 0. Gradients flow to ``a`` only. Raises ``ValueError`` for malformed shapes,
+    dtypes or devices. float32 on a CPU runs natively, anything else in torch.
     """
     _check(a, b, mask)
-    return ssim_ref(a, b.detach(), mask)
+    b = b.detach()
+    if a.device.type != "cpu" or a.dtype != torch.float32 or not native.present():
+        return ssim_ref(a, b, mask)
+    return ssim_op(a, b, mask, a.requires_grad and torch.is_grad_enabled())[0]
+
+
+@torch.library.custom_op("gsavatar::ssim", mutates_args=())
+def ssim_op(a: Tensor, b: Tensor, mask: Tensor | None, needs_grad: bool) -> tuple[Tensor, Tensor]:
+    """The mean and its gradient by ``a`` (empty unless asked for), in one pass."""
+    a, b = a.contiguous(), b.contiguous()
+    mask = None if mask is None else mask.contiguous()
+    height, width = a.shape[:2]
+    threads = min(native.threads(), height)
+    stride = -(-(3 * width + 32) // 16) * 16
+    scratch = torch.empty(threads, native.SSIM_ROWS, stride)
+    row_sums, value = torch.empty(height, dtype=torch.float64), torch.empty(())
+    v_a = torch.empty_like(a) if needs_grad else torch.empty(0)
+    native.cpu().gsa_ssim(
+        native.SsimArguments(
+            a=a.data_ptr(), b=b.data_ptr(), mask=native.pointer(mask), height=height, width=width,
+            threads=threads, scratch=scratch.data_ptr(), row_sums=row_sums.data_ptr(),
+            value=value.data_ptr(), v_a=v_a.data_ptr() if needs_grad else None,
+        )  # fmt: skip
+    )
+    return value, v_a
+
+
+@ssim_op.register_fake
+def _(a: Tensor, b: Tensor, mask: Tensor | None, needs_grad: bool) -> tuple[Tensor, Tensor]:
+    return a.new_empty(()), torch.empty_like(a) if needs_grad else a.new_empty(0)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1])
+
+
+def _backward(ctx: Any, v_value: Tensor, _: Tensor | None) -> tuple[Tensor | None, None, None, None]:
+    (v_a,) = ctx.saved_tensors
+    return v_a * v_value if v_a.numel() else None, None, None, None
+
+
+ssim_op.register_autograd(_backward, setup_context=_setup)
 
 
 def _check(a: Tensor, b: Tensor, mask: Tensor | None) -> None:
@@ -35,11 +78,13 @@ def _check(a: Tensor, b: Tensor, mask: Tensor | None) -> None:
         raise ValueError(f"a must have shape [H, W, 3] with H, W > 0, got {got}")
     check.shape("b", b, tuple(a.shape))
     check.dtype("b", b, a.dtype)
+    check.device("b", b, a.device)
     if not a.is_floating_point():
         raise ValueError(f"a must be a float tensor, got {a.dtype}")
     if mask is not None:
         check.shape("mask", mask, tuple(a.shape[:2]))
         check.dtype("mask", mask, a.dtype)
+        check.device("mask", mask, a.device)
 
 
 def ssim_ref(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:

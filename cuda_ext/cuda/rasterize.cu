@@ -1,0 +1,480 @@
+// The rasterizer on CUDA: the functions of include/, one thread per Gaussian or per pixel.
+//
+// Gaussians are sorted by depth, emit their (tile, slot) pairs in that order, and a stable sort by
+// tile alone gives depth-ordered tile lists. A tile is a block of 256 threads; a warp owns 8 x 4 of
+// its pixels and skips, 32 at a time, the Gaussians whose ellipse misses them. In the backward pass
+// a warp adds its 32 pixels with exchanges, the block adds its warps in order, and each (Gaussian,
+// tile) pair has a slot of its own: no atomics on gradients, repeat runs are bit-equal.
+#include "launch.h"
+//
+#include "composite.h"
+#include "cuda_abi.h"
+#include "projection.h"
+
+namespace gsa {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kTile = GSA_TILE;
+constexpr int kWarps = kThreads / 32;
+constexpr int kBatchBwd = 64;
+constexpr uint32_t kAll = 0xFFFFFFFFu;
+
+struct Record {  // as in cpu/record.h
+  float x, y, exponent_xx, exponent_xy, exponent_yy, opacity, color[3], depth;
+  float reach, slope_x, slope_y;
+  int32_t branch;
+  float extent_x, extent_y;
+};
+static_assert(sizeof(Record) == GSA_RECORD * sizeof(float), "see abi.h");
+
+struct Bounds {
+  int left, right, top, bottom;  // tiles, inclusive
+};
+
+__device__ __forceinline__ int across(const gsa_raster& s) { return (s.width + kTile - 1) / kTile; }
+__device__ __forceinline__ int down(const gsa_raster& s) { return (s.height + kTile - 1) / kTile; }
+
+__device__ __forceinline__ bool finite(float a) { return a * 0.0f == 0.0f; }
+
+__device__ __forceinline__ Gaussian3<float> gaussian_at(const gsa_raster& s, int i) {
+  const float *m = s.means + 3 * i, *q = s.quats + 4 * i, *k = s.scales + 3 * i;
+  return {{m[0], m[1], m[2]}, {q[0], q[1], q[2], q[3]}, {k[0], k[1], k[2]}};
+}
+
+// The code of the first argument of Gaussian i that is malformed, as the CPU library returns it.
+__device__ int32_t malformed(const gsa_raster& s, int i, const Gaussian3<float>& g) {
+  if (!finite(g.mean.x + g.mean.y + g.mean.z)) return GSA_NOT_FINITE;
+  if (!finite(g.quat.w + g.quat.x + g.quat.y + g.quat.z)) return GSA_NOT_FINITE + 1;
+  if (!finite(g.scale.x + g.scale.y + g.scale.z)) return GSA_NOT_FINITE + 2;
+  if (!finite(s.opacities[i])) return GSA_NOT_FINITE + 3;
+  if (!finite(s.colors[3 * i] + s.colors[3 * i + 1] + s.colors[3 * i + 2]))
+    return GSA_NOT_FINITE + 4;
+  if (s.screen_probe && !finite(s.screen_probe[2 * i] + s.screen_probe[2 * i + 1]))
+    return GSA_NOT_FINITE + 8;
+  if (s.branch[i] < 0 || s.branch[i] > 2) return GSA_BAD_BRANCH;
+  return GSA_OK;
+}
+
+__device__ Bounds bounds_of(const gsa_raster& s, const Record& r) {
+  Bounds b;
+  const float left = ceilf(r.x - r.extent_x - 0.5f), right = floorf(r.x + r.extent_x - 0.5f);
+  const float top = ceilf(r.y - r.extent_y - 0.5f), bottom = floorf(r.y + r.extent_y - 0.5f);
+  b.left = (int)fmaxf(left, 0.0f) / kTile;
+  b.right = right < 0.0f || right < left ? -1 : (int)fminf(right, (float)(s.width - 1)) / kTile;
+  b.top = (int)fmaxf(top, 0.0f) / kTile;
+  b.bottom = bottom < 0.0f || bottom < top ? -1 : (int)fminf(bottom, (float)(s.height - 1)) / kTile;
+  if (left > (float)(s.width - 1)) b.right = -1;
+  if (top > (float)(s.height - 1)) b.bottom = -1;
+  return b;
+}
+
+// Whether a box of pixel centres, its first at (x, y), holds a point within reach.
+__device__ __forceinline__ bool reaches(const Record& r, float x, float y, float wide, float high) {
+  const Exponent<float> e = {r.exponent_xx, r.exponent_xy, r.exponent_yy};
+  const float dx = x - r.x, dy = y - r.y;
+  return least_exponent(e, r.slope_x, r.slope_y, dx, dx + wide, dy, dy + high) <= r.reach;
+}
+
+template <class Visit>
+__device__ __forceinline__ void for_tiles(const gsa_raster& s, const Record& r, Visit visit) {
+  const Bounds b = bounds_of(s, r);
+  for (int ty = b.top; ty <= b.bottom; ++ty)
+    for (int tx = b.left; tx <= b.right; ++tx)
+      if (reaches(r, (float)(tx * kTile) + 0.5f, (float)(ty * kTile) + 0.5f, kTile - 1, kTile - 1))
+        visit(ty * across(s) + tx);
+}
+
+__global__ void project_kernel(gsa_cuda_raster call) {
+  const gsa_raster& s = call.scene;
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= s.count) return;
+  const View view = make_view(s.world_to_cam, s.K, s.width, s.height);
+  const Gaussian3<float> g = gaussian_at(s, i);
+  const int32_t wrong = malformed(s, i, g);
+  if (wrong != GSA_OK) atomicMax(call.status + 1, wrong);
+  ProjectionParts<float> parts;
+  const Gaussian2<float> p = project(view, g, parts);
+  Record r;
+  r.x = p.x, r.y = p.y;
+  if (s.screen_probe) r.x += s.screen_probe[2 * i], r.y += s.screen_probe[2 * i + 1];
+  const Exponent<float> e = exponent_of(p.conic_xx, p.conic_xy, p.conic_yy);
+  r.exponent_xx = e.xx, r.exponent_xy = e.xy, r.exponent_yy = e.yy;
+  r.opacity = s.opacities[i] * p.compensation;
+  for (int c = 0; c < 3; ++c) r.color[c] = s.colors[3 * i + c];
+  r.depth = p.depth;
+  r.reach = log2f(fmaxf(r.opacity / kAlphaMin, 1e-30f)) + 3e-5f;
+  r.slope_x = slope_along(e.xx, e.xy), r.slope_y = slope_along(e.yy, e.xy);
+  r.branch = s.branch[i];
+  const float spread = fmaxf(r.reach, 0.0f) * (2.0f / kLog2e);
+  r.extent_x = sqrtf(spread * p.cov_xx), r.extent_y = sqrtf(spread * p.cov_yy);
+  int32_t count = 0;
+  if (p.depth > kNear && r.reach > 0.0f && p.cov_xx < 1e12f && p.cov_yy < 1e12f &&
+      wrong == GSA_OK)
+    for_tiles(s, r, [&](int) { ++count; });
+  ((Record*)s.records)[i] = r;
+  call.pair_count[i] = count;
+  call.keys[i] = count ? (uint32_t)__float_as_int(p.depth) : kAll;
+  call.values[i] = (uint32_t)i;
+}
+
+// Pair counts in depth order, ready for the sum that places them.
+__global__ void count_kernel(gsa_cuda_raster call, const uint32_t* order, int32_t* counts) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < call.scene.count) counts[i] = call.pair_count[order[i]];
+}
+
+// ends[i] is where the pairs of the i-th Gaussian from the near end stop.
+__global__ void emit_kernel(gsa_cuda_raster call, const uint32_t* order, const int32_t* ends) {
+  const gsa_raster& s = call.scene;
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= s.count) return;
+  const int g = (int)order[i];
+  int64_t at = i ? ends[i - 1] : 0;
+  s.pair_start[g] = (int32_t)(at < call.capacity ? at : call.capacity);
+  if (i == s.count - 1) atomicMax(call.status, ends[i]);
+  if (call.pair_count[g] == 0) return;
+  for_tiles(s, ((const Record*)s.records)[g], [&](int tile) {
+    if (at < call.capacity) {
+      call.keys[at] = (uint32_t)tile;
+      call.values[at] = (uint32_t)at;
+      call.owner[at] = g;
+    }
+    ++at;
+  });
+}
+
+// First pair of every tile out of the sorted tiles; unused places hold kAll and come last.
+__global__ void range_kernel(gsa_cuda_raster call, const uint32_t* tiles_sorted,
+                             const uint32_t* slots_sorted) {
+  const gsa_raster& s = call.scene;
+  const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i > call.capacity) return;
+  const int tiles = across(s) * down(s);
+  const uint32_t end = (uint32_t)tiles;
+  const uint32_t here = i < call.capacity && tiles_sorted[i] < end ? tiles_sorted[i] : end;
+  const uint32_t before = i > 0 ? (tiles_sorted[i - 1] < end ? tiles_sorted[i - 1] : end) : kAll;
+  for (uint32_t t = before + 1; t <= here; ++t) s.tile_start[t] = (int32_t)i;  // kAll + 1 is 0
+  if (i < call.capacity && here < end) {
+    const int32_t slot = (int32_t)slots_sorted[i];
+    s.list[2 * i] = call.owner[slot];
+    s.list[2 * i + 1] = slot;
+  }
+}
+
+// The pixel of a thread: warps tile the block 2 across, 4 down, each 8 x 4.
+struct Pixel {
+  int x, y;             // in the picture
+  float box_x, box_y;   // first pixel centre of the warp
+  bool inside;
+};
+
+__device__ __forceinline__ Pixel pixel_of(const gsa_raster& s) {
+  const int tile = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int x = tile % across(s) * kTile + warp % 2 * 8, y = tile / across(s) * kTile + warp / 2 * 4;
+  Pixel p;
+  p.x = x + lane % 8, p.y = y + lane / 8;
+  p.box_x = (float)x + 0.5f, p.box_y = (float)y + 0.5f;
+  p.inside = p.x < s.width && p.y < s.height;
+  return p;
+}
+
+// A batch of records in shared memory, by field: lanes then read neighbouring words.
+template <int Size>
+struct Shared {
+  float field[GSA_RECORD][Size];
+  int32_t slot[Size];
+
+  __device__ void read(const gsa_raster& s, int first, int count) {
+    for (int i = threadIdx.x; i < count; i += kThreads) {
+      const int32_t* pair = s.list + 2 * (int64_t)(first + i);
+      const float* record = s.records + GSA_RECORD * (int64_t)pair[0];
+      for (int k = 0; k < GSA_RECORD; ++k) field[k][i] = record[k];
+      slot[i] = pair[1];
+    }
+  }
+  __device__ __forceinline__ Record at(int i) const {
+    Record r;
+    float* into = (float*)&r;
+    for (int k = 0; k < GSA_RECORD; ++k) into[k] = field[k][i];
+    return r;
+  }
+};
+
+__device__ __forceinline__ Contribution<float, bool> contribution(const Record& r, const Pixel& p,
+                                                                  float transmittance) {
+  const Exponent<float> e = {r.exponent_xx, r.exponent_xy, r.exponent_yy};
+  return contribute<float, bool>(e, r.opacity, (float)p.x + 0.5f - r.x, (float)p.y + 0.5f - r.y,
+                                 transmittance);
+}
+
+__global__ void __launch_bounds__(kThreads) composite_kernel(gsa_cuda_raster call) {
+  const gsa_raster& s = call.scene;
+  GSA_SHARED Shared<kThreads> batch;
+  const Pixel p = pixel_of(s);
+  const int lane = threadIdx.x % 32;
+  const int last = s.tile_start[blockIdx.x + 1];
+  float left = p.inside ? 1.0f : 0.0f, rgb[3] = {}, share[3] = {}, depth = 0.0f;
+  for (int first = s.tile_start[blockIdx.x]; first < last; first += kThreads) {
+    if (!__syncthreads_or(left >= kTransmittanceMin)) break;
+    const int count = last - first < kThreads ? last - first : kThreads;
+    batch.read(s, first, count);
+    __syncthreads();
+    for (int group = 0; group < count; group += 32) {
+      if (!__ballot_sync(kAll, left >= kTransmittanceMin)) break;
+      const int mine = group + lane;
+      uint32_t hits = __ballot_sync(
+          kAll, mine < count && reaches(batch.at(mine < count ? mine : 0), p.box_x, p.box_y, 7, 3));
+      for (; hits; hits &= hits - 1) {
+        const Record r = batch.at(group + __ffs(hits) - 1);
+        const auto c = contribution(r, p, left);
+        left = c.transmittance;
+        depth += c.weight * r.depth;
+        for (int k = 0; k < 3; ++k) {
+          rgb[k] += c.weight * r.color[k];
+          share[k] += r.branch == k ? c.weight : 0.0f;
+        }
+      }
+    }
+  }
+  if (!p.inside) return;
+  const int64_t pixel = (int64_t)p.y * s.width + p.x;
+  const float* back = s.background + (s.background_is_image ? 3 * pixel : 0);
+  bool fine = true;
+  for (int k = 0; k < 3; ++k) {
+    fine = fine && finite(back[k]);
+    s.rgb[3 * pixel + k] = rgb[k] + left * back[k];
+    s.branch_alpha[3 * pixel + k] = share[k];
+  }
+  s.alpha[pixel] = 1.0f - left;
+  s.depth[pixel] = depth;
+  if (!fine) atomicMax(call.status + 1, GSA_NOT_FINITE + 7);
+}
+
+// Sums of 16 values over the warp in 16 exchanges: each halves the values a lane still carries.
+// Returns the sum of value `sum_index(lane)`.
+__device__ __forceinline__ float sum_warp(float* v) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int half = 8; half >= 1; half /= 2) {
+    const bool upper = lane & (2 * half);
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      const float keep = upper ? v[i + half] : v[i], give = upper ? v[i] : v[i + half];
+      v[i] = keep + __shfl_xor_sync(kAll, give, 2 * half);
+    }
+  }
+  return v[0] + __shfl_xor_sync(kAll, v[0], 1);
+}
+__device__ __forceinline__ int sum_index(int lane) { return lane / 2; }
+
+__global__ void __launch_bounds__(kThreads)
+    composite_bwd_kernel(gsa_cuda_raster call, gsa_raster_grad v) {
+  const gsa_raster& s = call.scene;
+  GSA_SHARED Shared<kBatchBwd> batch;
+  GSA_SHARED float sums[kWarps][kBatchBwd][GSA_MOMENTS];
+  const Pixel p = pixel_of(s);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int last = s.tile_start[blockIdx.x + 1];
+  const int64_t pixel = (int64_t)p.y * s.width + p.x;
+  float left = p.inside ? 1.0f : 0.0f, behind = 0.0f;
+  float v_rgb[3] = {}, v_share[3] = {}, v_depth = 0.0f;
+  if (p.inside) {  // R of composite.h before the first Gaussian
+    for (int k = 0; k < 3; ++k) {
+      v_rgb[k] = v.rgb ? v.rgb[3 * pixel + k] : 0.0f;
+      v_share[k] = v.branch_alpha ? v.branch_alpha[3 * pixel + k] : 0.0f;
+      behind += v_rgb[k] * s.rgb[3 * pixel + k] + v_share[k] * s.branch_alpha[3 * pixel + k];
+    }
+    v_depth = v.depth ? v.depth[pixel] : 0.0f;
+    behind += v_depth * s.depth[pixel];
+    if (v.alpha) behind -= v.alpha[pixel] * (1.0f - s.alpha[pixel]);
+  }
+  for (int first = s.tile_start[blockIdx.x]; first < last; first += kBatchBwd) {
+    if (!__syncthreads_or(left >= kTransmittanceMin)) break;
+    const int count = last - first < kBatchBwd ? last - first : kBatchBwd;
+    batch.read(s, first, count);
+    for (int i = threadIdx.x; i < kWarps * kBatchBwd * GSA_MOMENTS; i += kThreads)
+      (&sums[0][0][0])[i] = 0.0f;
+    __syncthreads();
+    for (int group = 0; group < count; group += 32) {
+      if (!__ballot_sync(kAll, left >= kTransmittanceMin)) break;
+      const int mine = group + lane;
+      uint32_t hits = __ballot_sync(
+          kAll, mine < count && reaches(batch.at(mine < count ? mine : 0), p.box_x, p.box_y, 7, 3));
+      for (; hits; hits &= hits - 1) {
+        const int entry = group + __ffs(hits) - 1;
+        const Record r = batch.at(entry);
+        const auto c = contribution(r, p, left);
+        float slope = v_depth * r.depth;
+        for (int k = 0; k < 3; ++k)
+          slope += v_rgb[k] * r.color[k] + (r.branch == k ? v_share[k] : 0.0f);
+        left = c.transmittance;
+        behind -= c.weight * slope;
+        const float g = contribute_bwd(c, slope, behind);
+        const float dx = (float)p.x + 0.5f - r.x, dy = (float)p.y + 0.5f - r.y;
+        float m[16] = {g, g * dx, g * dy, g * dx * dx, g * dx * dy, g * dy * dy,
+                       c.weight * v_rgb[0], c.weight * v_rgb[1], c.weight * v_rgb[2],
+                       c.weight * v_depth};
+        const float sum = sum_warp(m);
+        if (lane % 2 == 0 && sum_index(lane) < GSA_MOMENTS) sums[warp][entry][sum_index(lane)] = sum;
+      }
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < count * GSA_MOMENTS; i += kThreads) {
+      float sum = 0.0f;
+      for (int w = 0; w < kWarps; ++w) sum += sums[w][i / GSA_MOMENTS][i % GSA_MOMENTS];
+      v.slots[GSA_MOMENTS * (int64_t)batch.slot[i / GSA_MOMENTS] + i % GSA_MOMENTS] = sum;
+    }
+    __syncthreads();
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    project_bwd_kernel(gsa_cuda_raster call, gsa_raster_grad v) {
+  const gsa_raster& s = call.scene;
+  GSA_SHARED float sums[kWarps][16];
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  ViewGrad<float> camera = {};
+  if (i < s.count) {
+    const int64_t begin = s.pair_start[i];
+    int64_t end = begin + call.pair_count[i];
+    if (end > call.capacity) end = call.capacity;
+    float m[GSA_MOMENTS] = {};
+    for (int64_t j = begin; j < end; ++j)
+      for (int k = 0; k < GSA_MOMENTS; ++k) m[k] += v.slots[GSA_MOMENTS * j + k];
+    Gaussian3Grad<float> grad = {};
+    Gaussian2Grad<float> screen = {};
+    float v_opacity = 0.0f;
+    if (end > begin) {
+      const View view = make_view(s.world_to_cam, s.K, s.width, s.height);
+      const Gaussian3<float> g = gaussian_at(s, i);
+      ProjectionParts<float> parts;
+      const Gaussian2<float> p = project(view, g, parts);
+      screen.x = p.conic_xx * m[1] + p.conic_xy * m[2];
+      screen.y = p.conic_xy * m[1] + p.conic_yy * m[2];
+      screen.depth = m[9];
+      screen.moment_xx = m[3], screen.moment_xy = m[4], screen.moment_yy = m[5];
+      screen.compensation = m[0] / fmaxf(p.compensation, 1e-12f);
+      v_opacity = m[0] / fmaxf(s.opacities[i], 1e-12f);
+      grad = project_bwd(view, g, p, parts, screen, camera);
+    }
+    v.means[3 * i] = grad.mean.x, v.means[3 * i + 1] = grad.mean.y, v.means[3 * i + 2] = grad.mean.z;
+    v.quats[4 * i] = grad.quat.w, v.quats[4 * i + 1] = grad.quat.x;
+    v.quats[4 * i + 2] = grad.quat.y, v.quats[4 * i + 3] = grad.quat.z;
+    v.scales[3 * i] = grad.scale.x, v.scales[3 * i + 1] = grad.scale.y;
+    v.scales[3 * i + 2] = grad.scale.z;
+    v.opacities[i] = v_opacity;
+    for (int k = 0; k < 3; ++k) v.colors[3 * i + k] = m[6 + k];
+    if (v.screen_probe) v.screen_probe[2 * i] = screen.x, v.screen_probe[2 * i + 1] = screen.y;
+  }
+  float fields[16] = {camera.rotation[0].x, camera.rotation[0].y, camera.rotation[0].z,
+                      camera.rotation[1].x, camera.rotation[1].y, camera.rotation[1].z,
+                      camera.rotation[2].x, camera.rotation[2].y, camera.rotation[2].z,
+                      camera.translation.x, camera.translation.y, camera.translation.z,
+                      camera.fx,            camera.fy,            camera.cx,
+                      camera.cy};
+  const int lane = threadIdx.x % 32;
+  const float sum = sum_warp(fields);
+  if (lane % 2 == 0) sums[threadIdx.x / 32][sum_index(lane)] = sum;
+  __syncthreads();
+  if (threadIdx.x < 16) {
+    float total = 0.0f;
+    for (int w = 0; w < kWarps; ++w) total += sums[w][threadIdx.x];
+    v.partial[16 * blockIdx.x + threadIdx.x] = total;
+  }
+}
+
+__global__ void camera_bwd_kernel(gsa_raster_grad v, int blocks) {
+  const int k = threadIdx.x;
+  if (k < 16) v.world_to_cam[k] = 0.0f;
+  if (k < 9) v.K[k] = 0.0f;
+  __syncthreads();
+  if (k >= 16) return;
+  double sum = 0.0;
+  for (int b = 0; b < blocks; ++b) sum += v.partial[16 * b + k];
+  if (k < 9) v.world_to_cam[4 * (k / 3) + k % 3] = (float)sum;
+  if (k >= 9 && k < 12) v.world_to_cam[4 * (k - 9) + 3] = (float)sum;
+  if (k == 12) v.K[0] = (float)sum;
+  if (k == 13) v.K[4] = (float)sum;
+  if (k == 14) v.K[2] = (float)sum;
+  if (k == 15) v.K[5] = (float)sum;
+}
+
+int blocks_for(int64_t items) { return (int)((items + kThreads - 1) / kThreads); }
+
+// Bits of a tile number such that all ones is none of them.
+int tile_bits(int tiles) {
+  int bits = 1;
+  while ((1ll << bits) <= tiles) ++bits;
+  return bits;
+}
+
+int64_t larger_of(int64_t a, int64_t b) { return a > b ? a : b; }
+
+}  // namespace
+}  // namespace gsa
+
+extern "C" GSA_API int32_t gsa_abi(void) { return GSA_ABI; }
+
+extern "C" int64_t gsa_cuda_temporary_bytes(int32_t count, int64_t capacity, int32_t tiles) {
+  const uint32_t* in = nullptr;
+  uint32_t* out = nullptr;
+  const int32_t* counts = nullptr;
+  int32_t* ends = nullptr;
+  size_t depth = 0, sum = 0, tile = 0;
+  cub::DeviceRadixSort::SortPairs(nullptr, depth, in, out, in, out, (int64_t)count, 0, 32);
+  cub::DeviceScan::InclusiveSum(nullptr, sum, counts, ends, (int64_t)count);
+  cub::DeviceRadixSort::SortPairs(nullptr, tile, in, out, in, out, capacity, 0,
+                                  gsa::tile_bits(tiles));
+  return gsa::larger_of((int64_t)depth, gsa::larger_of((int64_t)sum, (int64_t)tile));
+}
+
+extern "C" int32_t gsa_cuda_forward(const gsa_cuda_raster* arguments) {
+  using namespace gsa;
+  const gsa_cuda_raster call = *arguments;
+  const gsa_raster& s = call.scene;
+  const cudaStream_t stream = (cudaStream_t)call.stream;
+  const int tiles = ((s.width + kTile - 1) / kTile) * ((s.height + kTile - 1) / kTile);
+  const int64_t half = larger_of(s.count, call.capacity);
+  const int per_gaussian = blocks_for(s.count);
+  size_t bytes = (size_t)call.temporary_bytes;
+  cudaMemsetAsync(call.status, 0, 4 * sizeof(int32_t), stream);
+  if (s.count > 0) {
+    GSA_LAUNCH(project_kernel, per_gaussian, kThreads, stream, call);
+    uint32_t *order = call.values + half, *depths = call.keys + half;
+    cub::DeviceRadixSort::SortPairs(call.temporary, bytes, call.keys, depths, call.values, order,
+                                    (int64_t)s.count, 0, 32, stream);
+    cudaMemsetAsync(s.order, 0, sizeof(int32_t), stream);
+    int32_t *counts = (int32_t*)s.scratch, *ends = counts + s.count;
+    GSA_LAUNCH(count_kernel, per_gaussian, kThreads, stream, call, order, counts);
+    bytes = (size_t)call.temporary_bytes;
+    cub::DeviceScan::InclusiveSum(call.temporary, bytes, counts, ends, (int64_t)s.count, stream);
+    cudaMemsetAsync(call.keys, 0xFF, sizeof(uint32_t) * (size_t)call.capacity, stream);
+    GSA_LAUNCH(emit_kernel, per_gaussian, kThreads, stream, call, order, ends);
+  } else {
+    cudaMemsetAsync(call.keys, 0xFF, sizeof(uint32_t) * (size_t)call.capacity, stream);
+  }
+  uint32_t *tiles_sorted = call.keys + half, *slots_sorted = call.values + half;
+  bytes = (size_t)call.temporary_bytes;
+  cub::DeviceRadixSort::SortPairs(call.temporary, bytes, call.keys, tiles_sorted, call.values,
+                                  slots_sorted, call.capacity, 0, tile_bits(tiles), stream);
+  GSA_LAUNCH(range_kernel, blocks_for(call.capacity + 1), kThreads, stream, call, tiles_sorted,
+             slots_sorted);
+  GSA_LAUNCH(composite_kernel, tiles, kThreads, stream, call);
+  return (int32_t)cudaGetLastError();
+}
+
+extern "C" int32_t gsa_cuda_backward(const gsa_cuda_raster* arguments, const gsa_raster_grad* grad) {
+  using namespace gsa;
+  const gsa_cuda_raster call = *arguments;
+  const gsa_raster_grad v = *grad;
+  const gsa_raster& s = call.scene;
+  const cudaStream_t stream = (cudaStream_t)call.stream;
+  const int tiles = ((s.width + kTile - 1) / kTile) * ((s.height + kTile - 1) / kTile);
+  const int per_gaussian = blocks_for(s.count);
+  cudaMemsetAsync(v.slots, 0, sizeof(float) * GSA_MOMENTS * (size_t)call.capacity, stream);
+  GSA_LAUNCH(composite_bwd_kernel, tiles, kThreads, stream, call, v);
+  if (s.count > 0) GSA_LAUNCH(project_bwd_kernel, per_gaussian, kThreads, stream, call, v);
+  GSA_LAUNCH(camera_bwd_kernel, 1, 32, stream, v, per_gaussian);
+  return (int32_t)cudaGetLastError();
+}

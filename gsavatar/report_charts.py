@@ -1,0 +1,133 @@
+"""Charts of the report as inline SVG; colours come from the page's style, light or dark."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 1000, 240
+LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 40
+TICKS = 5
+
+Values = Sequence["float | None"]
+Place = Callable[[float, float], "tuple[float, float]"]
+"""From values to pixels of the chart."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve; ``style`` is a class of the page: real, ours or soft."""
+
+    name: str
+    values: Values
+    style: str = "ours"
+
+
+def line_chart(
+    x: Sequence[float], lines: Sequence[Line], x_label: str, y_label: str,
+    *, level: tuple[float, str] | None = None, from_zero: bool = True, height: int = HEIGHT,
+) -> str:  # fmt: skip
+    """Curves over a common x with axes, gaps where a value is unknown; "" if nothing is known.
+
+    ``level`` is a dashed line with its name.
+    """
+    known = [v for line in lines for v in line.values if v is not None]
+    if len(x) < 2 or not known:
+        return ""
+    low = 0.0 if from_zero else min(known)
+    high = max([*known, level[0] if level else -math.inf])
+    y_ticks = ticks(low, high if high > low else low + 1.0)
+    low, high = min(low, y_ticks[0]), max(high, y_ticks[-1])
+    x_low, x_high = min(x), max(x)
+
+    def place(px: float, py: float) -> tuple[float, float]:
+        across = (px - x_low) / (x_high - x_low or 1.0) * (WIDTH - LEFT - RIGHT)
+        up = (py - low) / (high - low or 1.0) * (height - TOP - BOTTOM)
+        return LEFT + across, height - BOTTOM - up
+
+    parts = [_grid(ticks(x_low, x_high), y_ticks, place, height), _names(x_label, y_label, height)]
+    if level is not None:
+        y = place(x_low, level[0])[1]
+        parts.append(
+            f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="tick" x="{WIDTH - RIGHT - 4}" y="{y - 5:.1f}" text-anchor="end">'
+            f"{html.escape(level[1])}</text>"
+        )
+    parts += [f'<path class="{line.style}" d="{_path(x, line.values, place)}"/>' for line in lines]
+    label = html.escape(f"{y_label} over {x_label}: {', '.join(line.name for line in lines)}")
+    legend = "".join(
+        f'<span><i class="{line.style}"></i>{html.escape(line.name)}</span>' for line in lines
+    )
+    size = f'viewBox="0 0 {WIDTH} {height}"'
+    picture = f'<svg {size} role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    return f'<div class="chart"><div class="legend">{legend}</div>{picture}</div>'
+
+
+def _grid(x_ticks: list[float], y_ticks: list[float], place: Place, height: int) -> str:
+    """Lines and numbers of the ticks."""
+    parts = []
+    for tick in y_ticks:
+        y = place(0, tick)[1]
+        parts.append(
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>'
+        )
+    for tick in x_ticks:
+        at = place(tick, 0)[0]
+        if LEFT - 1 <= at <= WIDTH - RIGHT + 1:
+            parts.append(
+                f'<text class="tick" x="{at:.1f}" y="{height - BOTTOM + 17}" '
+                f'text-anchor="middle">{tick:g}</text>'
+            )
+    return "".join(parts)
+
+
+def _names(x_label: str, y_label: str, height: int) -> str:
+    """Names of the axes."""
+    middle = (TOP + height - BOTTOM) / 2
+    return (
+        f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{height - 5}" '
+        f'text-anchor="middle">{html.escape(x_label)}</text>'
+        f'<text class="axis" transform="translate(14 {middle}) rotate(-90)" '
+        f'text-anchor="middle">{html.escape(y_label)}</text>'
+    )
+
+
+def _path(x: Sequence[float], values: Values, place: Place) -> str:
+    """SVG path with a gap wherever a value is unknown; lone values become a dot."""
+    commands: list[str] = []
+    pen_down = False
+    for i, (px, value) in enumerate(zip(x, values, strict=True)):
+        if value is None:
+            pen_down = False
+            continue
+        a, b = place(px, value)
+        alone = not pen_down and (i + 1 == len(values) or values[i + 1] is None)
+        commands.append(f"{'L' if pen_down else 'M'}{a:.1f} {b:.1f}" + ("h0.1" if alone else ""))
+        pen_down = True
+    return "".join(commands)
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Round values that cover [low, high], about five."""
+    raw = max(high - low, 1e-12) / TICKS
+    size = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * size for m in (1, 2, 2.5, 5, 10) if m * size >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def bars(items: Sequence[tuple[str, float, str]]) -> str:
+    """Horizontal bars of (name, value, words); "" if there are none."""
+    largest = max((value for _, value, _ in items), default=0.0)
+    if largest <= 0:
+        return ""
+    rows = "".join(
+        f'<div class="bar"><span>{html.escape(name)}</span>'
+        f'<b><i style="width:{max(0.4, 100 * value / largest):.1f}%"></i></b>'
+        f"<em>{html.escape(words)}</em></div>"
+        for name, value, words in items
+    )
+    return f'<div class="bars">{rows}</div>'

@@ -1,0 +1,169 @@
+"""What the numbers mean, in plain words: one finding per measure, good or weak."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence about one measure."""
+
+    good: bool
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One headline number with what it is and what to hold it against."""
+
+    label: str
+    value: str
+    unit: str
+    beside: str
+
+
+def number(value: Any, digits: int = 2) -> str:
+    """A number as text, a dash where it is null."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def findings(content: Values) -> list[Finding]:
+    """What is good and what is weak about an avatar, the head first."""
+    test, base = content["test"], content["baselines"]
+    found = [
+        _head(test, base), _lips(test, base), _following(test), _lag(test), _closures(test),
+        _sharpness(test), _steadiness(test),
+    ]  # fmt: skip
+    return [f for f in found if f is not None]
+
+
+def _head(test: Values, base: Mapping[str, Values]) -> Finding | None:
+    ours = test["psnr_head"]
+    known = [base[n]["psnr_head"] for n in ("mean_frame", "nearest_pose_frame")]
+    rivals = [v for v in known if v is not None]
+    if ours is None or not rivals:
+        return None
+    gain = ours - max(rivals)
+    if gain > 0:
+        return Finding(
+            True, "Likeness", f"The head is {gain:.1f} dB closer to the real frames than the best "
+            "picture one could copy from the training part.",
+        )  # fmt: skip
+    return Finding(
+        False, "Likeness", f"The head is {-gain:.1f} dB worse than simply showing the training "
+        "frame with the nearest pose: head pose or training went wrong.",
+    )  # fmt: skip
+
+
+def _lips(test: Values, base: Mapping[str, Values]) -> Finding | None:
+    ours, still = test["lmd_px"], base["still_mouth"]["lmd_px"]
+    if ours is None or not still:
+        return None
+    ratio = ours / still
+    if ratio <= 0.9:
+        return Finding(
+            True, "Lip shapes", f"Lip landmarks are {100 * (1 - ratio):.0f} % closer to the truth "
+            "than with a mouth that never moves.",
+        )  # fmt: skip
+    return Finding(
+        False, "Lip shapes", "The lips are hardly closer to the truth than with a mouth that "
+        f"never moves ({ours:.2f} px against {still:.2f} px).",
+    )  # fmt: skip
+
+
+def _following(test: Values) -> Finding | None:
+    r = test["mouth_open_corr"]
+    if r is None:
+        return None
+    strength = "closely" if r >= 0.75 else "well" if r >= 0.65 else "roughly"
+    if r >= 0.5:
+        return Finding(
+            r >= 0.65, "Following the voice",
+            f"The mouth opens and closes {strength} with the real one (r = {r:.2f}).",
+        )  # fmt: skip
+    return Finding(
+        False, "Following the voice", f"The mouth does not follow the voice (r = {r:.2f}); more "
+        "or clearer speech in the video would help.",
+    )  # fmt: skip
+
+
+def _lag(test: Values) -> Finding | None:
+    lag = test["mouth_open_lag_ms"]
+    if lag is None:
+        return None
+    way = "late" if lag > 0 else "early"
+    if abs(lag) <= 40:
+        return Finding(True, "Timing", f"The mouth is in time ({abs(lag):.0f} ms {way}).")
+    return Finding(False, "Timing", f"The mouth is {abs(lag):.0f} ms {way}, which people notice.")
+
+
+def _closures(test: Values) -> Finding | None:
+    value = test["closure_acc"]
+    if value is None:
+        return None
+    share = f"{100 * value:.0f} % of open and closed moments are right"
+    if value >= 0.75:
+        return Finding(True, "Closing", f"The mouth closes when it should ({share}).")
+    return Finding(False, "Closing", f"The mouth often misses closures ({share}; 50 % is chance).")
+
+
+def _sharpness(test: Values) -> Finding | None:
+    value = test["mouth_sharpness"]
+    if value is None:
+        return None
+    share = f"{100 * value:.0f} % of the real detail"
+    if value < 0.85:
+        return Finding(False, "Mouth detail", f"The mouth is blurred ({share}).")
+    if value > 1.1:
+        return Finding(False, "Mouth detail", f"The mouth is too contrasty or noisy ({share}).")
+    return Finding(True, "Mouth detail", f"The mouth is as sharp as the video ({share}).")
+
+
+def _steadiness(test: Values) -> Finding | None:
+    value = test["jitter_px"]
+    if value is None:
+        return None
+    if value <= 0.2:
+        return Finding(True, "Steadiness", f"The head is held steady ({value:.2f} px of jitter).")
+    return Finding(False, "Steadiness", f"The head trembles against the video ({value:.2f} px).")
+
+
+def tiles(content: Values) -> list[Tile]:
+    """The headline numbers."""
+    test, base, speed = content["test"], content["baselines"], content["speed"]
+
+    def beside(name: str, key: str, digits: int, words: str) -> str:
+        return f"{words} {number(base[name][key], digits)}"
+
+    return [
+        Tile("Head, PSNR", number(test["psnr_head"], 1), "dB",
+             beside("nearest_pose_frame", "psnr_head", 1, "nearest training frame")),
+        Tile("Head, SSIM", number(test["ssim_head"], 3), "",
+             beside("nearest_pose_frame", "ssim_head", 3, "nearest training frame")),
+        Tile("Lip distance", number(test["lmd_px"]), "px",
+             beside("still_mouth", "lmd_px", 2, "mouth held still")),
+        Tile("Mouth opening", number(test["mouth_open_corr"]), "r",
+             beside("previous_frame", "mouth_open_corr", 2, "real frame before")),
+        Tile("Mouth sharpness", number(test["mouth_sharpness"]), "× real", "1 is right"),
+        Tile("Head jitter", number(test["jitter_px"]), "px",
+             beside("previous_frame", "jitter_px", 2, "real frame before")),
+        Tile("Rendering", number(speed["render_fps"], 0), "pictures/s", "512 × 512, one at a time"),
+        Tile("Fitting", duration(speed["fit_seconds"]), "", "wall time, all stages"),
+    ]  # fmt: skip
+
+
+def duration(seconds: Any) -> str:
+    """Seconds as minutes or hours, short."""
+    if seconds is None:
+        return "–"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
