@@ -83,7 +83,7 @@ def _scaled(size: int, count: int, seed: int) -> tuple[float, int]:
 
 
 def scene(size: int, n: int, seed: int = 0) -> Scene:
-    """Arguments of ``ops.rasterize``, in order: ``n`` Gaussians in a ``size`` x ``size`` picture."""
+    """Arguments of ``ops.rasterize``, in order: ``n`` Gaussians over ``size`` x ``size`` pixels."""
     cloud = _cloud(size, n, seed)
     cloud["scales"] = cloud["scales"] * _scaled(size, n, seed)[0]
     return cloud
@@ -150,7 +150,7 @@ def measure(sizes: tuple[int, ...], counts: tuple[int, ...], isas: tuple[str, ..
                     "pairs": pairs, "gflops": pairs * sum(FLOP_PER_PAIR) / total / 1e6,
                     "pairs_per_s": pairs / total * 1e3,
                 })  # fmt: skip
-                print(  # noqa: T201
+                print(
                     f"rasterize {isa:6} {size:4}^2 {count:6}  forward {forward:7.2f}  "
                     f"backward {backward:7.2f}  total {total:7.2f} ms  {pairs / 1e6:.2f} M pairs"
                 )
@@ -173,7 +173,7 @@ def main() -> None:
         "yardstick_ms": yardstick(),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
-    print(f"yardstick {out['yardstick_ms']:.1f} ms")  # noqa: T201
+    print(f"yardstick {out['yardstick_ms']:.1f} ms")
     if options.json:
         options.json.write_text(json.dumps(out, indent=1))
 

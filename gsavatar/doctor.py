@@ -10,7 +10,6 @@ import platform
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 from gsavatar import __version__
 from gsavatar.errors import InputError
@@ -96,20 +95,26 @@ def _kernels() -> list[Finding]:
     """The native rasteriser in use; without it the reference in torch works, slowly."""
     from gsavatar import ops
 
-    facts: dict[str, Any] = ops.available()
-    words = ", ".join(f"{key} {_plain(value)}" for key, value in facts.items() if key != "why")
-    native = facts.get("library") or facts.get("native") or facts.get("cpu")
-    if native:
-        return [Finding("kernels", State.GOOD, words)]
-    why = facts.get("why") or "not built"
-    return [
-        Finding(
-            "kernels",
-            State.NOTE,
-            f"slow reference only ({_plain(why)})",
-            "install a C++ compiler, then: pip install --force-reinstall --no-deps gsavatar",
-        )
-    ]
+    facts = ops.available()
+    why: dict[str, str] = facts["why"]
+    if facts["native"] is None:
+        return [
+            Finding(
+                "kernels",
+                State.NOTE,
+                f"slow reference only: {why.get('native', 'the libraries were not built')}",
+                "install a C++ compiler, then: pip install --force-reinstall --no-deps gsavatar",
+            )
+        ]
+    built = ", ".join(facts["libraries"])
+    text = (
+        f"{facts['native']}, {facts['threads']} threads (built: {built}; CPU: {facts['machine']})"
+    )
+    if facts["native"] != facts["machine"]:
+        return [Finding("kernels", State.NOTE, text, "unset GSAVATAR_ISA, or install again")]
+    if not facts["openmp"] and (os.cpu_count() or 1) > 1:
+        return [Finding("kernels", State.NOTE, f"{text}, without OpenMP", "build with g++")]
+    return [Finding("kernels", State.GOOD, text)]
 
 
 def _picture() -> Finding:
@@ -143,28 +148,36 @@ def _picture() -> Finding:
 def _gpu() -> list[Finding]:
     import torch
 
-    if torch.cuda.is_available():
+    from gsavatar import ops
+
+    facts = ops.available()
+    if facts["cuda"]:
         return [Finding("CUDA", State.GOOD, torch.cuda.get_device_name(0))]
-    why = "torch is a CPU build" if torch.version.cuda is None else "no CUDA device is visible"
+    why = facts["why"].get("cuda", "not built")
     return [Finding("CUDA", State.NOTE, f"not used: {why}; everything runs on the CPU")]
 
 
 def _optional() -> list[Finding]:
     """Packages that make things faster or measure more; none is needed."""
+    from gsavatar import ops
+
     findings = []
     for distribution, extra in OPTIONAL.items():
         try:
-            text, state = importlib.metadata.version(distribution), State.GOOD
-            cure = ""
+            version = importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
-            text, state = "not installed (optional)", State.NOTE
             cure = f"pip install 'gsavatar[{extra}]'"
-        findings.append(Finding(distribution, state, text, cure))
+            findings.append(Finding(distribution, State.NOTE, "not installed (optional)", cure))
+            continue
+        unused = ops.available()["why"].get(distribution)
+        if unused is None:
+            findings.append(Finding(distribution, State.GOOD, version))
+        else:
+            findings.append(Finding(distribution, State.NOTE, f"{version}, not used: {unused}"))
     if importlib.util.find_spec("tinycudann") is None:
-        text, state = "not installed (optional; is on no package index, needs a GPU)", State.NOTE
-    else:
-        text, state = "installed", State.GOOD
-    return [*findings, Finding("tinycudann", state, text)]
+        text = "not installed (optional; is on no package index, needs a GPU)"
+        return [*findings, Finding("tinycudann", State.NOTE, text)]
+    return [*findings, Finding("tinycudann", State.GOOD, "installed")]
 
 
 def _models() -> list[Finding]:
@@ -204,15 +217,6 @@ def _models() -> list[Finding]:
             "assets", State.NOTE, f"GSAVATAR_ASSETS = {folder} is no folder", "correct or unset it"
         )
     return [landmarks, face, speech, place]
-
-
-def _plain(value: Any) -> str:
-    """A fact as words."""
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
-    if isinstance(value, (list, tuple)):
-        return "/".join(_plain(v) for v in value) or "none"
-    return {True: "yes", False: "no", None: "none"}.get(value, str(value))
 
 
 def _first_line(error: Exception) -> str:

@@ -7,14 +7,16 @@ import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from gsavatar.frames import write_text_atomic
-from gsavatar.package import Package
 from gsavatar.scoring import PASTED_COLUMNS, TEST_KEYS
 from gsavatar.types import PROTOCOL_SIZE
+
+if TYPE_CHECKING:
+    from gsavatar.package import Package
 
 VERSION = 1
 SPLIT = "first 10/11 train, last 1/11 (at least 2 s) test, 0.5 s between them dropped"

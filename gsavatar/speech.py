@@ -1,7 +1,7 @@
 """From sound to lips: features, the offset between sound and picture, and the motion model.
 
-The parts live in ``speech_features`` (sound to numbers) and ``speech_motion`` (numbers to
-coefficients); this module adds what compares the two with a clip, and is what others import.
+The parts live in ``speech_features`` (sound to numbers), ``speech_regression`` and
+``speech_motion`` (numbers to coefficients); this module adds what compares the two with a clip, and is what others import.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from gsavatar.speech_features import (
     voice_activity,
     windows,
 )
-from gsavatar.speech_motion import (
+from gsavatar.speech_motion import SpeechMotion, fit_speech_motion
+from gsavatar.speech_regression import (
     Array,
-    SpeechMotion,
     best_held_out,
-    design,
-    fit_speech_motion,
     held_out,
+    kernel_design,
+    token_inputs,
 )
 
 __all__ = [
@@ -44,6 +44,7 @@ OFFSET_STEP_S = 0.04
 OFFSET_TOKENS = 5
 """Context of the probe: enough to be steady, too little to hide a shift."""
 OFFSET_COMPONENTS = 32
+OFFSET_TAPER = 100.0
 OFFSET_PENALTIES = (0.1, 0.3, 1.0, 3.0)
 LIP_LEAD_S = 0.015
 """In footage known to be in sync the probe finds the lips this much ahead of the sound."""
@@ -75,8 +76,9 @@ def estimate_av_offset(features: SpeechFeatures, time_s: Any, opening: Any) -> t
     shifts = np.arange(-steps, steps + 1) * OFFSET_STEP_S
     weight = np.ones(len(gap))
     scores = np.empty(len(shifts))
+    probe = token_inputs(features, time, OFFSET_COMPONENTS, OFFSET_TOKENS, taper=OFFSET_TAPER)
     for i, shift in enumerate(shifts):
-        inputs = design(features, time + shift, OFFSET_COMPONENTS, OFFSET_TOKENS).inputs
+        inputs = probe.at_times(features, time + shift)
         guesses = held_out(inputs, gap[:, None], weight, time, OFFSET_PENALTIES)
         scores[i] = max(pearson(guess[:, 0], gap) for guess in guesses)
     top = int(np.argmax(scores))
@@ -95,7 +97,7 @@ def cv_opening(features: SpeechFeatures, time_s: Any, opening: Any) -> float:
     time, gap = np.asarray(time_s, np.float64), np.asarray(opening, np.float64)
     usable = np.isfinite(gap)
     time, gap = time[usable], gap[usable]
-    inputs = design(features, time).inputs
+    inputs = kernel_design(features, time).features
     guess = best_held_out(inputs, gap[:, None], np.ones(len(gap)), time)[0]
     return pearson(guess[:, 0], gap)
 

@@ -1,15 +1,13 @@
 """How one person's lower face moves when they speak: learned from a clip, played from features.
 
-The prediction is linear in the features (per-token principal components, ridge). It is evaluated
-on the 50 Hz token grid, smoothed with a symmetric kernel, shaped so that the lips really meet and
-really open, closed in silence, and interpolated at the frames' instants: any rate, any chunking,
-the same numbers.
+The regression (``speech_regression``) is evaluated on the 50 Hz token grid, smoothed with a
+symmetric kernel, shaped so that the lips really meet and really open, closed in silence, and
+interpolated at the frames' instants: any rate, any chunking, the same numbers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,17 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gsavatar.speech_features import SpeechFeatures, token_rows
-
-Array = NDArray[np.float64]
-
-CONTEXT_TOKENS = 17
-COMPONENTS = 64
-FOLDS = 5
-GUARD_S = 0.5
-"""Training frames this close to a held-out fold are left out: neighbours look alike."""
-PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-"""Ridge penalties per frame and unit variance of an input, tried by cross-validation."""
+from gsavatar.speech_features import SpeechFeatures
+from gsavatar.speech_regression import (
+    Array,
+    TokenInputs,
+    TokenRegression,
+    best_held_out,
+    kernel_design,
+    ridge,
+)
 
 CLOSED_OPENING = 0.010
 """Mouth opening (gap of the lips over the height of the face) below which the lips meet."""
@@ -47,25 +43,6 @@ CHUNK_FRAMES = 1024
 READING_PENALTY = 1e-5
 """Ridge penalty of the linear map from coefficients to the mouth's opening."""
 STATE_VERSION = 1
-
-
-@dataclass(frozen=True)
-class TokenRegression:
-    """A linear map from the tokens around an instant to K numbers."""
-
-    mean: Tensor  # [A]
-    components: Tensor  # [A, P], scaled to unit variance
-    weights: Tensor  # [L * P, K]
-    bias: Tensor  # [K]
-
-    def __call__(self, features: SpeechFeatures, first: int, count: int) -> Tensor:
-        """Predictions [count, K] at tokens first, first + 1, ... (also beyond the ends)."""
-        length = len(self.weights) // self.components.shape[1]
-        half = length // 2
-        rows = torch.arange(first - half, first + count + half)
-        tokens = (token_rows(features, rows) - self.mean) @ self.components
-        stacked = tokens.unfold(0, length, 1).transpose(1, 2).reshape(count, -1)
-        return stacked @ self.weights + self.bias
 
 
 @dataclass(frozen=True)
@@ -147,15 +124,16 @@ class SpeechMotion:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and JSON-able facts that ``from_state`` rebuilds the model from."""
+        heard = self.regression
         tensors = {
-            "mean": self.regression.mean, "components": self.regression.components,
-            "weights": self.regression.weights, "bias": self.regression.bias,
-            "reading": self.shaping.reading, "direction": self.shaping.direction,
-            "knots": self.shaping.knots, "targets": self.shaping.targets,
-            "closed": self.closed, "limits": self.limits,
+            "means": heard.inputs.means, "components": heard.inputs.components,
+            "taper": heard.inputs.taper, "centres": heard.centres, "weights": heard.weights,
+            "bias": heard.bias, "reading": self.shaping.reading,
+            "direction": self.shaping.direction, "knots": self.shaping.knots,
+            "targets": self.shaping.targets, "closed": self.closed, "limits": self.limits,
         }  # fmt: skip
         meta = {"version": STATE_VERSION, "names": list(self.names), "encoder": self.encoder}
-        return {k: v.float().contiguous() for k, v in tensors.items()}, meta
+        return {k: v.contiguous() for k, v in tensors.items()}, meta
 
     @staticmethod
     def from_state(tensors: dict[str, Tensor], meta: dict[str, Any]) -> SpeechMotion:
@@ -168,27 +146,36 @@ class SpeechMotion:
             raise ValueError(f"the speech model lacks {error}") from None
         if version != STATE_VERSION:
             raise ValueError(f"speech model version {version}, this program reads {STATE_VERSION}")
-        k, (a, p) = len(names), t["components"].shape
-        knots = t["knots"]
-        fits = (
-            t["mean"].shape == (a,) and t["bias"].shape == (k,) and t["closed"].shape == (k,)
-            and t["weights"].shape == (CONTEXT_TOKENS * p, k) and t["limits"].shape == (k, 2)
-            and t["reading"].shape == (k + 1,) and t["direction"].shape == (k,)
-            and knots.shape == t["targets"].shape and len(knots) != 1
-            and bool((knots.diff() > 0).all())
-        )  # fmt: skip
-        if not fits:
+        if not _fits(t, len(names)):
             raise ValueError("the speech model's tensors do not fit together")
-        return SpeechMotion(
-            names, encoder, TokenRegression(t["mean"], t["components"], t["weights"], t["bias"]),
-            Shaping(t["reading"], t["direction"], knots, t["targets"]), t["closed"], t["limits"],
-        )  # fmt: skip
+        inputs = TokenInputs(t["means"], t["components"], t["taper"])
+        heard = TokenRegression(inputs, t["centres"].half(), t["weights"], t["bias"])
+        shaping = Shaping(t["reading"], t["direction"], t["knots"], t["targets"])
+        return SpeechMotion(names, encoder, heard, shaping, t["closed"], t["limits"])
 
 
 _STATE_KEYS = (
-    "mean", "components", "weights", "bias", "reading", "direction", "knots", "targets",
-    "closed", "limits",
+    "means", "components", "taper", "centres", "weights", "bias", "reading", "direction", "knots",
+    "targets", "closed", "limits",
 )  # fmt: skip
+
+
+def _fits(t: dict[str, Tensor], k: int) -> bool:
+    """Whether the tensors of a state have the shapes of a model with K names."""
+    if t["means"].ndim != 2 or t["components"].ndim != 2 or t["taper"].ndim != 1:
+        return False
+    (places, a), c, length = t["means"].shape, t["components"].shape[1], len(t["taper"])
+    m = len(t["weights"])
+    shapes = {
+        "components": (a, c), "centres": (m, length * c), "weights": (m, k), "bias": (k,),
+        "reading": (k + 1,), "direction": (k,), "targets": t["knots"].shape, "closed": (k,),
+        "limits": (k, 2),
+    }  # fmt: skip
+    return (
+        places >= 1 and length % 2 == 1 and c >= 1 and len(t["knots"]) != 1
+        and all(tuple(t[name].shape) == tuple(shape) for name, shape in shapes.items())
+        and t["knots"].ndim == 1 and bool((t["knots"].diff() > 0).all())
+    )  # fmt: skip
 
 
 def voice_gate(features: SpeechFeatures, first: int, count: int) -> Tensor:
@@ -225,96 +212,6 @@ def _hysteresis(level: Array) -> NDArray[np.bool_]:
 # Learning
 
 
-@dataclass(frozen=True)
-class Design:
-    """Frames' inputs for the ridge: token components around each instant, unit variance."""
-
-    inputs: Array  # [T, L * P]
-    mean: Tensor
-    components: Tensor
-
-
-def design(
-    features: SpeechFeatures, time_s: Array, components: int = COMPONENTS,
-    context: int = CONTEXT_TOKENS,
-) -> Design:  # fmt: skip
-    """Inputs at instants [T]; the components are learned from the tokens of that span."""
-    rate = features.rate
-    low = max(0, int(time_s.min() * rate) - context)
-    high = int(time_s.max() * rate) + context
-    tokens = features.values[low:high].double().numpy()
-    mean = tokens.mean(0)
-    covariance = (tokens - mean).T @ (tokens - mean) / max(1, len(tokens))
-    spread, axes = np.linalg.eigh(covariance)
-    kept = min(components, len(mean), max(1, len(tokens) // 4))
-    # One scale for all: components keep their relative sizes, which is the prior of the ridge.
-    scaled = axes[:, ::-1][:, :kept] / np.sqrt(max(float(spread[::-1][:kept].mean()), 1e-12))
-    mean_t, axes_t = torch.from_numpy(mean).float(), torch.from_numpy(scaled.copy()).float()
-    at = torch.from_numpy(time_s * rate)
-    first, half = int(at.min().floor()), context // 2
-    rows = torch.arange(first - half, int(at.max().floor()) + half + 2)
-    small = (token_rows(features, rows) - mean_t) @ axes_t
-    index = at.floor().long()[:, None] - first + torch.arange(context)
-    share = (at - at.floor()).float()[:, None, None]
-    inputs = small[index] * (1.0 - share) + small[index + 1] * share
-    return Design(inputs.reshape(len(time_s), -1).double().numpy(), mean_t, axes_t)
-
-
-def ridge(
-    inputs: Array, targets: Array, weight: Array, penalties: tuple[float, ...]
-) -> list[Array]:
-    """Weights with the bias as last row, [D + 1, K], for each penalty."""
-    total = weight.sum()
-    x_mean, y_mean = weight @ inputs / total, weight @ targets / total
-    x, y = inputs - x_mean, targets - y_mean
-    spread, axes = np.linalg.eigh((x * weight[:, None]).T @ x)
-    moment = axes.T @ (x.T @ (y * weight[:, None]))
-    found = []
-    for penalty in penalties:
-        w = axes @ (moment / (np.maximum(spread, 0.0) + penalty * total)[:, None])
-        found.append(np.vstack((w, y_mean - x_mean @ w)))
-    return found
-
-
-def fold_edges(count: int, folds: int = FOLDS) -> list[tuple[int, int]]:
-    """Equal chronological parts of a number of rows."""
-    edges = np.linspace(0, count, folds + 1).astype(int)
-    return [(int(a), int(b)) for a, b in pairwise(edges) if b > a]
-
-
-def held_out(
-    inputs: Array, targets: Array, weight: Array, time_s: Array,
-    penalties: tuple[float, ...] = PENALTIES,
-) -> Array:  # fmt: skip
-    """Predictions [len(penalties), T, K] of each chronological fold by a model of the others."""
-    result = np.zeros((len(penalties), *targets.shape))
-    for a, b in fold_edges(len(targets)):
-        far = (time_s < time_s[a] - GUARD_S) | (time_s > time_s[b - 1] + GUARD_S)
-        if far.sum() < 10:
-            far = np.ones(len(targets), bool)
-            far[a:b] = False
-        for i, w in enumerate(ridge(inputs[far], targets[far], weight[far], penalties)):
-            result[i, a:b] = inputs[a:b] @ w[:-1] + w[-1]
-    return result
-
-
-def best_held_out(
-    inputs: Array, targets: Array, weight: Array, time_s: Array
-) -> tuple[Array, float]:
-    """Held-out predictions [T, K] of the penalty that explains most, and that penalty."""
-    tried = held_out(inputs, targets, weight, time_s)
-    best = int(np.argmax([explained(p, targets, weight) for p in tried]))
-    return tried[best], PENALTIES[best]
-
-
-def explained(predicted: Array, targets: Array, weight: Array) -> float:
-    """Share of the targets' variance that held-out predictions explain, all targets together."""
-    mean = weight @ targets / weight.sum()
-    error = weight @ ((predicted - targets) ** 2)
-    spread = weight @ ((targets - mean) ** 2)
-    return float(1.0 - error.sum() / max(spread.sum(), 1e-12))
-
-
 def fit_speech_motion(
     features: SpeechFeatures, time_s: Any, targets: Any, names: tuple[str, ...],
     *, weight: Any = None, opening: Any = None, seed: int = 0,
@@ -331,19 +228,15 @@ def fit_speech_motion(
     w = np.ones(len(y)) if weight is None else np.asarray(weight, np.float64)
     if not len(time) == len(y) == len(w) or y.ndim != 2 or y.shape[1] != len(names):
         raise ValueError(f"{len(time)} instants, targets {y.shape}, {len(names)} names")
-    inputs = design(features, time)
-    predicted, penalty = best_held_out(inputs.inputs, y, w, time)
-    (fitted,) = ridge(inputs.inputs, y, w, (penalty,))
+    design = kernel_design(features, time)
+    predicted, penalty = best_held_out(design.features, y, w, time)
+    (fitted,) = ridge(design.features, y, w, (penalty,))
     low, high = np.quantile(y, (0.01, 0.99), axis=0)
     margin = LIMIT_MARGIN * (high - low)
     gap = np.asarray(opening, np.float64) if opening is not None else _proxy_opening(y, names)
     shaping = shape_opening(predicted, y, gap, w, absolute=opening is not None)
-    regression = TokenRegression(
-        inputs.mean, inputs.components,
-        torch.from_numpy(fitted[:-1]).float(), torch.from_numpy(fitted[-1]).float(),
-    )  # fmt: skip
     return SpeechMotion(
-        tuple(names), features.encoder, regression, shaping,
+        tuple(names), features.encoder, design.regression(fitted), shaping,
         closed_anchor(y, gap, shaping, absolute=opening is not None),
         torch.from_numpy(np.stack((low - margin, high + margin), -1)).float(),
     )  # fmt: skip

@@ -117,7 +117,7 @@ def test_modules_and_functions_are_small(module: str) -> None:
 def test_the_library_is_quiet_and_explains_itself(module: str) -> None:
     """No print, no star import, no bare except; a docstring in every module."""
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-    assert ast.get_docstring(tree), f"{module} has no docstring"
+    assert not tree.body or ast.get_docstring(tree), f"{module} has no docstring"
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id != "print", f"{module}:{node.lineno} prints"

@@ -42,6 +42,14 @@ def test_a_wrong_picture_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.state is State.BAD and found.cure and "\n" not in found.text
 
 
+def test_without_kernels_the_reference_is_slow_but_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = ops.available() | {"native": None, "why": {"native": "no library was built"}}
+    monkeypatch.setattr(ops, "available", lambda: facts)
+    (found,) = doctor._kernels()
+    assert found.state is State.NOTE and "no library was built" in found.text
+    assert "compiler" in found.cure
+
+
 def test_fallbacks_are_notes_and_not_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assets, "available", lambda name: False)
     findings = doctor._models()

@@ -24,6 +24,8 @@ from gsavatar.scoring import TEST_KEYS, Bench, Face, Painter, Scores, TestFrames
 from gsavatar.seeding import SeedCounts, seed_avatar
 from gsavatar.types import ARKIT_NAMES, is_upper_face
 
+FEW = 5
+"""Test frames of a whole run."""
 INNER_MOUTH = np.array([40, 10, 10])
 LIPS = np.array([180, 80, 80])
 
@@ -63,9 +65,18 @@ def frames_of(clip: Clip, rows: np.ndarray) -> TestFrames:
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Many small products: threads only wait for one another on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def rows(tiny_clip: Clip) -> np.ndarray:
-    return np.arange(20, 60)
+    return np.arange(20, 46)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +112,7 @@ def test_the_real_frames_are_perfect(fakes: Scores) -> None:
     assert found["mouth_open_lag_ms"] == pytest.approx(0.0, abs=1e-6)
     assert found["mouth_sharpness"] == pytest.approx(1.0)
     assert found["jitter_px"] == pytest.approx(0.0, abs=1e-4)
-    assert found["closure_acc"] == 1.0 and found["frames"] == 40
+    assert found["closure_acc"] == 1.0 and found["frames"] == 26
 
 
 def test_a_shifted_picture_costs_what_it_must(
@@ -140,7 +151,7 @@ def test_what_cannot_be_measured_is_null_with_a_reason(fakes: Scores) -> None:
             assert summary.values[key] is None, (name, key)
         nulls = {key for key, value in summary.values.items() if value is None}
         assert nulls == set(summary.reasons) and all(summary.reasons.values())
-    assert fakes.sheets["faceless"].lost_faces == 40
+    assert fakes.sheets["faceless"].lost_faces == 26
     assert scoring.summarise(fakes, "absent").values["frames"] == 0
 
 
@@ -271,7 +282,7 @@ def run(tiny_clip: Clip, package: Package, tmp_path: Path) -> Iterator[Path]:
 
         def few(root: Path) -> Clip:
             clip = original(root)
-            return replace(clip, test_rows=clip.test_rows[:9])
+            return replace(clip, test_rows=clip.test_rows[:FEW])
 
         patch.setattr(evaluate, "open_clip", few)
         yield folder
@@ -291,14 +302,14 @@ def test_a_silent_run_is_measured_by_expression(run: Path) -> None:
     frames = run / "out"
     done: list[tuple[int, int]] = []
     found = evaluate.evaluate(run, frames, progress=lambda i, n: done.append((i, n)), fit_info=info)
-    assert done[-1] == (9, 9)
+    assert done[-1] == (FEW, FEW)
     assert json.loads((run / "metrics.json").read_text()) == found
     assert set(found) == set(metrics_file.skeleton())
     for section, value in metrics_file.skeleton().items():
         if isinstance(value, dict):
             assert set(found[section]) >= set(value), section
     assert found["protocol"]["drive"] == "expression" and found["protocol"]["seed"] == 3
-    assert found["test"]["frames"] == 9 and found["test"]["psnr_head"] > 8
+    assert found["test"]["frames"] == FEW and found["test"]["psnr_head"] > 8
     for key in scoring.SPEECH_KEYS:
         assert found["test"][key] is None
     assert found["baselines"]["previous_frame"]["psnr"] > found["baselines"]["mean_frame"]["psnr"]
@@ -313,7 +324,7 @@ def test_a_silent_run_is_measured_by_expression(run: Path) -> None:
     assert any("no usable sound" in note for note in found["notes"])
 
     names = sorted(p.name for p in (frames / "render").iterdir())
-    assert names == sorted(p.name for p in (frames / "real").iterdir()) and len(names) == 9
+    assert names == sorted(p.name for p in (frames / "real").iterdir()) and len(names) == FEW
     assert all(re.fullmatch(r"\d{6}\.png", name) for name in names)
     clip = open_clip(run / "clip")
     first = clip.test_rows[0]
@@ -347,7 +358,7 @@ def test_expression_drive_is_kept_beside_audio_drive(run: Path, monkeypatch) -> 
     assert any(note.startswith("test_expression: not measured") for note in first["notes"])
     second = evaluate.evaluate(run, drive="expression")
     assert second["test"] == first["test"] and second["baselines"] == first["baselines"]
-    assert second["test_expression"]["frames"] == 9
+    assert second["test_expression"]["frames"] == FEW
     assert not any("not measured" in note for note in second["notes"])
     third = evaluate.evaluate(run)
     assert third["test_expression"] == second["test_expression"]

@@ -28,6 +28,8 @@ constexpr cudaError_t cudaSuccess = 0;
 
 namespace emulator {
 
+constexpr size_t kStack = 64 << 10;
+
 struct Dim {
   int x;
 };
@@ -39,7 +41,6 @@ struct Warp {
 
 struct Block {
   std::vector<ucontext_t> contexts;
-  std::vector<std::vector<char>> stacks;
   std::vector<char> done;
   std::vector<Warp> warps;
   int arrived = 0, generation = 0, count = 0, counted = 0;
@@ -85,13 +86,14 @@ void launch(int blocks, int threads, const Body& body) {
     here.size = threads;
     here.body = body;
     here.contexts.resize(threads);
-    here.stacks.assign(threads, std::vector<char>(64 << 10));
+    static std::vector<char> stacks;
+    if (stacks.size() < (size_t)threads * kStack) stacks.resize((size_t)threads * kStack);
     here.done.assign(threads, 0);
     here.warps.resize((threads + 31) / 32);
     for (int t = 0; t < threads; ++t) {
       getcontext(&here.contexts[t]);
-      here.contexts[t].uc_stack.ss_sp = here.stacks[t].data();
-      here.contexts[t].uc_stack.ss_size = here.stacks[t].size();
+      here.contexts[t].uc_stack.ss_sp = stacks.data() + t * kStack;
+      here.contexts[t].uc_stack.ss_size = kStack;
       here.contexts[t].uc_link = nullptr;
       makecontext(&here.contexts[t], thread_main, 0);
     }

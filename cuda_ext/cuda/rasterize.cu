@@ -251,19 +251,23 @@ __global__ void __launch_bounds__(kThreads) composite_kernel(gsa_cuda_raster cal
   if (!fine) atomicMax(call.status + 1, GSA_NOT_FINITE + 7);
 }
 
-// Sums of 16 values over the warp in 16 exchanges: each halves the values a lane still carries.
-// Returns the sum of value `sum_index(lane)`.
+// One halving: of 2 Half values a lane keeps Half and adds its partner's share of them.
+template <int Half>
+__device__ __forceinline__ void fold(float* v, int lane) {
+  const bool upper = lane & (2 * Half);
+  for (int i = 0; i < Half; ++i) {
+    const float keep = upper ? v[i + Half] : v[i], give = upper ? v[i] : v[i + Half];
+    v[i] = keep + __shfl_xor_sync(kAll, give, 2 * Half);
+  }
+}
+
+// Sums of 16 values over the warp in 16 exchanges. Returns the sum of value `sum_index(lane)`.
 __device__ __forceinline__ float sum_warp(float* v) {
   const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int half = 8; half >= 1; half /= 2) {
-    const bool upper = lane & (2 * half);
-#pragma unroll
-    for (int i = 0; i < half; ++i) {
-      const float keep = upper ? v[i + half] : v[i], give = upper ? v[i] : v[i + half];
-      v[i] = keep + __shfl_xor_sync(kAll, give, 2 * half);
-    }
-  }
+  fold<8>(v, lane);
+  fold<4>(v, lane);
+  fold<2>(v, lane);
+  fold<1>(v, lane);
   return v[0] + __shfl_xor_sync(kAll, v[0], 1);
 }
 __device__ __forceinline__ int sum_index(int lane) { return lane / 2; }
@@ -444,7 +448,6 @@ extern "C" int32_t gsa_cuda_forward(const gsa_cuda_raster* arguments) {
     uint32_t *order = call.values + half, *depths = call.keys + half;
     cub::DeviceRadixSort::SortPairs(call.temporary, bytes, call.keys, depths, call.values, order,
                                     (int64_t)s.count, 0, 32, stream);
-    cudaMemsetAsync(s.order, 0, sizeof(int32_t), stream);
     int32_t *counts = (int32_t*)s.scratch, *ends = counts + s.count;
     GSA_LAUNCH(count_kernel, per_gaussian, kThreads, stream, call, order, counts);
     bytes = (size_t)call.temporary_bytes;

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from gsavatar.ops.machinery import available
 from gsavatar.ops.rasterize import rasterize
 from gsavatar.ops.rasterize_ref import rasterize_ref
 from gsavatar.ops.ssim import ssim, ssim_ref
 
-__all__ = ["rasterize", "rasterize_ref", "ssim", "ssim_ref"]
+__all__ = ["available", "rasterize", "rasterize_ref", "ssim", "ssim_ref"]

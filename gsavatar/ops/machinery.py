@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from gsavatar.ops import cuda, gsplat_backend, native
+from gsavatar.ops import cuda_backend, gsplat_backend, native
 
 
 def available() -> dict[str, Any]:
@@ -32,7 +32,7 @@ def available() -> dict[str, Any]:
         facts["openmp"] = bool(native.cpu().gsa_has_threads())
     except (native.NativeUnavailable, ValueError) as error:
         why["native"] = str(error)
-    no_cuda = cuda.why_not()
+    no_cuda = cuda_backend.why_not()
     facts["cuda"] = no_cuda is None
     if no_cuda is not None:
         why["cuda"] = no_cuda

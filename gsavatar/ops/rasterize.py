@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gsavatar.ops import check, cuda, gsplat_backend, native
+from gsavatar.ops import check, cuda_backend, gsplat_backend, native
 from gsavatar.ops.gsplat_backend import rasterize_gsplat
 from gsavatar.ops.rasterize_ref import rasterize_ref
 from gsavatar.types import Rendering
@@ -55,7 +55,7 @@ def rasterize(
     cloud = (means, quats, scales, opacities, colors, branch, world_to_cam, K, width, height)
     if chosen == "native":
         check.dtype("means", means, torch.float32)
-        op = rasterize_op if means.device.type == "cpu" else cuda.rasterize_op
+        op = rasterize_op if means.device.type == "cpu" else cuda_backend.rasterize_op
         rgb, alpha, branch_alpha, depth, *_ = op(*cloud, background, screen_probe)
         return Rendering(rgb, alpha[..., None], branch_alpha, depth[..., None])
     if chosen == "gsplat":
@@ -74,7 +74,7 @@ def choose_backend(means: Tensor, backend: str) -> str:
         return backend
     if means.device.type == "cpu":
         return "native" if native.present() else "torch"
-    if cuda.why_not() is None:
+    if cuda_backend.why_not() is None:
         return "native"
     return "gsplat" if gsplat_backend.why_not() is None else "torch"
 

@@ -45,13 +45,12 @@ def ssim_op(a: Tensor, b: Tensor, mask: Tensor | None, needs_grad: bool) -> tupl
     scratch = torch.empty(threads, native.SSIM_ROWS, stride)
     row_sums, value = torch.empty(height, dtype=torch.float64), torch.empty(())
     v_a = torch.empty_like(a) if needs_grad else torch.empty(0)
-    native.cpu().gsa_ssim(
-        native.SsimArguments(
-            a=a.data_ptr(), b=b.data_ptr(), mask=native.pointer(mask), height=height, width=width,
-            threads=threads, scratch=scratch.data_ptr(), row_sums=row_sums.data_ptr(),
-            value=value.data_ptr(), v_a=v_a.data_ptr() if needs_grad else None,
-        )  # fmt: skip
-    )
+    call = native.SsimArguments(
+        a=a.data_ptr(), b=b.data_ptr(), mask=native.pointer(mask), height=height, width=width,
+        threads=threads, scratch=scratch.data_ptr(), row_sums=row_sums.data_ptr(),
+        value=value.data_ptr(), v_a=v_a.data_ptr() if needs_grad else None,
+    )  # fmt: skip
+    native.cpu().gsa_ssim(call)
     return value, v_a
 
 
@@ -64,7 +63,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
     ctx.save_for_backward(output[1])
 
 
-def _backward(ctx: Any, v_value: Tensor, _: Tensor | None) -> tuple[Tensor | None, None, None, None]:
+def _backward(ctx: Any, v_value: Tensor, _: Any) -> tuple[Tensor | None, None, None, None]:
     (v_a,) = ctx.saved_tensors
     return v_a * v_value if v_a.numel() else None, None, None, None
 

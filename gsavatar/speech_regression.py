@@ -1,0 +1,200 @@
+"""Regression from the tokens around an instant to a few numbers: kernel ridge, cross-validated.
+
+A token's place in its block shifts the encoder's features, so the clip's mean at each place is
+taken away first. What remains is projected on principal components, weighted down away from the
+instant, and compared with a few hundred instants of the clip by a Gaussian kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gsavatar.speech_features import BLOCK_TOKENS, WHISPER, SpeechFeatures, token_rows
+
+Array = NDArray[np.float64]
+
+CONTEXT_TOKENS = 17
+COMPONENTS = 64
+TAPER_TOKENS = 4.0
+CENTRES = 512
+"""Instants of the clip that the kernel compares with: bounds time and the size of an avatar."""
+MEDIAN_SAMPLE = 512
+EIGEN_FLOOR = 1e-7
+FOLDS = 5
+GUARD_S = 0.5
+"""Training frames this close to a held-out fold are left out: neighbours look alike."""
+PENALTIES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+"""Ridge penalties per frame, tried by cross-validation."""
+
+
+@dataclass(frozen=True)
+class TokenInputs:
+    """How tokens become the numbers a regression reads."""
+
+    means: Tensor  # [P, A], of the tokens at each place of a block (P = 1 without blocks)
+    components: Tensor  # [A, C]
+    taper: Tensor  # [L], weight of each token around the instant
+
+    def at_tokens(self, features: SpeechFeatures, first: int, count: int) -> Tensor:
+        """Inputs [count, L * C] at tokens first, first + 1, ... (also beyond the ends)."""
+        half = len(self.taper) // 2
+        rows = torch.arange(first - half, first + count + half)
+        outside = (rows < 0) | (rows >= len(features.values))
+        means = self.means[rows % len(self.means)]
+        means = torch.where(outside[:, None], self.means.mean(0), means)
+        small = (token_rows(features, rows) - means) @ self.components
+        around = small.unfold(0, len(self.taper), 1).transpose(1, 2) * self.taper[:, None]
+        return around.reshape(count, -1)
+
+    def at_times(self, features: SpeechFeatures, time_s: Array) -> Array:
+        """Inputs [T, L * C] at any instants [T], linear between the tokens."""
+        at = torch.from_numpy(time_s * features.rate)
+        first = int(at.min().floor())
+        tokens = self.at_tokens(features, first, int(at.max().floor()) + 2 - first)
+        left = at.floor().long() - first
+        share = (at - at.floor()).float()[:, None]
+        mixed = tokens[left] * (1.0 - share) + tokens[left + 1] * share
+        return mixed.double().numpy()
+
+
+@dataclass(frozen=True)
+class TokenRegression:
+    """K numbers from the tokens around an instant."""
+
+    inputs: TokenInputs
+    centres: Tensor  # [M, L * C]
+    weights: Tensor  # [M, K]
+    bias: Tensor  # [K]
+
+    def __call__(self, features: SpeechFeatures, first: int, count: int) -> Tensor:
+        """Predictions [count, K] float32 at tokens first, first + 1, ..."""
+        x = self.inputs.at_tokens(features, first, count)
+        return (kernel(x.double(), self.centres.double()) @ self.weights.double()).float() + self.bias
+
+
+def kernel(a: Tensor, b: Tensor) -> Tensor:
+    """exp(-|a - b|^2) of rows [N, D] and [M, D], [N, M]."""
+    square = (a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2.0 * a @ b.T
+    return torch.exp(-square.clamp_min(0.0))
+
+
+def token_inputs(
+    features: SpeechFeatures, time_s: Array, components: int = COMPONENTS,
+    context: int = CONTEXT_TOKENS, taper: float = TAPER_TOKENS,
+) -> TokenInputs:  # fmt: skip
+    """The inputs that suit the tokens of a clip's span of time, from the features alone."""
+    low = max(0, int(time_s.min() * features.rate) - context)
+    high = int(time_s.max() * features.rate) + context
+    tokens = features.values[low:high].double().numpy()
+    places = BLOCK_TOKENS if features.encoder == WHISPER and len(tokens) >= 5 * BLOCK_TOKENS else 1
+    place = np.arange(low, low + len(tokens)) % places
+    means = np.stack([tokens[place == p].mean(0) for p in range(places)])
+    centred = tokens - means[place]
+    spread, axes = np.linalg.eigh(centred.T @ centred / len(tokens))
+    kept = min(components, tokens.shape[1], max(1, len(tokens) // 4))
+    # One scale for all: components keep their relative sizes, which is the regression's prior.
+    axes = axes[:, ::-1][:, :kept] / np.sqrt(max(float(spread[::-1][:kept].mean()), 1e-12))
+    offset = (np.arange(context) - context // 2) / taper
+    parts = (means, axes, np.exp(-0.5 * offset**2))
+    return TokenInputs(*(torch.from_numpy(part.astype(np.float32)) for part in parts))
+
+
+@dataclass(frozen=True)
+class KernelDesign:
+    """A clip's frames as inputs of a linear ridge that equals a kernel ridge."""
+
+    inputs: TokenInputs
+    centres: Tensor  # [M, L * C]
+    rotation: Array  # [M, R], kernel values to features
+    features: Array  # [T, R]
+
+    def regression(self, fitted: Array) -> TokenRegression:
+        """The predictor of ridge weights [R + 1, K] whose last row is the bias."""
+        weights, bias = self.rotation @ fitted[:-1], fitted[-1]
+        return TokenRegression(
+            self.inputs, self.centres,
+            torch.from_numpy(weights).float(), torch.from_numpy(bias).float(),
+        )  # fmt: skip
+
+
+def kernel_design(features: SpeechFeatures, time_s: Array) -> KernelDesign:
+    """Kernel features of a clip's frames; nothing here looks at what is to be predicted."""
+    inputs = token_inputs(features, time_s)
+    x = inputs.at_times(features, time_s)
+    sample = x[:: max(1, len(x) // MEDIAN_SAMPLE)]
+    square = (sample**2).sum(1)
+    distance = square[:, None] + square[None] - 2.0 * sample @ sample.T
+    scale = 1.0 / np.sqrt(max(float(np.median(distance)), 1e-9))
+    inputs = TokenInputs(inputs.means, inputs.components, inputs.taper * scale)
+    rows = np.unique(np.linspace(0, len(x) - 1, min(len(x), CENTRES)).round().astype(int))
+    # Half precision is what the avatar file keeps, so the fit sees the same centres.
+    centres = torch.from_numpy(scale * x[rows]).half().double()
+    spread, axes = np.linalg.eigh(kernel(centres, centres).numpy())
+    kept = spread > EIGEN_FLOOR * spread[-1]
+    rotation = axes[:, kept] / np.sqrt(spread[kept])
+    values = kernel(torch.from_numpy(scale * x), centres).numpy() @ rotation
+    return KernelDesign(inputs, centres.half(), rotation, values)
+
+
+# Ridge
+
+
+def ridge(
+    inputs: Array, targets: Array, weight: Array, penalties: tuple[float, ...]
+) -> list[Array]:
+    """Weights with the bias as last row, [D + 1, K], for each penalty."""
+    total = weight.sum()
+    x_mean, y_mean = weight @ inputs / total, weight @ targets / total
+    x, y = inputs - x_mean, targets - y_mean
+    spread, axes = np.linalg.eigh((x * weight[:, None]).T @ x)
+    moment = axes.T @ (x.T @ (y * weight[:, None]))
+    found = []
+    for penalty in penalties:
+        w = axes @ (moment / (np.maximum(spread, 0.0) + penalty * total)[:, None])
+        found.append(np.vstack((w, y_mean - x_mean @ w)))
+    return found
+
+
+def fold_edges(count: int, folds: int = FOLDS) -> list[tuple[int, int]]:
+    """Equal chronological parts of a number of rows."""
+    edges = np.linspace(0, count, folds + 1).astype(int)
+    return [(int(a), int(b)) for a, b in pairwise(edges) if b > a]
+
+
+def held_out(
+    inputs: Array, targets: Array, weight: Array, time_s: Array,
+    penalties: tuple[float, ...] = PENALTIES,
+) -> Array:  # fmt: skip
+    """Predictions [len(penalties), T, K] of each chronological fold by a model of the others."""
+    result = np.zeros((len(penalties), *targets.shape))
+    for a, b in fold_edges(len(targets)):
+        far = (time_s < time_s[a] - GUARD_S) | (time_s > time_s[b - 1] + GUARD_S)
+        if far.sum() < 10:
+            far = np.ones(len(targets), bool)
+            far[a:b] = False
+        for i, w in enumerate(ridge(inputs[far], targets[far], weight[far], penalties)):
+            result[i, a:b] = inputs[a:b] @ w[:-1] + w[-1]
+    return result
+
+
+def best_held_out(
+    inputs: Array, targets: Array, weight: Array, time_s: Array
+) -> tuple[Array, float]:
+    """Held-out predictions [T, K] of the penalty that explains most, and that penalty."""
+    tried = held_out(inputs, targets, weight, time_s)
+    best = int(np.argmax([explained(p, targets, weight) for p in tried]))
+    return tried[best], PENALTIES[best]
+
+
+def explained(predicted: Array, targets: Array, weight: Array) -> float:
+    """Share of the targets' variance that held-out predictions explain, all targets together."""
+    mean = weight @ targets / weight.sum()
+    error = weight @ ((predicted - targets) ** 2)
+    spread = weight @ ((targets - mean) ** 2)
+    return float(1.0 - error.sum() / max(spread.sum(), 1e-12))
