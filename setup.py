@@ -64,8 +64,7 @@ def compiles(command: list[str]) -> bool:
 def build_cpu(out: Path) -> list[Path]:
     """Compiles the CPU libraries this compiler can make; the portable one always."""
     base = [compiler(), *FLAGS, f"-I{SOURCES / 'include'}", f"-I{SOURCES / 'cpu'}"]
-    if compiles([*base, "-fopenmp"]):
-        base.append("-fopenmp")
+    base.append("-pthread" if compiles([*base, "-pthread"]) else "-DGSA_NO_THREADS")
     extra = os.environ.get("GSAVATAR_CXXFLAGS", "").split()
     x86 = platform.machine().lower() in {"x86_64", "amd64", "i686"}
     wanted = {

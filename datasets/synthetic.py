@@ -183,7 +183,11 @@ class Renderer:
         return surface, points, mesh
 
     def _lights(self) -> None:
-        for place, power in (((-0.6, 0.8, 1.4), 0.72), ((1.0, 0.3, 1.0), 0.32), ((0.2, -0.3, 1.5), 0.10)):
+        for place, power in (
+            ((-0.6, 0.8, 1.4), 0.72),
+            ((1.0, 0.3, 1.0), 0.32),
+            ((0.2, -0.3, 1.5), 0.10),
+        ):
             light = self._vtk.vtkLight()
             light.SetLightTypeToSceneLight()
             light.SetPosition(*place)
@@ -221,13 +225,17 @@ class Renderer:
         return np.asarray(split.astype(np.float32).mean((1, 3)).round().astype(np.uint8))
 
 
-def add_grain(picture: NDArray[np.uint8], sigma: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+def add_grain(
+    picture: NDArray[np.uint8], sigma: float, rng: np.random.Generator
+) -> NDArray[np.uint8]:
     """The picture with a camera's noise of ``sigma`` 8-bit units."""
     grain = rng.normal(0.0, sigma, picture.shape)
     return np.clip(picture + grain, 0, 255).round().astype(np.uint8)
 
 
-def make_film(out: Path, text: str, seed: int, *, seconds: float | None, size: int, grain: float) -> None:
+def make_film(
+    out: Path, text: str, seed: int, *, seconds: float | None, size: int, grain: float
+) -> None:
     """Writes ``out`` (film with sound) and ``out`` with the suffix .truth.json."""
     from gsavatar.video import VideoWriter
 
@@ -258,8 +266,12 @@ def truth(performance: Performance, seed: int, size: int) -> dict[str, Any]:
 
 def main() -> int:
     """The command: a film from a seed and a text."""
-    parser = argparse.ArgumentParser(prog="python -m gsavatar.datasets.synthetic", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="film to write (.mp4), or a .wav with --sound-only")
+    parser = argparse.ArgumentParser(
+        prog="python -m gsavatar.datasets.synthetic", description=__doc__
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="film to write (.mp4), or a .wav with --sound-only"
+    )
     parser.add_argument("--seed", type=int, default=7, help="who it is and how they move")
     parser.add_argument("--text", default=SENTENCES, help="what is said")
     parser.add_argument("--seconds", type=float, help="length; by default as long as the text")

@@ -129,14 +129,17 @@ def _surfaces(  # noqa: PLR0917
     colors[GUMS_END:TEETH_END] = np.array([0.88, 0.84, 0.78]) * (0.45 + 0.55 * depth)
     colors[TEETH_END:EYES_END] = _eye_colors(vertices[TEETH_END:EYES_END], eyes)
     colors[LASH_START:] = (0.12, 0.08, 0.07)
-    parts = [_part(n, m, vertices, triangles, colors, np.zeros_like(vertices)) for n, m in groups.items()]
+    parts = [
+        _part(n, m, vertices, triangles, colors, np.zeros_like(vertices)) for n, m in groups.items()
+    ]
     parts.append(_hair(vertices, neutral, normals, triangles, rng))
     parts.append(_shoulders(rng))
     return tuple(parts)
 
 
 def _part(  # noqa: PLR0917
-    name: str, mask: NDArray[np.bool_], vertices: Float, triangles: Int, colors: Float, offset: Float
+    name: str, mask: NDArray[np.bool_], vertices: Float, triangles: Int, colors: Float,
+    offset: Float,
 ) -> Surface:  # fmt: skip
     """The triangles of the model whose three corners are chosen."""
     rows = np.flatnonzero(mask)
@@ -177,14 +180,22 @@ def _skin_colors(
     """Skin with blotches, pores, red cheeks and nose, dark brows and coloured lips."""
     tone = np.array([0.80, 0.60, 0.50]) + rng.normal(0, 0.02, 3)
     color = np.tile(tone, (len(vertices), 1))
-    color += 0.018 * noise(neutral, 0.02, rng)[:, None] + 0.014 * noise(neutral, 0.004, rng)[:, None]
-    red = 0.7 * _bump(neutral, (0.045, -0.01), (0.02, 0.02)) + 0.6 * _bump(neutral, (0.0, 0.0), (0.012, 0.015))
+    color += (
+        0.018 * noise(neutral, 0.02, rng)[:, None] + 0.014 * noise(neutral, 0.004, rng)[:, None]
+    )
+    red = 0.7 * _bump(neutral, (0.045, -0.01), (0.02, 0.02)) + 0.6 * _bump(
+        neutral, (0.0, 0.0), (0.012, 0.015)
+    )
     front = neutral[:, 2] > 0.03
     color += (red * front)[:, None] * np.array([0.05, -0.05, -0.04])
     shade = 0.5 * _bump(neutral, (0.032, 0.022), (0.014, 0.005)) * front  # below the eyes
     color -= shade[:, None] * np.array([0.06, 0.07, 0.04])
-    arch = 0.0565 + 0.006 * np.sin(np.clip((np.abs(neutral[:, 0]) - 0.012) / 0.045, 0, 1) * np.pi * 0.8)
-    inside = (np.abs(neutral[:, 0]) > 0.012) & (np.abs(neutral[:, 0]) < 0.055) & (neutral[:, 2] > 0.06)
+    arch = 0.0565 + 0.006 * np.sin(
+        np.clip((np.abs(neutral[:, 0]) - 0.012) / 0.045, 0, 1) * np.pi * 0.8
+    )
+    inside = (
+        (np.abs(neutral[:, 0]) > 0.012) & (np.abs(neutral[:, 0]) < 0.055) & (neutral[:, 2] > 0.06)
+    )
     thick = 0.0035 - 0.0018 * np.clip((np.abs(neutral[:, 0]) - 0.035) / 0.02, 0, 1)
     brow = np.exp(-0.5 * ((neutral[:, 1] - arch) / thick) ** 2) * inside
     color = color * (1 - 0.8 * brow[:, None]) + 0.8 * brow[:, None] * np.array([0.20, 0.13, 0.09])
@@ -199,7 +210,9 @@ def _lip_mask(neutral: Float) -> Float:
     """Where the red of the lips is, 0-1, from the model's average face."""
     across = np.abs(neutral[:, 0]) / LIP_HALF_WIDTH
     rise = np.clip(1 - across**2, 0, None)
-    upper = LIP_CENTRE_Y + 0.0085 * np.sqrt(rise) * (1 - 0.18 * np.exp(-((neutral[:, 0] / 0.004) ** 2)))
+    upper = LIP_CENTRE_Y + 0.0085 * np.sqrt(rise) * (
+        1 - 0.18 * np.exp(-((neutral[:, 0] / 0.004) ** 2))
+    )
     lower = LIP_CENTRE_Y - 0.0105 * np.sqrt(rise)
     edge = np.minimum(upper - neutral[:, 1], neutral[:, 1] - lower) / 0.0012
     return np.clip(edge + 0.5, 0, 1) * (across < 1) * (neutral[:, 2] > 0.07)
@@ -229,13 +242,20 @@ def _hair(  # noqa: PLR0917
 ) -> Surface:
     """A cap of hair: the scalp lifted off the skull, thinner towards the hairline."""
     x, y, z = neutral.T
-    line = HAIRLINE_Y - 0.10 * np.clip((0.075 - z) / 0.09, 0, 1) - 0.035 * np.clip((np.abs(x) - 0.055) / 0.02, 0, 1)
+    line = (
+        HAIRLINE_Y
+        - 0.10 * np.clip((0.075 - z) / 0.09, 0, 1)
+        - 0.035 * np.clip((np.abs(x) - 0.055) / 0.02, 0, 1)
+    )
     ear = (np.abs(x) > 0.068) & (y < 0.035) & (y > -0.05) & (z < 0.02) & (z > -0.035)
     inside = (y - line) / 0.02
     mask = (np.arange(len(vertices)) < NECK_END) & (inside > 0) & ~ear & (y > -0.06)
     lift = HAIR_THICKNESS * np.clip(inside, 0.12, 1) * (1 + 0.15 * noise(neutral, 0.015, rng))
     strands = noise(neutral * np.array([3.0, 0.5, 1.0]), 0.004, rng)
-    color = np.array([0.20, 0.13, 0.09]) * (1 + 0.22 * strands + 0.15 * noise(neutral, 0.02, rng))[:, None]
+    color = (
+        np.array([0.20, 0.13, 0.09])
+        * (1 + 0.22 * strands + 0.15 * noise(neutral, 0.02, rng))[:, None]
+    )
     outward = normals if (normals[:FACE_END] * neutral[:FACE_END]).sum() > 0 else -normals
     return _part("hair", mask, vertices, triangles, np.clip(color, 0, 1), outward * lift[:, None])
 
@@ -247,7 +267,9 @@ def _shoulders(rng: np.random.Generator) -> Surface:
     angle = np.linspace(0, 2 * np.pi, around, endpoint=False)
     wide = 0.068 + 0.165 * np.clip((t - 0.12) / 0.45, 0, 1) ** 0.75
     deep = 0.070 + 0.050 * np.clip((t - 0.10) / 0.6, 0, 1)
-    height = -0.121 - 0.022 * np.clip(t / 0.12, 0, 1) - 0.30 * np.clip((t - 0.12) / 0.88, 0, 1) ** 1.15
+    height = (
+        -0.121 - 0.022 * np.clip(t / 0.12, 0, 1) - 0.30 * np.clip((t - 0.12) / 0.88, 0, 1) ** 1.15
+    )
     x = wide[:, None] * np.cos(angle)
     z = -0.012 + deep[:, None] * np.sin(angle)
     y = np.tile(height[:, None], (1, around))

@@ -271,6 +271,8 @@ def status() -> str:
             else "fetched when needed" if asset.url or asset.wheel else asset.manual or ""
         )  # fmt: skip
         state = "there" if path is not None else "missing"
-        lines.append(f"{name:<22}{state:<10}{asset.size / 2**20:>6.1f} MB  {asset.licence}; {asset.use}")
+        lines.append(
+            f"{name:<22}{state:<10}{asset.size / 2**20:>6.1f} MB  {asset.licence}; {asset.use}"
+        )
         lines.append(f"{'':<22}{source}")
     return "\n".join(lines)

@@ -76,7 +76,7 @@ class Avatar:
 
 
 def _part_of_turn(turn: Tensor, weight: Tensor) -> Tensor:
-    """The rotation between none and ``turn`` [*B, 1, 4] by ``weight`` [N, 1]: quaternions [*B, N, 4].
+    """The rotations [*B, N, 4] between none and ``turn`` [*B, 1, 4] by ``weight`` [N, 1].
 
     Normalised linear interpolation; within 0.1 degree of slerp for the turns a neck makes.
     """

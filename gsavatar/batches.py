@@ -62,7 +62,7 @@ class Batches:
         return self._sample(row, PROTOCOL_SIZE, self._crop(row, generator))
 
     def validation(self) -> Iterator[Sample]:
-        """Whole frames of the training part that are never drawn, for choosing and for the curve."""
+        """Whole frames of the training part that are never drawn: for choices and the curve."""
         for row in self._validation_rows:
             yield self._sample(row, self.size, None)
 

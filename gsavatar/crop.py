@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,7 @@ def plan(
     plans, before = [], 0
     with FaceLandmarker() as landmarker:
         for path, info in zip(paths, infos, strict=True):
+
             def told(done: int, before: int = before) -> None:
                 if progress is not None:
                     progress(min(before + done, total), total)
@@ -110,12 +112,15 @@ def apply_crop(picture: UInt8, box: Box, size: int) -> UInt8:
     top, left, bottom, right = (round(v) for v in box)
     pad = max(0, -top, -left, bottom - height, right - width)
     if pad:
-        picture = cv2.copyMakeBorder(picture, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
+        picture = np.asarray(
+            cv2.copyMakeBorder(picture, pad, pad, pad, pad, cv2.BORDER_REPLICATE), np.uint8
+        )
     part = picture[top + pad : bottom + pad, left + pad : right + pad]
     if part.shape[:2] == (size, size):
         return np.ascontiguousarray(part)
     shrinks = part.shape[0] > size
-    return cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(part, (size, size), interpolation=how), np.uint8)
 
 
 def _look(
@@ -130,14 +135,15 @@ def _look(
     cuts: list[int] = []
     before: NDArray[np.float32] | None = None
     next_s, index, time_s, light = 0.0, -1, 0.0, []
-    for index, time_s, picture in video.decode(path):  # noqa: B007
+    for index, time_s, picture in video.decode(path):
         if time_s + 1e-6 < next_s:
             continue
         next_s = time_s + SCAN_EVERY_S
         scale = min(1.0, SCAN_SIDE / max(picture.shape[:2]))
         small = picture
         if scale < 1.0:
-            small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            shrunk = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            small = np.asarray(shrunk, np.uint8)
         light.append(float(small.mean()) / 255.0)
         now = _histogram(small)
         scan = len(indices)
@@ -167,7 +173,9 @@ def _follow(
         top, left, bottom, right = (v / scale for v in face.box)
         box = (top, left, bottom, right)
         tall = bottom - top
-        near = [p for p in people if scan not in p.boxes and _distance(p.last(), box) < MAX_SHIFT * tall]
+        near = [
+            p for p in people if scan not in p.boxes and _distance(p.last(), box) < MAX_SHIFT * tall
+        ]
         if near:
             person = min(near, key=lambda p: _distance(p.last(), box))
         else:
@@ -219,7 +227,8 @@ def _plan_one(
     last = scan.indices[end] - 1 if end < len(scan.indices) else scan.frames - 1
     if start > 0 or end < len(scan.indices):
         notes.append(
-            f"{path.name}: {len(scan.cuts)} cuts; the longest scene, frames {first} to {last}, is used."
+            f"{path.name}: {len(scan.cuts)} cuts; the longest scene, frames {first} to {last}, "
+            "is used."
         )
     box = _crop_box(info, [person.boxes[s] for s in seen])
     return CropPlan(path, box, first, last, tuple(notes), info)
@@ -229,7 +238,9 @@ def _choose(path: Path, scan: _Scan, face: str | None, thumbnail: Path | None) -
     """The subject among the people of a file."""
     people = sorted(scan.people, key=lambda p: -len(p.boxes))
     longest = len(people[0].boxes)
-    rivals = [p for p in people if len(p.boxes) >= AMBIGUOUS_SHARE * longest and _together(p, people[0])]
+    rivals = [
+        p for p in people if len(p.boxes) >= AMBIGUOUS_SHARE * longest and _together(p, people[0])
+    ]
     if len(rivals) == 1:
         return people[0]
     rivals.sort(key=lambda p: float(np.median([b[1] + b[3] for b in p.boxes.values()])))
@@ -244,7 +255,9 @@ def _choose(path: Path, scan: _Scan, face: str | None, thumbnail: Path | None) -
         return rivals[0 if face == "left" else -1]
     if face.isdigit() and 1 <= int(face) <= len(rivals):
         return rivals[int(face) - 1]
-    raise InputError(f"{path}: --face {face} is not left, right or a number from 1 to {len(rivals)}.")
+    raise InputError(
+        f"{path}: --face {face} is not left, right or a number from 1 to {len(rivals)}."
+    )
 
 
 def _together(a: _Person, b: _Person) -> bool:
@@ -258,7 +271,11 @@ def _number(people: list[_Person], path: Path) -> None:
 
     tiles = []
     for number, person in enumerate(people, 1):
-        tile = person.thumbnail.copy() if person.thumbnail is not None else np.zeros((160, 160, 3), np.uint8)
+        tile = (
+            person.thumbnail.copy()
+            if person.thumbnail is not None
+            else np.zeros((160, 160, 3), np.uint8)
+        )
         cv2.putText(tile, str(number), (8, 34), cv2.FONT_HERSHEY_SIMPLEX, 1.2, (255, 220, 0), 3)
         tiles.append(tile)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -269,11 +286,13 @@ def _longest_scene(scan: _Scan, person: _Person) -> tuple[int, int]:
     """First and one past the last scan of the scene that shows the person longest."""
     jumps = []
     seen = sorted(person.boxes)
-    for a, b in zip(seen[:-1], seen[1:], strict=True):
-        if _distance(person.boxes[a], person.boxes[b]) > 0.7 * (person.boxes[b][2] - person.boxes[b][0]):
+    for a, b in pairwise(seen):
+        if _distance(person.boxes[a], person.boxes[b]) > 0.7 * (
+            person.boxes[b][2] - person.boxes[b][0]
+        ):
             jumps.append(b)
     edges = sorted({0, *scan.cuts, *jumps, len(scan.indices)})
-    spans = list(zip(edges[:-1], edges[1:], strict=True))
+    spans = list(pairwise(edges))
     return max(spans, key=lambda s: (sum(s[0] <= i < s[1] for i in seen), -s[0]))
 
 

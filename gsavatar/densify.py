@@ -67,9 +67,7 @@ def plan_round(
 
 
 @torch.no_grad()
-def apply_round(
-    adam: RowAdam, branch: str, change: RowChange, generator: torch.Generator
-) -> None:
+def apply_round(adam: RowAdam, branch: str, change: RowChange, generator: torch.Generator) -> None:
     """Rebuilds the branch's parameters and their Adam state for the new rows.
 
     A large parent is split: both halves shrink and the child moves along a sample of the parent's

@@ -1,7 +1,7 @@
 """Pictures of a clip on disk: one append-only file per plane, read by memory map.
 
-``raw`` shards hold uint8 pictures one after another. Above ``RAW_LIMIT`` bytes a shard is ``coded``:
-every picture is a lossless PNG of its own, so any one of them can be read alone.
+``raw`` shards hold uint8 pictures one after another. Above ``RAW_LIMIT`` bytes a shard is
+``coded``: every picture is a lossless PNG of its own, so any one of them can be read alone.
 """
 
 from __future__ import annotations

@@ -59,7 +59,9 @@ def from_points(
     quats[:, 0] = 1.0
     log_scales = spacing.clamp(2e-4, 0.02).mul(0.6).log()[:, None].repeat(1, 3)
     raw_opacity = torch.logit(torch.tensor(opacity)).item()
-    return RawGaussians(points.clone(), quats, log_scales, points.new_full((count,), raw_opacity), sh)
+    return RawGaussians(
+        points.clone(), quats, log_scales, points.new_full((count,), raw_opacity), sh
+    )
 
 
 def neighbours(points: Tensor, k: int) -> tuple[Tensor, Tensor]:

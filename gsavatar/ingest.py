@@ -108,7 +108,7 @@ def _principal_point(sources: list[dict[str, Any]]) -> tuple[float, float] | Non
     """The middle of the uncropped picture in protocol pixels; None if the files differ in it."""
     points = set()
     for source in sources:
-        top, left, bottom, right = source["crop"]
+        top, left, bottom, _ = source["crop"]
         scale = PROTOCOL_SIZE / (bottom - top)
         x, y = (source["width"] / 2 - left) * scale, (source["height"] / 2 - top) * scale
         points.add((round(x, 3), round(y, 3)))
@@ -124,7 +124,9 @@ def _decode(
         meta: dict[str, Any] = json.loads(done.read_text())
         return meta
     with reporter.stage("look through the video") as progress:
-        plans = crop.plan(videos, face=options.face, progress=progress, thumbnail=root.parent / "faces.png")
+        plans = crop.plan(
+            videos, face=options.face, progress=progress, thumbnail=root.parent / "faces.png"
+        )
     total = sum(p.last_index - p.first_index + 1 for p in plans)
     keep_all = total <= MAX_FRAMES
     with reporter.stage("decode and find landmarks") as progress:
@@ -244,7 +246,8 @@ def _choose(sequence: Sequence) -> NDArray[np.int64]:
     nose, left, right = points[:, 1], points[:, 234], points[:, 454]
     turn = (nose[:, 0] - left[:, 0]) / (right[:, 0] - left[:, 0])
     values = torch.stack(
-        (turn, nose[:, 0], nose[:, 1], mouth_opening(points), points[:, 152, 1] - points[:, 10, 1]), 1
+        (turn, nose[:, 0], nose[:, 1], mouth_opening(points), points[:, 152, 1] - points[:, 10, 1]),
+        1,
     )[train].numpy()
     low, high = np.percentile(values, [1, 99], axis=0)
     grid = np.clip((values - low) / np.maximum(high - low, 1e-6) * 5, 0, 4).astype(int)
@@ -313,7 +316,11 @@ def _speech(
         loaded: dict[str, Any] = json.loads(done.read_text())
         return loaded
     samples = _sound(meta["sources"])
-    result: dict[str, Any] = {"av_offset_ms": None, "av_offset_confidence": None, "speech_notes": []}
+    result: dict[str, Any] = {
+        "av_offset_ms": None,
+        "av_offset_confidence": None,
+        "speech_notes": [],
+    }
     if samples is None:
         result["speech_notes"].append(
             "The video has no usable sound: only expression drive is trained, not speech drive."
@@ -324,13 +331,16 @@ def _speech(
         quick = speech.extract(samples, encoder="log_mel")
         found = sequence.landmarks.found
         opening = mouth_opening(sequence.landmarks.points)[found].numpy()
-        offset_ms, confidence = speech.estimate_av_offset(quick, sequence.time_s[found.numpy()], opening)
+        offset_ms, confidence = speech.estimate_av_offset(
+            quick, sequence.time_s[found.numpy()], opening
+        )
         result |= {"av_offset_ms": float(offset_ms), "av_offset_confidence": float(confidence)}
         sure = confidence >= MIN_OFFSET_CONFIDENCE and abs(offset_ms) >= MIN_OFFSET_MS
         if options.correct_offset and sure:
             samples = _shifted(samples, offset_ms / 1000.0)
             result["speech_notes"].append(
-                f"The sound was {abs(offset_ms):.0f} ms {'late' if offset_ms > 0 else 'early'}; corrected."
+                f"The sound was {abs(offset_ms):.0f} ms "
+                f"{'late' if offset_ms > 0 else 'early'}; corrected."
             )
         features = speech.extract(samples, progress=progress)
     save_features(root / "features.safetensors", features)

@@ -100,29 +100,29 @@ def _band() -> Tensor:
     return band
 
 
-def _filtered_down(planes: Tensor) -> Tensor:
-    """Planes [C, H, W] after the window along H, where it fits, turned: [C, W, H - 10].
+def _filtered(plane: Tensor) -> Tensor:
+    """A plane [H, W] after the window, where it fits: [H - 10, W - 10].
 
     Products of small banded blocks: an order of magnitude less work than one full matrix, and
     several times faster than a convolution of eleven taps in torch.
     """
-    channels, height, width = planes.shape
-    fits = height - SSIM_WINDOW + 1
-    blocks = -(-fits // SSIM_BLOCK)
-    spare = blocks * SSIM_BLOCK + SSIM_WINDOW - 1 - height
-    padded = torch.nn.functional.pad(planes, (0, 0, 0, spare))
-    parts = padded.unfold(1, SSIM_BLOCK + SSIM_WINDOW - 1, SSIM_BLOCK)  # [C, B, W, 74]
-    filtered = (parts @ _band()).permute(0, 2, 1, 3)
-    return filtered.reshape(channels, width, blocks * SSIM_BLOCK)[..., :fits]
+    band, (height, width) = _band(), plane.shape
+    border = SSIM_WINDOW - 1
+    down = plane.new_empty(height - border, width)
+    for start in range(0, height - border, SSIM_BLOCK):
+        end = min(start + SSIM_BLOCK, height - border)
+        block = band[: end - start + border, : end - start]
+        torch.matmul(block.T, plane[start : end + border], out=down[start:end])
+    result = plane.new_empty(height - border, width - border)
+    for start in range(0, width - border, SSIM_BLOCK):
+        end = min(start + SSIM_BLOCK, width - border)
+        block = band[: end - start + border, : end - start]
+        result[:, start:end] = down[:, start : end + border] @ block
+    return result
 
 
-def _filtered(planes: Tensor) -> Tensor:
-    """Planes [C, H, W] after the window, where it fits: [C, H - 10, W - 10]."""
-    return _filtered_down(_filtered_down(planes))
-
-
-def _planes(picture: UInt8) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 255.0
+def _plane(picture: UInt8, channel: int) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(picture[..., channel])).float().div_(255.0)
 
 
 class SsimTarget:
@@ -131,9 +131,10 @@ class SsimTarget:
     def __init__(self, real: UInt8) -> None:
         if min(real.shape[:2]) < SSIM_WINDOW:
             raise ValueError(f"SSIM needs {SSIM_WINDOW} pixels a side, got {real.shape[:2]}")
-        self.planes = _planes(real)
-        self.mean = _filtered(self.planes)
-        self.variance = _filtered(self.planes.square()) - self.mean.square()
+        self.planes = [_plane(real, channel) for channel in range(3)]
+        self.means = [_filtered(p) for p in self.planes]
+        squares = [_filtered(p.square()) for p in self.planes]
+        self.variances = [s - m.square() for s, m in zip(squares, self.means, strict=True)]
 
     def map(self, rendered: UInt8) -> NDArray[np.float32]:
         """SSIM [H - 10, W - 10] of a picture, mean of the three channels.
@@ -141,16 +142,23 @@ class SsimTarget:
         Window 11 x 11, sigma 1.5, K 0.01 and 0.03 (Wang et al. 2004), and only where the window
         lies inside the picture.
         """
-        planes = _planes(rendered)
-        mean = _filtered(planes)
-        variance = _filtered(planes.square()) - mean.square()
-        covariance = _filtered(planes * self.planes) - mean * self.mean
-        top = (2 * mean * self.mean + SSIM_C1) * (2 * covariance + SSIM_C2)
-        bottom = (mean.square() + self.mean.square() + SSIM_C1) * (
-            variance + self.variance + SSIM_C2
-        )
-        result: NDArray[np.float32] = (top / bottom).mean(0).numpy()
+        total = torch.zeros_like(self.means[0])
+        for channel in range(3):
+            total += self._channel(_plane(rendered, channel), channel)
+        result: NDArray[np.float32] = (total / 3.0).numpy()
         return result
+
+    def _channel(self, plane: Tensor, channel: int) -> Tensor:
+        """SSIM of one channel; sums in place, as memory traffic is most of the cost."""
+        real_mean, real_variance = self.means[channel], self.variances[channel]
+        mean = _filtered(plane)
+        product = mean * real_mean
+        covariance = _filtered(plane * self.planes[channel]).sub_(product)
+        square = mean.square_()
+        variance = _filtered(plane.square_()).sub_(square)
+        top = product.mul_(2.0).add_(SSIM_C1).mul_(covariance.mul_(2.0).add_(SSIM_C2))
+        bottom = square.add_(real_mean.square()).add_(SSIM_C1)
+        return top.div_(bottom.mul_(variance.add_(real_variance).add_(SSIM_C2)))
 
 
 def masked_mean(ssim_map: NDArray[np.float32], mask: Mask | None = None) -> float:
@@ -189,8 +197,8 @@ def open_lpips() -> tuple[Callable[[UInt8, UInt8], float] | None, str]:
 
     def distance(rendered: UInt8, real: UInt8) -> float:
         with torch.no_grad():
-            pair = [(_planes(p) * 2.0 - 1.0)[None] for p in (rendered, real)]
-            return float(network(*pair))
+            pair = [torch.stack([_plane(p, c) for c in range(3)])[None] for p in (rendered, real)]
+            return float(network(*pair, normalize=True))
 
     return distance, ""
 

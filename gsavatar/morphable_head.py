@@ -26,7 +26,7 @@ EYE_RADIUS_M = 0.012
 EYE_RINGS, EYE_SPOKES, EYE_COVER_RAD = 6, 16, 1.2
 EYE_BEHIND_LIDS_M = 0.001
 EARS = (234, 454)
-HINGE_BACK_M = 0.012
+HINGE_FROM_EARS_M = np.array([0.0, 0.0, 0.012])
 CHIN_MIDDLE = (152, 175, 199, 200)
 USUAL_WIDTH_M = 0.145
 SKULL_AXES_M = np.array([0.078, 0.104, 0.092])
@@ -105,7 +105,7 @@ def complete(
 
 def jaw_hinge(rest: Floats) -> Floats:
     """The middle [3] of the jaw's axis, just before the ears."""
-    return np.asarray(rest[list(EARS)].mean(0) + (0.0, 0.0, HINGE_BACK_M))
+    return np.asarray(rest[list(EARS)].mean(0) + HINGE_FROM_EARS_M)
 
 
 def jaw_turn(points: Floats, drop_m: float, rest: Floats | None = None) -> Floats:
@@ -124,7 +124,7 @@ def gaze_turn(way: str, side: float, angle_rad: float) -> Floats:
 
 
 def _grid(rows: int, columns: int, closed: bool) -> Ints:
-    """Triangles of a grid of vertices, row after row; ``closed`` joins the last column and first."""
+    """Triangles of a grid of vertices in rows; ``closed`` joins the last column and the first."""
     ids = np.arange(rows * columns).reshape(rows, columns)
     right = np.roll(ids, -1, axis=1) if closed else ids[:, 1:]
     left = ids if closed else ids[:, :-1]

@@ -70,8 +70,8 @@ def _load(model: Path, embedding: Path) -> MorphableModel:
     with np.load(model) as data, np.load(embedding) as rows:
         neutral = data["neutral"].astype(np.float64) * CM
         keep = np.ones(len(neutral), dtype=bool)
-        for part in DROPPED:
-            keep[part] = False
+        for hidden in DROPPED:
+            keep[hidden] = False
         names, expression = _expressions(data["expression_names"], data["expression"], neutral)
         identity = data["identity"][:, keep].astype(np.float32) * np.float32(CM)
         faces = _triangles(data["faces"].astype(np.int64))

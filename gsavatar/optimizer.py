@@ -71,6 +71,7 @@ class RowAdam:
         for name, param in adam.params.items():
             if f"step.{name}" in tensors:
                 adam._adam.state[param] = {
-                    key: tensors[f"{key}.{name}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")
+                    key: tensors[f"{key}.{name}"].clone()
+                    for key in ("step", "exp_avg", "exp_avg_sq")
                 }
         return adam

@@ -203,8 +203,8 @@ def _build(info: dict[str, Any], tensors: dict[str, Tensor], plate: np.ndarray) 
     speech = None
     if info["speech"] is not None:
         own = {n.removeprefix("speech."): t for n, t in tensors.items() if n.startswith("speech.")}
-        for name in own:
-            if not bool(torch.isfinite(own[name].double()).all()):
+        for name, tensor in own.items():
+            if not bool(torch.isfinite(tensor.double()).all()):
                 raise ValueError(f"speech.{name} is not finite")
         speech = SpeechMotion.from_state(own, info["speech"])
     limits, rest = checked.take("limits", (k, 2)), checked.take("rest", (k,))

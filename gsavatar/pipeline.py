@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ def fit(
     clip = ingest(videos, run / "clip", options, clock)
     if len(clip.train_rows) < 10:
         raise InputError(
-            f"{videos[0]}: only {len(clip.train_rows)} training frames are left; give a longer clip."
+            f"{videos[0]}: only {len(clip.train_rows)} training frames are left; "
+            "give a longer clip."
         )
     name = avatar_name(run)
     with clock.stage("learn how speech moves the face"):
@@ -172,7 +174,7 @@ def idle_performance(clip: Clip, rows: torch.Tensor) -> Curves:
     files = clip.track.file_index[rows].numpy()
     breaks = np.flatnonzero((np.diff(times) > MAX_IDLE_GAP_S) | (np.diff(files) != 0)) + 1
     edges = [0, *breaks.tolist(), len(rows)]
-    spans = [(b - a, a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    spans = [(b - a, a, b) for a, b in pairwise(edges)]
     _, start, end = max(spans, key=lambda s: (s[0], -s[1]))
     picked = rows[start : min(end, start + MAX_IDLE_FRAMES)]
     track = clip.track

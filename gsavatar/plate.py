@@ -29,7 +29,7 @@ def background_plate(frames: Iterable[tuple[UInt8, UInt8]]) -> tuple[UInt8, floa
         pictures.append(picture)
         seen.append(cv2.dilate(person, kernel) == 0)
     plate = np.zeros((PROTOCOL_SIZE, PROTOCOL_SIZE, 3), np.uint8)
-    known = np.stack(seen).any(0)
+    known: np.ndarray = np.asarray(np.stack(seen).any(0))
     for top in range(0, PROTOCOL_SIZE, PATCH_ROWS):  # rows at a time: bounded memory
         rows = slice(top, top + PATCH_ROWS)
         values = np.stack([p[rows] for p in pictures]).astype(np.float32)
@@ -49,7 +49,9 @@ def _filled(plate: UInt8, known: np.ndarray) -> UInt8:
         return np.full_like(plate, 128)
     size = (FILL_SIZE, FILL_SIZE)
     weight = cv2.resize(known.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    small = cv2.resize(plate.astype(np.float32) * known[..., None], size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(
+        plate.astype(np.float32) * known[..., None], size, interpolation=cv2.INTER_AREA
+    )
     small /= np.maximum(weight, 1e-6)[..., None]
     hole = (weight < 0.5).astype(np.uint8)
     painted = cv2.inpaint(np.clip(small, 0, 255).astype(np.uint8), hole, 5, cv2.INPAINT_TELEA)

@@ -36,7 +36,10 @@ SPEECH_KEYS = ("mouth_open_corr", "mouth_open_lag_ms", "closure_acc", "hold_px")
 UPPER_SCORES = [i for i, name in enumerate(ARKIT_NAMES) if is_upper_face(name)]
 LOWER_SCORES = [i for i, n in enumerate(ARKIT_NAMES) if n != "_neutral" and i not in UPPER_SCORES]
 
+NO_FRAME = "no frame was measured"
 REASONS = {
+    "psnr": NO_FRAME,
+    "ssim": NO_FRAME,
     "psnr_head": "no test frame shows a head",
     "ssim_head": "no test frame shows a head",
     "psnr_mouth": "no face was found in the real frames",

@@ -62,7 +62,9 @@ class _Points:
     part: Tensor  # [N]
 
 
-def seed_avatar(clip: Clip, counts: SeedCounts, sh_degree: int, generator: torch.Generator) -> Avatar:
+def seed_avatar(
+    clip: Clip, counts: SeedCounts, sh_degree: int, generator: torch.Generator
+) -> Avatar:
     """The untrained avatar of a clip: mesh seeds, hair and torso seeds, colours from its frames."""
     rows = spread_rows(clip.train_rows, REFERENCE_FRAMES)
     face = clip.track.face
@@ -148,7 +150,7 @@ def _look_up(picture: np.ndarray, pixels: Tensor) -> Tensor:
 def seen_colors(
     clip: Clip, rows: list[int], points: Tensor, shapes: Tensor, part: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Median colours [N, 3] of mesh points over frames whose label suits their part, and a mask [N].
+    """Median colours [N, 3] of mesh points over frames that show their part, and a mask [N].
 
     ``points`` [N, 3] and ``shapes`` [K, N, 3] are in the head frame. Where the mask is False no
     frame showed the point and the colour is meaningless.

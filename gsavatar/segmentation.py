@@ -1,4 +1,4 @@
-"""Which pixel shows what: the person's matte, the landmarks' contours and the colour of the skin."""
+"""Which pixel shows what: the person's matte, the landmarks' contours, the colour of the skin."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def label_plane(picture: UInt8, matte: Float | None, points: Float) -> UInt8:
         y < points[CHIN, 1] + NECK_DEPTH * tall
     )
     labels[person & ~above & shaded & near_chin] = int(Region.NECK)
-    labels = cv2.medianBlur(labels, 7)
+    labels = np.asarray(cv2.medianBlur(labels, 7), np.uint8)
     labels[face & ~_hair_over_face(picture, skin, points)] = int(Region.SKIN)
     for ids, region in (
         (LEFT_EYE, Region.EYES), (RIGHT_EYE, Region.EYES), (OUTER_LIPS, Region.LIPS),
@@ -155,7 +155,12 @@ def _outline(points: Float, size: tuple[int, int]) -> NDArray[np.bool_]:
     x, y = points[list(FACE_OVAL)].mean(0)
     cv2.ellipse(mask, ((float(x), float(y) - 0.08 * tall), (1.1 * tall, 1.5 * tall), 0.0), 1, -1)
     top, low = points[CHIN, 1] + 0.15 * tall, float(size[0])
-    corners = [[x - 0.35 * tall, top], [x + 0.35 * tall, top], [x + 1.3 * tall, low], [x - 1.3 * tall, low]]
+    corners = [
+        [x - 0.35 * tall, top],
+        [x + 0.35 * tall, top],
+        [x + 1.3 * tall, low],
+        [x - 1.3 * tall, low],
+    ]
     cv2.fillPoly(mask, [np.array(corners, np.int32)], 1)
     return mask > 0
 
@@ -205,7 +210,9 @@ def _jaw_height(points: Float, width: int) -> Float:
     xs, ys = jaw[order, 0], jaw[order, 1]
     tall = float(points[CHIN, 1] - points[FACE_TOP, 1])
     left, right = ys[0] + 0.25 * tall, ys[-1] + 0.25 * tall
-    return np.interp(np.arange(width), xs, np.maximum(ys, 0), left=left, right=right).astype(np.float32)
+    return np.interp(np.arange(width), xs, np.maximum(ys, 0), left=left, right=right).astype(
+        np.float32
+    )
 
 
 def _hair_over_face(picture: UInt8, skin: NDArray[np.bool_], points: Float) -> NDArray[np.bool_]:

@@ -58,7 +58,9 @@ class Surround:
     def draw(self, drive: Drive, generator: torch.Generator) -> CoarseView:
         """A random view up to 40 degrees to the side and 15 up or down, for a given drive."""
         u, v = (2.0 * torch.rand(2, generator=generator) - 1.0).tolist()
-        camera = turned(self.camera, self.centre, math.radians(u * YAW_DEG), math.radians(v * PITCH_DEG))
+        camera = turned(
+            self.camera, self.centre, math.radians(u * YAW_DEG), math.radians(v * PITCH_DEG)
+        )
         return self.view(drive, camera)
 
     def view(self, drive: Drive, camera: Camera) -> CoarseView:
@@ -66,7 +68,9 @@ class Surround:
         shape = torch.einsum("k,kvc->vc", drive.coefficients, self.basis)
         to_cam = camera.world_to_cam @ drive.head_pose
         points = (self.vertices + shape) @ to_cam[:3, :3].T + to_cam[:3, 3]
-        facing = -(self.normals @ to_cam[:3, :3].T * torch.nn.functional.normalize(points, dim=-1)).sum(-1)
+        facing = -(
+            self.normals @ to_cam[:3, :3].T * torch.nn.functional.normalize(points, dim=-1)
+        ).sum(-1)
         pixels = points @ camera.K.T
         x = (pixels[:, 0] / pixels[:, 2]).floor().long()
         y = (pixels[:, 1] / pixels[:, 2]).floor().long()

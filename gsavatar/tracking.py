@@ -1,4 +1,4 @@
-"""The 3DMM fit over a whole clip: camera, the person's rest face, and a pose and expression a frame.
+"""The 3DMM fit over a whole clip: camera, the person's rest face, every pose and expression.
 
 The order of the work: the person's shape from a few hundred frames (poses, expressions and shape in
 turn), then every frame's pose from the points that sit on bone, the path of the head freed from the
@@ -41,7 +41,7 @@ Progress = Callable[[int, int], None]
 
 FOCAL_PRIOR = 1200 / 512
 """Focal length over the side of the picture: a short telephoto, usual for head and shoulders."""
-SAMPLE_FRAMES = 160
+SAMPLE_FRAMES = 120
 MIN_FRAMES = 2
 STEPS = 4
 DOUBTFUL = 2.0
@@ -176,8 +176,8 @@ def _all_frames(
     start = first_poses(fit.rest, seen, RIGID_WEIGHT, lens)
     raw = refine_poses(start, fit.rest[None], seen, fit.rigid_weight, lens)
     prior = expression_prior(fit.model.names, footage.scores, fit.score_rest, footage.time_s)
-    still = np.zeros((len(seen), len(fit.model.names)))
-    coefficients, poses, steady = still, raw, seen
+    coefficients: Floats = np.zeros((len(seen), len(fit.model.names)))
+    poses, steady = raw, seen
     bone = np.flatnonzero(fit.rigid_weight > 0)
     start_px, _ = project(raw, fit.rest[None, bone], lens)
     flow = measure_flow(pictures, footage.rows, start_px)

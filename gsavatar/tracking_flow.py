@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +61,6 @@ def measure_flow(pictures: Pictures | None, rows: Ints, start_px: Floats) -> Flo
         return Flow(shift, trust)
     import cv2
 
-    lk = {"winSize": (WINDOW_PX, WINDOW_PX), "maxLevel": LEVELS, "criteria": STOP}
     before = None
     for t in range(count):
         picture = pictures(int(rows[t]))
@@ -69,13 +69,24 @@ def measure_flow(pictures: Pictures | None, rows: Ints, start_px: Floats) -> Flo
             after = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
         if before is not None and after is not None and rows[t] == rows[t - 1] + 1:
             start = start_px[t - 1].astype(np.float32)[:, None]
-            end, forth, _ = cv2.calcOpticalFlowPyrLK(before, after, start, None, **lk)
-            back, home, _ = cv2.calcOpticalFlowPyrLK(after, before, end, None, **lk)
+            end, forth = _follow(before, after, start)
+            back, home = _follow(after, before, end)
             miss = np.linalg.norm((back - start)[:, 0], axis=-1)
-            good = (forth[:, 0] > 0) & (home[:, 0] > 0) & (miss < RETURN_PX)
+            good = forth & home & (miss < RETURN_PX)
             shift[t - 1], trust[t - 1] = (end - start)[:, 0], good
         before = after
     return Flow(shift, trust)
+
+
+def _follow(before: Any, after: Any, start: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """Where points [P, 1, 2] of one picture are in another, and which of them [P] were found."""
+    import cv2
+
+    end, found, _ = cv2.calcOpticalFlowPyrLK(
+        before, after, start, np.empty_like(start),
+        winSize=(WINDOW_PX, WINDOW_PX), maxLevel=LEVELS, criteria=STOP,
+    )  # fmt: skip
+    return np.asarray(end), np.asarray(found)[:, 0] > 0
 
 
 def join_flow(

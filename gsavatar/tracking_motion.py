@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from gsavatar.morphable import Floats
+from gsavatar.morphable import Floats, Ints
 from gsavatar.tracking_solve import Poses, rotations
 
 GAP_FACTOR = 2.5
 """A pause longer than this many median frame steps starts a new run."""
 
 
-def runs(time_s: Floats, file_index: Floats) -> list[np.ndarray]:
+def runs(time_s: Floats, file_index: Ints) -> list[np.ndarray]:
     """Rows of each stretch of one file without a pause."""
     if len(time_s) == 0:
         return []

@@ -82,7 +82,8 @@ def fit_person(
         belief.mean, belief.precision, np.zeros_like(belief.precision), belief.low, belief.high
     )
     upper = np.array([float(is_upper_face(name)) for name in model.names])
-    rest, beta, offset = base, np.zeros(len(identity)), np.zeros_like(base)
+    beta: Floats = np.zeros(len(identity))
+    rest, offset = base, np.zeros_like(base)
     at_rest = np.zeros(len(model.names))
     moved = np.zeros((len(seen_px), *base.shape))
     poses = first_poses(base, seen_px, RIGID_WEIGHT, lens)

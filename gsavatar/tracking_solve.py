@@ -273,25 +273,25 @@ def fit_shape(
     count as ``effective_frames`` independent ones, since a detector errs alike in similar frames.
     One Gauss-Newton step from ``start``; ``weight`` [L] is in 1/px^2.
     """
-    I, L = len(identity), len(base)
+    own, L = len(identity), len(base)
     beta, offset = start
-    flat = identity.reshape(I, 3 * L)
+    flat = identity.reshape(own, 3 * L)
     points = base + np.tensordot(beta, identity, 1) + offset
     share = effective_frames / max(len(poses.t), 1)
     H, g, tie, grip, tug = _point_systems(poses, points, moved, seen_px, weight * share, lens)
     # By coordinate, then by landmark: the prior is one dense block for each of x, y and z.
-    A = np.zeros((I + 3 * L, I + 3 * L))
+    A = np.zeros((own + 3 * L, own + 3 * L))
     believed = np.concatenate([prior.offset_precision @ offset[:, a] for a in range(3)])
     each = np.arange(L)
     for a in range(3):
         for b in range(3):
-            A[I + a * L + each, I + b * L + each] = H[:, a, b]
-    ordered = flat.reshape(I, L, 3).transpose(0, 2, 1).reshape(I, 3 * L)
-    A[:I, I:] = ordered @ A[I:, I:]
-    A[:I, :I] = A[:I, I:] @ ordered.T + prior.identity_precision * np.eye(I)
-    A[I:, :I] = A[:I, I:].T
+            A[own + a * L + each, own + b * L + each] = H[:, a, b]
+    ordered = flat.reshape(own, L, 3).transpose(0, 2, 1).reshape(own, 3 * L)
+    A[:own, own:] = ordered @ A[own:, own:]
+    A[:own, :own] = A[:own, own:] @ ordered.T + prior.identity_precision * np.eye(own)
+    A[own:, :own] = A[:own, own:].T
     for a in range(3):
-        block = slice(I + a * L, I + (a + 1) * L)
+        block = slice(own + a * L, own + (a + 1) * L)
         A[block, block] += prior.offset_precision
     pull = g.T.ravel()
     # Poses give way as the shape changes (Schur complement); without it depth and turn, which
@@ -304,7 +304,7 @@ def fit_shape(
     right = np.concatenate((ordered @ pull - prior.identity_precision * beta, pull - believed))
     right -= eased @ tug.ravel()
     step = _solve_spd(A, right)
-    return beta + step[:I], offset + step[I:].reshape(3, L).T
+    return beta + step[:own], offset + step[own:].reshape(3, L).T
 
 
 def _solve_spd(A: Floats, right: Floats) -> Floats:

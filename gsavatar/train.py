@@ -153,7 +153,9 @@ def current_avatar(state: TrainState, names: tuple[str, ...]) -> Avatar:
         p = {key: state.adam.params[f"{kind.name}.{key}"] for key in BRANCH_AXES}
         basis = p.pop("basis")
         motion = LinearMotion(basis, state.seeds[kind.name])
-        branches.append(AvatarBranch(kind, RawGaussians(**p), motion, state.head_weights[kind.name]))
+        branches.append(
+            AvatarBranch(kind, RawGaussians(**p), motion, state.head_weights[kind.name])
+        )
     return Avatar(names, tuple(branches))
 
 
@@ -241,9 +243,7 @@ def _grow(state: TrainState, settings: TrainSettings) -> None:
     for kind, start in starts.items():
         name = kind.name
         opacities = state.adam.params[f"{name}.raw_opacities"].detach().sigmoid()
-        change = densify.plan_round(
-            state.meters[name].mean(), opacities, budget=int(scale * start)
-        )
+        change = densify.plan_round(state.meters[name].mean(), opacities, budget=int(scale * start))
         rows = torch.cat((change.kept, change.parents))
         densify.apply_round(state.adam, name, change, state.generator)
         state.seeds[name] = state.seeds[name][:, rows]
@@ -279,6 +279,9 @@ class _History:
 
     def add(self, **values: Any) -> None:
         """Appends one row; numbers that are not finite become null."""
-        row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        row = {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v
+            for k, v in values.items()
+        }
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")

@@ -93,7 +93,9 @@ def decode(path: Path | str) -> Iterator[tuple[int, float, UInt8]]:
         except _av_error() as error:
             if count == 0:
                 raise _unreadable(path, error) from None
-            log.warning("%s: damaged after frame %d (%s); the part before is used", path, count, error)
+            log.warning(
+                "%s: damaged after frame %d (%s); the part before is used", path, count, error
+            )
     if count == 0:
         raise InputError(f"{path}: holds no frame of video; give another file.")
 
@@ -141,7 +143,9 @@ def _hdr_to_sdr(frame: Any) -> UInt8:
     linear = np.maximum(linear @ to_709.T, 0)
     mapped = np.where(linear < 0.8, linear, 0.8 + 0.2 * np.tanh((linear - 0.8) / 0.6))
     srgb = np.where(
-        mapped <= 0.0031308, 12.92 * mapped, 1.055 * np.power(np.maximum(mapped, 1e-8), 1 / 2.4) - 0.055
+        mapped <= 0.0031308,
+        12.92 * mapped,
+        1.055 * np.power(np.maximum(mapped, 1e-8), 1 / 2.4) - 0.055,
     )
     return (np.clip(srgb, 0, 1) * 255.0).round().astype(np.uint8)
 
@@ -217,7 +221,9 @@ def _av_error() -> type[Exception]:
 
 def _unreadable(path: Path | str, error: Exception) -> InputError:
     said = getattr(error, "strerror", None) or str(error)
-    return InputError(f"{path}: cannot be read as video ({said}); give a file that plays elsewhere.")
+    return InputError(
+        f"{path}: cannot be read as video ({said}); give a file that plays elsewhere."
+    )
 
 
 class VideoWriter:
@@ -245,12 +251,17 @@ class VideoWriter:
         self._partial = path.with_name(f"{path.stem}.partial{path.suffix}")
         self._container = av.open(str(self._partial), "w")
         rate = Fraction(fps).limit_denominator(1001)
-        self._video = self._container.add_stream("libx264" if suffix == ".mp4" else "libvpx-vp9", rate=rate)
+        self._video = self._container.add_stream(
+            "libx264" if suffix == ".mp4" else "libvpx-vp9", rate=rate
+        )
         self._video.width, self._video.height = width, height
         self._video.pix_fmt = "yuva420p" if alpha else "yuv420p"
-        self._video.options = {"crf": str(CRF)} | (
-            {"preset": "veryfast"} if suffix == ".mp4" else {"b:v": "0", "deadline": "realtime", "cpu-used": "6"}
-        )
+        own = {
+            ".mp4": {"preset": "veryfast"},
+            ".webm": {"b:v": "0", "deadline": "realtime", "cpu-used": "6"},
+        }
+        options: dict[str, str] = {"crf": str(CRF), **own[suffix]}
+        self._video.options = options
         context = self._video.codec_context
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = MPEG_RANGE
@@ -262,7 +273,7 @@ class VideoWriter:
             self._sound = self._container.add_stream(codec, rate=self._sound_rate, layout="mono")
             self._fifo_at = 0
             self._resampler = av.AudioResampler(
-                format=self._sound.codec_context.format.name if self._sound.codec_context.format else "fltp",
+                format="fltp" if suffix == ".mp4" else "flt",
                 layout="mono", rate=self._sound_rate, frame_size=1024 if suffix == ".mp4" else 960,
             )  # fmt: skip
 

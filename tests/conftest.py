@@ -41,7 +41,9 @@ def tiny_face() -> FittedFace:
         (0.08 * np.sin(u) * np.cos(v), 0.11 * np.sin(v), 0.09 * np.cos(u) * np.cos(v)), -1
     ).reshape(-1, 3)
     grid = np.arange(17 * 17).reshape(17, 17)
-    quads = np.stack((grid[:-1, :-1], grid[:-1, 1:], grid[1:, 1:], grid[1:, :-1]), -1).reshape(-1, 4)
+    quads = np.stack((grid[:-1, :-1], grid[:-1, 1:], grid[1:, 1:], grid[1:, :-1]), -1).reshape(
+        -1, 4
+    )
     faces = np.concatenate((quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]))
     part = np.full(len(skin), int(FacePart.SKIN))
     lips = (np.abs(skin[:, 0]) < 0.03) & (np.abs(skin[:, 1] + 0.05) < 0.02)
@@ -50,8 +52,15 @@ def tiny_face() -> FittedFace:
     inner = []
     for which, y in ((FacePart.UPPER_TEETH, -0.04), (FacePart.LOWER_TEETH, -0.055)):
         start = len(skin) + len(inner)
-        inner += [[-0.02, y, 0.06], [0.02, y, 0.06], [0.02, y - 0.01, 0.06], [-0.02, y - 0.01, 0.06]]
-        faces = np.concatenate((faces, [[start, start + 1, start + 2], [start, start + 2, start + 3]]))
+        inner += [
+            [-0.02, y, 0.06],
+            [0.02, y, 0.06],
+            [0.02, y - 0.01, 0.06],
+            [-0.02, y - 0.01, 0.06],
+        ]
+        faces = np.concatenate(
+            (faces, [[start, start + 1, start + 2], [start, start + 2, start + 3]])
+        )
         part = np.concatenate((part, np.full(4, int(which))))
     vertices = np.concatenate((skin, np.array(inner)))
     basis = np.zeros((2, *vertices.shape))

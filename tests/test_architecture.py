@@ -16,11 +16,12 @@ OWNERS = {
     "cv2": {
         "gsavatar.video", "gsavatar.landmarks", "gsavatar.segmentation", "gsavatar.tracking",
         "gsavatar.frames", "gsavatar.plate", "gsavatar.batches", "gsavatar.crop",
+        "gsavatar.report",
     },
     "mediapipe": {"gsavatar.landmarks", "gsavatar.segmentation"},
     "onnxruntime": {"gsavatar.speech_features"},
     "viser": {"gsavatar.viewer"},
-    "soundfile": {"gsavatar.audio"},
+    "soundfile": {"gsavatar.audio", "gsavatar.datasets"},
     "soxr": {"gsavatar.audio"},
     "scipy": {"gsavatar.tracking", "gsavatar.morphable", "gsavatar.speech"},
     "gsplat": {"gsavatar.ops"},
@@ -35,7 +36,7 @@ OWNERS = {
 
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 60
-LONGER = {"gsavatar.datasets.synthetic": "a scene description, one function per part of the body"}
+LONGER: dict[str, str] = {}
 """Modules past the limit, each with its reason."""
 
 

@@ -120,7 +120,9 @@ def test_neighbours_are_the_nearest() -> None:
 
 def test_everything_learns() -> None:
     avatar = make_avatar()
-    parameters = [t for b in avatar.branches for t in (*b.raw.parameters().values(), b.motion.basis)]
+    parameters = [
+        t for b in avatar.branches for t in (*b.raw.parameters().values(), b.motion.basis)
+    ]
     for parameter in parameters:
         parameter.requires_grad_()
     posed: Gaussians = avatar(Drive(torch.ones(2), turn(1, 0.2)))

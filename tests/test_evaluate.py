@@ -76,7 +76,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def rows(tiny_clip: Clip) -> np.ndarray:
-    return np.arange(20, 46)
+    return np.arange(20, 42)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_the_real_frames_are_perfect(fakes: Scores) -> None:
     assert found["mouth_open_lag_ms"] == pytest.approx(0.0, abs=1e-6)
     assert found["mouth_sharpness"] == pytest.approx(1.0)
     assert found["jitter_px"] == pytest.approx(0.0, abs=1e-4)
-    assert found["closure_acc"] == 1.0 and found["frames"] == 26
+    assert found["closure_acc"] == 1.0 and found["frames"] == 22
 
 
 def test_a_shifted_picture_costs_what_it_must(
@@ -151,7 +151,7 @@ def test_what_cannot_be_measured_is_null_with_a_reason(fakes: Scores) -> None:
             assert summary.values[key] is None, (name, key)
         nulls = {key for key, value in summary.values.items() if value is None}
         assert nulls == set(summary.reasons) and all(summary.reasons.values())
-    assert fakes.sheets["faceless"].lost_faces == 26
+    assert fakes.sheets["faceless"].lost_faces == 22
     assert scoring.summarise(fakes, "absent").values["frames"] == 0
 
 

@@ -26,7 +26,10 @@ def test_pictures_come_back_exactly(tmp_path: Path, coded: bool, shape: tuple[in
 
 
 def test_an_interrupted_shard_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), FrameWriter(tmp_path / "a.bin", (4, 4), coded=False) as writer:
+    with (
+        pytest.raises(RuntimeError),
+        FrameWriter(tmp_path / "a.bin", (4, 4), coded=False) as writer,
+    ):
         writer.append(np.zeros((4, 4), np.uint8))
         raise RuntimeError("stop")
     assert list(tmp_path.iterdir()) == []

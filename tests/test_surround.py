@@ -38,6 +38,7 @@ def test_the_front_view_shows_the_frame_and_the_side_view_a_narrower_head(tiny_c
     under = picture[((y + 0.5) * scale).long(), ((x + 0.5) * scale).long()]
     assert (front.color[y, x] - under).abs().median() < 0.08
     side = surround.view(drive, turned(surround.camera, surround.centre, math.radians(60), 0.0))
+
     def width(mask: torch.Tensor) -> int:
         columns = mask.any(0).nonzero()[:, 0]
         return int(columns[-1] - columns[0])
@@ -49,4 +50,6 @@ def test_draws_repeat(tiny_clip: Clip) -> None:
     surround = Surround(tiny_clip)
     drive = Drive(torch.zeros(2), torch.eye(4))
     a, b = (surround.draw(drive, torch.Generator().manual_seed(1)) for _ in range(2))
-    assert torch.equal(a.color, b.color) and torch.equal(a.camera.world_to_cam, b.camera.world_to_cam)
+    assert torch.equal(a.color, b.color) and torch.equal(
+        a.camera.world_to_cam, b.camera.world_to_cam
+    )

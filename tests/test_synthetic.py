@@ -35,7 +35,9 @@ def test_the_truth_fits_the_film() -> None:
     assert all(len(curve) == frames for curve in known["weights"].values())
     jaw = np.array(known["weights"]["jawOpen"])
     lips_shut = [
-        jaw[round(25 * (start + end) / 2)] for name, start, end in known["phones"] if name in CLOSURES
+        jaw[round(25 * (start + end) / 2)]
+        for name, start, end in known["phones"]
+        if name in CLOSURES
     ]
     assert len(lips_shut) >= 8 and max(lips_shut) < 0.06
     assert jaw.max() > 0.4
@@ -50,7 +52,12 @@ def test_flites_phones_are_read() -> None:
 
 
 def test_lips_close_on_m_b_and_p_and_curves_stay_in_range() -> None:
-    phones = [Phone("aa", 0.0, 0.2), Phone("b", 0.2, 0.28), Phone("aa", 0.28, 0.5), Phone("pau", 0.5, 1.0)]
+    phones = [
+        Phone("aa", 0.0, 0.2),
+        Phone("b", 0.2, 0.28),
+        Phone("aa", 0.28, 0.5),
+        Phone("pau", 0.5, 1.0),
+    ]
     time_s, curves = mouth_track(phones, 1.0)
     jaw = curves["jawOpen"]
     assert jaw[np.abs(time_s - 0.24).argmin()] < 0.05
@@ -64,7 +71,9 @@ def test_lips_close_on_m_b_and_p_and_curves_stay_in_range() -> None:
 def test_every_phone_has_a_shape_of_known_names() -> None:
     from gsavatar.types import ARKIT_NAMES
 
-    _, curves = mouth_track([Phone(name, i * 0.1, i * 0.1 + 0.1) for i, name in enumerate(SHAPES)], 5.0)
+    _, curves = mouth_track(
+        [Phone(name, i * 0.1, i * 0.1 + 0.1) for i, name in enumerate(SHAPES)], 5.0
+    )
     assert set(curves) <= set(ARKIT_NAMES)
 
 

@@ -81,7 +81,7 @@ def perform(model: MorphableModel, rest: np.ndarray, count: int = FRAMES) -> Tru
     rng = np.random.default_rng(3)
     poses, values = head_path(count), expressions(model.names, count)
     moved = np.tensordot(values, model.at_landmarks(model.expression), 1)
-    pixels, seen = project(poses, rest + moved, LENS)
+    pixels, _ = project(poses, rest + moved, LENS)
     pixels = pixels + rng.normal(0, 0.4, pixels.shape) + rng.normal(0, 0.5, (count, 1, 2))
     points = np.zeros((count, 478, 3))
     points[:, :, :2] = pixels[:, :1]
@@ -263,7 +263,7 @@ def test_poses_are_exact_without_noise() -> None:
 
 
 def test_flow_makes_the_path_steady() -> None:
-    """Landmark poses shake by half a pixel; with flow good to 0.05 px the path is ten times better."""
+    """Landmarks shake by half a pixel; with flow good to 0.05 px the path is ten times better."""
     rng = np.random.default_rng(1)
     points = rng.normal(0, 0.05, (40, 3))
     truth, weight = head_path(60), np.ones(40)

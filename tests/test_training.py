@@ -100,7 +100,12 @@ def test_three_bad_steps_stop_with_a_sentence(
 
 
 def test_stages_and_rates_are_a_table() -> None:
-    assert [stage_at(s).name for s in (0.0, 0.3, 0.99, 1.0)] == ["still", "motion", "detail", "detail"]
+    assert [stage_at(s).name for s in (0.0, 0.3, 0.99, 1.0)] == [
+        "still",
+        "motion",
+        "detail",
+        "detail",
+    ]
     assert "basis" not in learning_rates(0.0, stage_at(0.0))
     first, last = (learning_rates(s, stage_at(s))["means"] for s in (0.0, 1.0))
     assert first > 20 * last

@@ -318,15 +318,15 @@ extern "C" int32_t gsa_raster_bwd(const gsa_raster* scene, const gsa_raster_grad
   const int tiles = tiles_across(s) * tiles_down(s), chunks = (s.count + kChunk - 1) / kChunk;
   float *camera_sums = v.partial, *background_sums = v.partial + 16 * (int64_t)(s.count / kChunk + 1);
   const LaneOffsets offsets = lane_offsets();
-  parallel_for(tiles, s.threads,
-               [&](int tile) { composite_tile_bwd(s, v, tile, offsets, background_sums); });
+  Crew crew(s.threads);
+  crew.run(tiles, [&](int tile) { composite_tile_bwd(s, v, tile, offsets, background_sums); });
   if (v.background && !s.background_is_image) {
     double sum[3] = {};
     for (int64_t i = 0; i < 3 * (int64_t)tiles; ++i) sum[i % 3] += background_sums[i];
     for (int c = 0; c < 3; ++c) v.background[c] = (float)sum[c];
   }
   const View view = make_view(s.world_to_cam, s.K, s.width, s.height);
-  parallel_for(chunks, s.threads, [&](int c) {
+  crew.run(chunks, [&](int c) {
     CameraSums sums;
     for (vf& value : sums.value) value = broadcast(0.0f);
     const int end = s.count < (c + 1) * kChunk ? s.count : (c + 1) * kChunk;

@@ -11,13 +11,13 @@ namespace {
 
 // Counting sort of the visible Gaussians, near to far, into tiles. Part p of the order is counted
 // and placed by itself, so the lists do not depend on the number of parts.
-void bin(const gsa_raster& s, int tiles) {
+void bin(const gsa_raster& s, int tiles, Crew& crew) {
   const Record* records = (const Record*)s.records;
   const Cover* covers = (const Cover*)s.cover;
   const int across = tiles_across(s), parts = s.threads;
   memset(s.tile_counts, 0, sizeof(int32_t) * (size_t)parts * (size_t)tiles);
   const auto bound = [&](int p) { return (int)((int64_t)s.visible * p / parts); };
-  parallel_for(parts, s.threads, [&](int p) {
+  crew.run(parts, [&](int p) {
     int32_t* counts = s.tile_counts + (int64_t)p * tiles;
     for (int i = bound(p); i < bound(p + 1); ++i) {
       const int32_t g = s.order[i];
@@ -35,7 +35,7 @@ void bin(const gsa_raster& s, int tiles) {
     }
   }
   s.tile_start[tiles] = sum;
-  parallel_for(parts, s.threads, [&](int p) {
+  crew.run(parts, [&](int p) {
     int32_t* cursor = s.tile_counts + (int64_t)p * tiles;
     for (int i = bound(p); i < bound(p + 1); ++i) {
       const int32_t g = s.order[i];
@@ -177,9 +177,10 @@ extern "C" int32_t gsa_composite(gsa_raster* scene) {
   const gsa_raster& s = *scene;
   if (!background_is_finite(s)) return GSA_NOT_FINITE + 7;
   const int tiles = tiles_across(s) * tiles_down(s);
-  bin(s, tiles);
+  Crew crew(s.threads);
+  bin(s, tiles, crew);
   const LaneOffsets offsets = lane_offsets();
-  parallel_for(tiles, s.threads, [&](int tile) { composite_tile(s, tile, offsets); });
+  crew.run(tiles, [&](int tile) { composite_tile(s, tile, offsets); });
   return GSA_OK;
 }
 
@@ -188,7 +189,8 @@ extern "C" int64_t gsa_count_contributions(const gsa_raster* scene) {
   const gsa_raster& s = *scene;
   const LaneOffsets o = lane_offsets();
   std::atomic<int64_t> total{0};
-  parallel_for(tiles_across(s) * tiles_down(s), s.threads, [&](int tile) {
+  Crew crew(s.threads);
+  crew.run(tiles_across(s) * tiles_down(s), [&](int tile) {
     const TileArea area = tile_area(s, tile);
     const int last = s.tile_start[tile + 1];
     alignas(64) float transmittance[kPixels];

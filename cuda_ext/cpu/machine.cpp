@@ -7,10 +7,10 @@ extern "C" int32_t gsa_abi(void) { return GSA_ABI; }
 extern "C" int32_t gsa_lanes(void) { return GSA_LANES; }
 
 extern "C" int32_t gsa_has_threads(void) {
-#ifdef _OPENMP
-  return 1;
-#else
+#ifdef GSA_NO_THREADS
   return 0;
+#else
+  return 1;
 #endif
 }
 

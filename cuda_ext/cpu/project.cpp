@@ -192,7 +192,8 @@ extern "C" int32_t gsa_project(gsa_raster* scene) {
   const View view = make_view(s.world_to_cam, s.K, s.width, s.height);
   const int chunks = (s.count + kChunk - 1) / kChunk;
   std::atomic<int32_t> code{GSA_OK};
-  parallel_for(chunks, s.threads, [&](int c) {
+  Crew crew(s.threads);
+  crew.run(chunks, [&](int c) {
     ChunkCheck check = {};
     const int end = s.count < (c + 1) * kChunk ? s.count : (c + 1) * kChunk;
     for (int i = c * kChunk; i < end; i += GSA_LANES)

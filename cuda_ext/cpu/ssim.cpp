@@ -162,7 +162,8 @@ extern "C" int32_t gsa_ssim(const gsa_ssim_args* arguments) {
     for (int64_t i = 0; i < (int64_t)s.width * s.height; ++i) weight += s.mask[i];
   }
   const double scale = 1.0 / (3.0 * (weight > 1e-12 ? weight : 1e-12));
-  parallel_for(s.threads, s.threads, [&](int part) { run_part(s, part, (float)scale); });
+  Crew crew(s.threads);
+  crew.run(s.threads, [&](int part) { run_part(s, part, (float)scale); });
   double sum = 0.0;
   for (int y = 0; y < s.height; ++y) sum += s.row_sums[y];
   *s.value = (float)(sum * scale);

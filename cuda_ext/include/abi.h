@@ -92,7 +92,7 @@ typedef struct {
 
 GSA_API int32_t gsa_abi(void);
 GSA_API int32_t gsa_lanes(void);        // floats per vector of this library
-GSA_API int32_t gsa_has_threads(void);  // 1 if built with OpenMP
+GSA_API int32_t gsa_has_threads(void);  // 0 if built without threads
 GSA_API int32_t gsa_cpu_level(void);    // 2 AVX-512, 1 AVX2 with FMA, 0 neither: of this machine
 
 GSA_API int32_t gsa_project(gsa_raster* scene);

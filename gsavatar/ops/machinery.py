@@ -13,7 +13,7 @@ def available() -> dict[str, Any]:
     """Facts for ``gsavatar doctor``; never raises.
 
     ``native`` is the instruction set in use (None without a library), ``libraries`` those built,
-    ``machine`` the best this CPU has, ``threads`` per call, ``openmp`` whether more than one works,
+    ``machine`` the best this CPU has, ``threads`` per call, ``multithreaded`` whether more than one works,
     ``cuda`` whether the CUDA library is built and a device is there, ``gsplat`` its usable version,
     ``backend`` what ``backend="auto"`` takes on a CPU, and ``why`` the reasons for what is missing.
     """
@@ -23,13 +23,13 @@ def available() -> dict[str, Any]:
         "libraries": [isa for isa in native.ISAS if native.library_path(isa).exists()],
         "machine": None,
         "threads": torch.get_num_threads(),
-        "openmp": False,
+        "multithreaded": False,
     }
     try:
         facts["machine"] = native.machine_isa()
         facts["native"] = native.chosen_isa()
         facts["threads"] = native.threads()
-        facts["openmp"] = bool(native.cpu().gsa_has_threads())
+        facts["multithreaded"] = bool(native.cpu().gsa_has_threads())
     except (native.NativeUnavailable, ValueError) as error:
         why["native"] = str(error)
     no_cuda = cuda_backend.why_not()

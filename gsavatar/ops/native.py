@@ -1,7 +1,7 @@
 """The native libraries: which there are, which this machine can run, and their C interface.
 
 They are plain shared libraries without torch in them, built by ``setup.py`` and loaded with ctypes
-from this folder. torch is imported first so that both use one OpenMP runtime.
+from this folder. They start helper threads of their own for the length of a call.
 """
 
 from __future__ import annotations
