@@ -1,0 +1,159 @@
+"""Landmarks, labels and crops on the bundled sample, whose truth is known."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gsavatar import assets, crop, video
+from gsavatar.errors import InputError
+from gsavatar.landmarks import (
+    CHIN,
+    FACE_TOP,
+    LIPS_40,
+    RIGID_20,
+    FaceLandmarker,
+    mouth_opening,
+)
+from gsavatar.landmarks_opencv import anchors
+from gsavatar.segmentation import PersonMatte, label_plane
+from gsavatar.types import Region
+
+SAMPLE = Path(str(resources.files("gsavatar.datasets"))) / "sample" / "speaker.mp4"
+TRUTH = json.loads(SAMPLE.with_suffix(".truth.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def frames() -> dict[int, np.ndarray]:
+    """A shut, a wide-open and a middling mouth of the sample."""
+    jaw = np.array(TRUTH["weights"]["jawOpen"])
+    wanted = {0, int(jaw.argmax()), int(np.abs(jaw - 0.25).argmin()), 120}
+    return {i: p for i, _, p in video.decode(SAMPLE) if i in wanted}
+
+
+@pytest.mark.parametrize("backend", ["opencv", "mediapipe"])
+def test_faces_are_found_where_they_are(frames: dict[int, np.ndarray], backend: str) -> None:
+    if backend == "mediapipe" and not assets.available("face_landmarker"):
+        pytest.skip("face_landmarker.task is not on this machine")
+    jaw = np.array(TRUTH["weights"]["jawOpen"])
+    opening = {}
+    with FaceLandmarker(backend) as landmarker:
+        for index, picture in frames.items():
+            faces = landmarker.detect(picture)
+            assert len(faces) == 1
+            points = faces[0].points
+            assert points.shape == (478, 3) and np.isfinite(points).all()
+            opening[index] = float(mouth_opening(points))
+            expected = np.array(TRUTH["room_to_camera"]) @ np.array(TRUTH["head_pose"][index])
+            nose = expected @ [0.0, 0.0, 0.13, 1.0]
+            at = TRUTH["focal_px"] * nose[:2] / nose[2] + 256
+            assert np.linalg.norm(points[1, :2] - at) < 14
+            again = landmarker.detect(picture)[0].points
+            np.testing.assert_array_equal(points, again)
+    assert opening[int(jaw.argmax())] > opening[0] + 0.03
+
+
+def test_nothing_is_found_where_nothing_is() -> None:
+    with FaceLandmarker("opencv") as landmarker:
+        assert landmarker.detect(np.full((256, 256, 3), 90, np.uint8)) == []
+
+
+def test_a_small_face_is_found_by_zooming(frames: dict[int, np.ndarray]) -> None:
+    import cv2
+
+    small = cv2.resize(frames[0], (200, 200), interpolation=cv2.INTER_AREA)
+    large = np.full((1000, 1000, 3), 110, np.uint8)
+    large[620:820, 640:840] = small
+    with FaceLandmarker("opencv") as landmarker:
+        faces = landmarker.detect(large)
+    assert len(faces) == 1
+    x, y = faces[0].points[:, :2].mean(0)
+    assert 680 < x < 800 and 640 < y < 760
+
+
+def test_point_sets_are_what_they_say() -> None:
+    assert len(set(LIPS_40)) == 40 and len(set(RIGID_20)) == 20
+    assert not set(LIPS_40) & set(RIGID_20)
+    assert anchors().shape == (896, 2)
+    points = np.zeros((2, 478, 3))
+    points[:, CHIN, 1] = 100.0
+    points[1, 14, 1] = 5.0
+    np.testing.assert_allclose(mouth_opening(points), [0.0, 0.05])
+    assert points[0, FACE_TOP, 1] == 0
+
+
+def test_labels_cover_the_sample(frames: dict[int, np.ndarray]) -> None:
+    index = int(np.array(TRUTH["weights"]["jawOpen"]).argmax())
+    picture = frames[index]
+    with FaceLandmarker("opencv") as landmarker, PersonMatte() as matte:
+        points = landmarker.detect(picture)[0].points
+        labels = label_plane(picture, matte.matte(picture), points)
+    share = {region: float((labels == int(region)).mean()) for region in Region}
+    assert share[Region.SKIN] > 0.05 and share[Region.HAIR] > 0.01 and share[Region.TORSO] > 0.05
+    assert share[Region.INNER_MOUTH] > 0.0005 and share[Region.EYES] > 0.0005
+    assert labels[5, 5] == Region.BACKGROUND and labels[500, 256] == Region.TORSO
+    rows = {r: np.nonzero(labels == int(r))[0].mean() for r in (Region.HAIR, Region.SKIN, Region.TORSO)}
+    assert rows[Region.HAIR] < rows[Region.SKIN] < rows[Region.TORSO]
+
+
+def test_a_square_picture_with_a_fitting_face_is_kept_whole() -> None:
+    (plan,) = crop.plan([SAMPLE])
+    side = plan.box[2] - plan.box[0]
+    assert side == plan.box[3] - plan.box[1] and 300 <= side <= 512
+    assert (plan.first_index, plan.last_index) == (0, len(TRUTH["head_pose"]) - 1)
+
+
+def test_crops_repeat_the_edge_outside_the_picture() -> None:
+    picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    out = crop.apply_crop(picture, (-2.0, -2.0, 6.0, 6.0), 8)
+    np.testing.assert_array_equal(out[2:6, 2:6], picture)
+    np.testing.assert_array_equal(out[0, 0], picture[0, 0])
+
+
+def film(path: Path, pictures: list[np.ndarray]) -> Path:
+    height, width = pictures[0].shape[:2]
+    with video.VideoWriter(path, width, height, 25) as writer:
+        for picture in pictures:
+            writer.write(picture)
+    return path
+
+
+def test_no_face_is_an_error_with_a_cure(tmp_path: Path) -> None:
+    path = film(tmp_path / "empty.mp4", [np.full((128, 128, 3), 90, np.uint8)] * 60)
+    with pytest.raises(InputError, match="no face was found") as caught:
+        crop.plan([path])
+    assert str(path) in str(caught.value)
+
+
+def test_two_faces_ask_for_a_choice_with_a_numbered_picture(
+    tmp_path: Path, frames: dict[int, np.ndarray]
+) -> None:
+    import cv2
+
+    one = cv2.resize(frames[0], (256, 256), interpolation=cv2.INTER_AREA)
+    path = film(tmp_path / "two.mp4", [np.concatenate((one, one[:, ::-1]), axis=1)] * 60)
+    thumbnail = tmp_path / "faces.png"
+    with pytest.raises(InputError, match=r"--face left.*--face N"):
+        crop.plan([path], thumbnail=thumbnail)
+    assert thumbnail.exists()
+    (left,), (right,) = (crop.plan([path], face=face) for face in ("left", "2"))
+    assert (left.box[1] + left.box[3]) / 2 < 256 < (right.box[1] + right.box[3]) / 2
+    with pytest.raises(InputError, match="--face 7 is not"):
+        crop.plan([path], face="7")
+
+
+def test_the_longest_scene_is_kept_after_a_cut(
+    tmp_path: Path, frames: dict[int, np.ndarray]
+) -> None:
+    import cv2
+
+    one = cv2.resize(frames[0], (256, 256), interpolation=cv2.INTER_AREA)
+    other = 255 - one
+    path = film(tmp_path / "cut.mp4", [one] * 75 + [other] * 30)
+    (plan,) = crop.plan([path])
+    assert plan.first_index == 0 and 60 <= plan.last_index < 85
+    assert any("cut" in note for note in plan.notes)
