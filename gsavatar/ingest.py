@@ -52,7 +52,8 @@ SAMPLE_RATE = 16_000
 MIN_USABLE_S = 2.0
 PLATE_FRAMES = 48
 MIN_OFFSET_CONFIDENCE = 0.5
-MIN_OFFSET_MS = 20.0
+MIN_OFFSET_MS = 40.0
+"""Less than a frame is neither visible nor surely measured."""
 
 
 @dataclass(frozen=True)

@@ -269,7 +269,7 @@ class VideoWriter:
         self._sound: Any = None
         if audio is not None:
             codec = "aac" if suffix == ".mp4" else "libopus"
-            self._sound_rate = SAMPLE_RATE if suffix == ".mp4" else 48_000
+            self._sound_rate = 48_000  # short packets: the sound ends with the picture
             self._sound = self._container.add_stream(codec, rate=self._sound_rate, layout="mono")
             self._fifo_at = 0
             self._resampler = av.AudioResampler(
