@@ -6,7 +6,7 @@ of ICT-FaceKit (MIT, (c) 2020 USC ICT).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ HAIR_THICKNESS_M, SHIRT_OFFSET_M, BAND_M = 0.013, 0.0045, 0.0012
 NECK_TOP_M, NECK_BASE_M = -0.080, -0.140
 """The head's motion fades to none between these heights of the average neck."""
 TEXTURE, EYE_TEXTURE = 1536, 384
-RELIEF_M = {"skin": 0.0002, "hair": 0.0}
+BODY_COLUMNS, BODY_ROWS, RIM_BELOW_M = 240, 60, -0.08
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,17 @@ class Head:
             moved[first:last] = (self.vertices[first:last] - centre) @ turn.T + centre
         return moved
 
-    def placed(self, surface: Surface, model: Float, pose: Float) -> Float:
-        """The surface's vertices in the room: the neck fades from the head's pose to none."""
+    def placed(self, surface: Surface, model: Float, pose: Float, torso: Float) -> Float:
+        """The surface's vertices in the room; the neck fades from the head's pose to the torso's.
+
+        ``model`` is what ``posed`` gives, ``torso`` [3] how far the shoulders have moved.
+        """
         if surface.rows is None:
-            return surface.vertices
+            return np.asarray(surface.vertices + torso)
         points = model[surface.rows] + surface.offset
         moved = points @ pose[:3, :3].T + pose[:3, 3]
         share = self.fade[surface.rows, None]
-        return np.asarray(share * moved + (1 - share) * points)
+        return np.asarray(share * moved + (1 - share) * (points + torso))
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> Float:
@@ -192,8 +195,6 @@ def _surfaces(
 
 def _with(surface: Surface, **changes: object) -> Surface:
     """The surface with some fields changed."""
-    from dataclasses import replace
-
     return replace(surface, **changes)  # type: ignore[arg-type]
 
 
@@ -264,4 +265,63 @@ def _eyes(model: Model, vertices: Float, centres: Float, rng: np.random.Generato
 
 def _body(model: Model, vertices: Float, rng: np.random.Generator) -> Surface:
     """Shoulders and chest in the shirt: a loft that goes on where the model's own shoulders end."""
-    raise NotImplementedError
+    edge, inner = _lower_edge(model)
+    outside = model.triangles[model.triangles[:, 0] < NECK_END]
+    lift = SHIRT_OFFSET_M * vertex_normals(vertices, outside)[edge]
+    start, tangent = vertices[edge] + lift, vertices[edge] - vertices[inner]
+    angle = np.arctan2(start[:, 2] + 0.02, start[:, 0])
+    order = np.argsort(angle)
+    turn = np.linspace(-np.pi, np.pi, BODY_COLUMNS, endpoint=False)
+
+    def around(values: Float) -> Float:
+        return np.stack([
+            np.interp(turn, angle[order], values[order, k], period=2 * np.pi) for k in range(3)
+        ], -1)  # fmt: skip
+
+    start, tangent = around(start), around(tangent)
+    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
+    c, s = np.cos(turn), np.sin(turn)
+    end = np.stack((
+        0.205 * np.sign(c) * np.abs(c) ** 0.75, -0.205 - 0.085 * np.abs(s) ** 1.5,
+        -0.02 + np.where(s > 0, 0.125, 0.085) * np.sign(s) * np.abs(s) ** 0.8,
+    ), -1)  # fmt: skip
+    before = end + np.stack((-0.012 * c, np.full_like(c, 0.05), -0.01 * s), -1)
+    t = np.linspace(0, 1, BODY_ROWS)[:, None, None]
+    bezier = (
+        (1 - t) ** 3 * start + 3 * (1 - t) ** 2 * t * (start + 0.035 * tangent)
+        + 3 * (1 - t) * t**2 * before + t**3 * end
+    )  # fmt: skip
+    down = np.linspace(0.01, 0.25, 12)[:, None, None] * np.array([0.0, -1.0, 0.0])
+    points = np.concatenate((bezier, end + down)).reshape(-1, 3)
+    rows = len(points) // BODY_COLUMNS
+    free = np.clip(np.repeat(np.arange(rows), BODY_COLUMNS) / 10, 0, 1)[:, None]
+    centimetres = (points / CM).astype(np.float32)
+    stretched = centimetres * np.array([1.0, 0.35, 1.0], np.float32)
+    folds = paint.lattice(stretched, 2.2, rng) + 0.5 * paint.lattice(stretched, 1.0, rng)
+    points[:, 2] += (0.0022 * free[:, 0] * folds).astype(np.float64)
+    grid = np.arange(len(points)).reshape(rows, BODY_COLUMNS)
+    a, b = grid[:-1], grid[1:]
+    quads = np.stack((a, b, np.roll(b, -1, 1), np.roll(a, -1, 1)), -1).reshape(-1, 4)
+    faces = np.concatenate((quads[:, [0, 2, 1]], quads[:, [0, 3, 2]]))
+    shade = 1 + 0.03 * paint.lattice(centimetres, 1.5, rng)[:, None]
+    colors = np.clip(np.array(paint.SHIRT_COLOR) * shade, 0, 1)
+    return Surface("body", None, points, faces, np.zeros_like(points), colors=colors)
+
+
+def _lower_edge(model: Model) -> tuple[Int, Int]:
+    """Vertices on the open lower edge of the model's shoulders, and a neighbour inside of each."""
+    outside = model.triangles[model.triangles[:, 0] < NECK_END]
+    sides = np.sort(np.concatenate([outside[:, [i, (i + 1) % 3]] for i in range(3)]), 1)
+    pairs, count = np.unique(sides, axis=0, return_counts=True)
+    rim = pairs[count == 1]
+    low = model.neutral[rim, 1].max(1) < RIM_BELOW_M
+    edge = np.unique(rim[low])
+    onto = np.isin(pairs, edge)
+    spokes = pairs[onto.sum(1) == 1]
+    first = np.where(np.isin(spokes[:, 0], edge), 0, 1)
+    rows = np.arange(len(spokes))
+    ends, inner = spokes[rows, first], spokes[rows, 1 - first]
+    length = np.linalg.norm(model.neutral[ends] - model.neutral[inner], axis=1)
+    order = np.lexsort((length, ends))
+    kept, at = np.unique(ends[order], return_index=True)
+    return kept, inner[order][at]

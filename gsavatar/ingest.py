@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from gsavatar import audio, crop, speech, video
 from gsavatar.clip import (
     MAX_FRAMES,
-    TEST_MAX_FRAMES,
     Clip,
     open_clip,
     save_features,
@@ -42,6 +41,7 @@ from gsavatar.landmarks import FaceLandmarker, mouth_opening
 from gsavatar.plate import background_plate
 from gsavatar.progress import Reporter
 from gsavatar.segmentation import PersonMatte, label_plane
+from gsavatar.sequence import Sequence, choose_frames, load_sequence, save_sequence
 from gsavatar.tracking import fit_track
 from gsavatar.types import PROTOCOL_SIZE, Landmarks, Track
 
@@ -66,16 +66,6 @@ class IngestOptions:
     correct_offset: bool = True
 
 
-@dataclass(frozen=True)
-class Sequence:
-    """Per-frame results of the first pass over all files, in time order."""
-
-    frame_ids: NDArray[np.int64]
-    time_s: NDArray[np.float64]
-    file_index: NDArray[np.int64]
-    landmarks: Landmarks
-
-
 def ingest(videos: list[Path], root: Path, options: IngestOptions, reporter: Reporter) -> Clip:
     """The clip of some files of one person, made in ``root`` or continued there.
 
@@ -85,7 +75,7 @@ def ingest(videos: list[Path], root: Path, options: IngestOptions, reporter: Rep
     if (root / "clip.json").exists():
         return open_clip(root)
     meta = _decode(videos, root, options, reporter)
-    sequence, stored = _load_sequence(root)
+    sequence, stored = load_sequence(root)
     speech_meta = _speech(meta, root, sequence, options, reporter)
     _label(root, sequence, stored, reporter)
     with reporter.stage("fit the face") as progress:
@@ -149,13 +139,13 @@ def _decode(
     if keep_all:
         stored = np.arange(len(sequence.time_s), dtype=np.int64)
     else:
-        stored = _choose(sequence)
+        stored = choose_frames(sequence)
         with reporter.stage("keep the most telling frames") as progress:
             _second_pass(plans, root, stored, progress)
         meta["notes"].append(
             f"{MAX_FRAMES} of {total} frames are kept as pictures; all of them are tracked."
         )
-    _save_sequence(root, sequence, stored)
+    save_sequence(root, sequence, stored)
     write_text_atomic(done, json.dumps(meta))
     return meta
 
@@ -233,40 +223,6 @@ def _check_usable(sequence: Sequence, videos: list[Path], notes: list[str]) -> N
         )
 
 
-def _choose(sequence: Sequence) -> NDArray[np.int64]:
-    """Position in the shard of each kept frame, -1 for the others.
-
-    The test part is kept whole (up to its limit); the training part by variety of head position,
-    turn and mouth opening: frames are taken in rounds from the cells of a coarse grid.
-    """
-    points = sequence.landmarks.points
-    everything = np.zeros(len(sequence.time_s), dtype=np.int64)
-    train, test = split_rows(sequence.time_s, everything)
-    found = sequence.landmarks.found.numpy()
-    train = train[found[train]]
-    nose, left, right = points[:, 1], points[:, 234], points[:, 454]
-    turn = (nose[:, 0] - left[:, 0]) / (right[:, 0] - left[:, 0])
-    values = torch.stack(
-        (turn, nose[:, 0], nose[:, 1], mouth_opening(points), points[:, 152, 1] - points[:, 10, 1]),
-        1,
-    )[train].numpy()
-    low, high = np.percentile(values, [1, 99], axis=0)
-    grid = np.clip((values - low) / np.maximum(high - low, 1e-6) * 5, 0, 4).astype(int)
-    _, cell = np.unique(grid, axis=0, return_inverse=True)
-    rank = np.zeros(len(train), dtype=np.int64)
-    order = np.random.default_rng(0).permutation(len(train))
-    counts: dict[int, int] = {}
-    for i in order:
-        rank[i] = counts.get(int(cell[i]), 0)
-        counts[int(cell[i])] = rank[i] + 1
-    room = MAX_FRAMES - min(len(test), TEST_MAX_FRAMES)
-    chosen = train[np.lexsort((order, rank))[:room]]
-    kept = np.sort(np.concatenate((chosen, test[:TEST_MAX_FRAMES])))
-    stored = np.full(len(everything), -1, dtype=np.int64)
-    stored[kept] = np.arange(len(kept))
-    return stored
-
-
 def _second_pass(
     plans: list[crop.CropPlan], root: Path, stored: NDArray[np.int64], progress: Any
 ) -> None:
@@ -279,33 +235,6 @@ def _second_pass(
                     writer.append(picture)
                 row += 1
                 progress(row, len(stored))
-
-
-def _save_sequence(root: Path, sequence: Sequence, stored: NDArray[np.int64]) -> None:
-    from safetensors.torch import save
-
-    tensors = {
-        "frame_ids": torch.from_numpy(sequence.frame_ids),
-        "time_s": torch.from_numpy(sequence.time_s),
-        "file_index": torch.from_numpy(sequence.file_index),
-        "points": sequence.landmarks.points,
-        "found": sequence.landmarks.found,
-        "stored": torch.from_numpy(stored),
-    }
-    if sequence.landmarks.scores is not None:
-        tensors["scores"] = sequence.landmarks.scores
-    write_bytes_atomic(root / "landmarks.safetensors", save(tensors))
-
-
-def _load_sequence(root: Path) -> tuple[Sequence, NDArray[np.int64]]:
-    from safetensors.torch import load_file
-
-    t = load_file(root / "landmarks.safetensors")
-    landmarks = Landmarks(t["points"], t["found"], t.get("scores"))
-    sequence = Sequence(
-        t["frame_ids"].numpy(), t["time_s"].numpy(), t["file_index"].numpy(), landmarks
-    )
-    return sequence, t["stored"].numpy()
 
 
 def _speech(
@@ -372,9 +301,9 @@ def _shifted(samples: NDArray[np.float32], late_s: float) -> NDArray[np.float32]
     """Sound that came ``late_s`` too late, moved to its place; the length stays."""
     shift = round(late_s * SAMPLE_RATE)
     moved = np.zeros_like(samples)
-    if shift > 0:
-        moved[:-shift] = samples[shift:]
-    elif shift < 0:
+    if shift >= 0:
+        moved[: len(samples) - shift] = samples[shift:]
+    else:
         moved[-shift:] = samples[:shift]
     return moved
 

@@ -28,7 +28,7 @@ OWNERS = {
     "nerfacc": {"gsavatar.ops"},
     "tinycudann": {"gsavatar.fields"},
     "lpips": {"gsavatar.metrics", "gsavatar.evaluate"},
-    "safetensors": {"gsavatar.package", "gsavatar.clip", "gsavatar.train_state", "gsavatar.ingest"},
+    "safetensors": {"gsavatar.package", "gsavatar.clip", "gsavatar.train_state", "gsavatar.sequence"},
     "tyro": {"gsavatar.cli"},
     "rich": {"gsavatar.progress", "gsavatar.viewer"},
 }  # fmt: skip

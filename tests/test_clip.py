@@ -10,9 +10,10 @@ import torch
 
 from gsavatar.clip import Clip, open_clip, split_rows
 from gsavatar.errors import InputError
-from gsavatar.ingest import Sequence, _choose, _shifted
+from gsavatar.ingest import _shifted
 from gsavatar.plate import background_plate
 from gsavatar.seeding import SeedCounts, project, seed_avatar
+from gsavatar.sequence import Sequence, choose_frames
 from gsavatar.types import Branch, Landmarks, Region
 
 
@@ -98,7 +99,7 @@ def test_long_footage_keeps_rare_frames() -> None:
         np.arange(count), np.arange(count) / 25.0, np.zeros(count, np.int64),
         Landmarks(points, torch.ones(count, dtype=torch.bool), None),
     )  # fmt: skip
-    stored = _choose(sequence)
+    stored = choose_frames(sequence)
     assert (stored >= 0).sum() == 7500
     train_rare = rare[rare < count * 10 // 11 - 20].numpy()
     assert (stored[train_rare] >= 0).all()

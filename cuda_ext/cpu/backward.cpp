@@ -264,7 +264,7 @@ void project_lanes_bwd(const gsa_raster& s, const gsa_raster_grad& v, const View
   const vm seen = less(broadcast(0.0f), load(pairs));
   const auto field = [&](int k) { return load(sums.value[k]); };
 
-  const Gaussian3<vf> g = load_gaussians(s, first, used);
+  const Gaussian3<vf> g = load_gaussians(s.means, s.quats, s.scales, first, used);
   const vf opacity = load_strided(s.opacities + first, 1, used, 0.0f);
   ProjectionParts<vf> parts;
   const Gaussian2<vf> p = project(view, g, parts);

@@ -23,9 +23,9 @@ inline void store_strided(float* p, int stride, int used, vf v) {
   for (int l = 0; l < used; ++l) p[l * stride] = lane[l];
 }
 
-inline Gaussian3<vf> load_gaussians(const gsa_raster& s, int first, int used) {
-  const float *m = s.means + 3 * (int64_t)first, *q = s.quats + 4 * (int64_t)first,
-              *k = s.scales + 3 * (int64_t)first;
+inline Gaussian3<vf> load_gaussians(const float* means, const float* quats, const float* scales,
+                                    int64_t first, int used) {
+  const float *m = means + 3 * first, *q = quats + 4 * first, *k = scales + 3 * first;
   return {{load_strided(m, 3, used, 0.0f), load_strided(m + 1, 3, used, 0.0f),
            load_strided(m + 2, 3, used, 0.0f)},
           {load_strided(q, 4, used, 1.0f), load_strided(q + 1, 4, used, 0.0f),

@@ -5,7 +5,7 @@
 
 #include "record.h"
 #include "projection.h"
-#include "lanes.h"
+#include "motion.h"
 #include "parallel.h"
 
 namespace gsa {
@@ -74,9 +74,11 @@ void window_offsets(vf& column, vf& row) {
   column = load(x), row = load(y);
 }
 
-void project_lanes(const gsa_raster& s, const View& view, int first, int used, ChunkCheck& check,
-                   int32_t* pairs) {
-  const Gaussian3<vf> g = load_gaussians(s, first, used);
+// `offsets` is null or the motion of these Gaussians, [used, 9].
+void project_lanes(const gsa_raster& s, const View& view, int first, int used,
+                   const float* offsets, ChunkCheck& check, int32_t* pairs) {
+  Gaussian3<vf> g = load_gaussians(s.means, s.quats, s.scales, first, used);
+  if (offsets) g = moved(g, load_offset(offsets, used), s.motion->mean_unit);
   const vf opacity = load_strided(s.opacities + first, 1, used, 0.0f);
   const vf red = load_strided(s.colors + 3 * first, 3, used, 0.0f);
   const vf green = load_strided(s.colors + 3 * first + 1, 3, used, 0.0f);
@@ -195,10 +197,12 @@ extern "C" int32_t gsa_project(gsa_raster* scene) {
   Crew crew(s.threads);
   crew.run(chunks, [&](int c) {
     ChunkCheck check = {};
-    const int end = s.count < (c + 1) * kChunk ? s.count : (c + 1) * kChunk;
-    for (int i = c * kChunk; i < end; i += GSA_LANES)
-      project_lanes(s, view, i, end - i < GSA_LANES ? end - i : GSA_LANES, check,
-                    s.pair_start + 1);
+    const int first = c * kChunk, end = s.count < first + kChunk ? s.count : first + kChunk;
+    float offsets[kOffsets * kChunk];
+    if (s.motion) sum_offsets(*s.motion, first, end - first, offsets);
+    for (int i = first; i < end; i += GSA_LANES)
+      project_lanes(s, view, i, end - i < GSA_LANES ? end - i : GSA_LANES,
+                    s.motion ? offsets + kOffsets * (i - first) : nullptr, check, s.pair_start + 1);
     const int32_t found = check_code(check);
     if (found != GSA_OK) code.store(found, std::memory_order_relaxed);
   });

@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-#define GSA_ABI 3
+#define GSA_ABI 4
 #define GSA_RECORD 16  // floats of a projected Gaussian, see cpu/rasterize.cpp
 #define GSA_COVER 4    // int32 of the tiles a Gaussian meets, see cpu/record.h
 #define GSA_MOMENTS 10 // floats of a gradient slot
@@ -24,6 +24,32 @@
 extern "C" {
 #endif
 
+// Linear motion: offsets of N Gaussians as a weighted sum over K basis rows.
+typedef struct {
+  const float* means;         // [N, 3]
+  const float* quats;         // [N, 4]
+  const float* scales;        // [N, 3]
+  const float* basis;         // [K, N, 9]: displacement in mean_unit, rotation vector, log stretch
+  const float* coefficients;  // [K]
+  int32_t count, coefficient_count, threads;
+  float mean_unit;
+  float* out_means;           // as the inputs; unused by gsa_project
+  float* out_quats;
+  float* out_scales;
+} gsa_motion;
+
+typedef struct {
+  const float* out_means;   // gradients with respect to the outputs
+  const float* out_quats;
+  const float* out_scales;
+  float* partial;           // [N / 256 + 1, K], scratch
+  float* means;             // [N, 3]
+  float* quats;             // [N, 4]
+  float* scales;            // [N, 3]
+  float* basis;             // [K, N, 9] of zeros, or null
+  float* coefficients;      // [K] or null
+} gsa_motion_grad;
+
 // One cloud seen by one camera. N Gaussians, W x H pixels, E (Gaussian, tile) pairs, T tiles.
 typedef struct {
   const float* means;         // [N, 3]
@@ -39,6 +65,7 @@ typedef struct {
   int32_t count, width, height;
   int32_t background_is_image;
   int32_t threads;
+  const gsa_motion* motion;  // moves the cloud first, without writing it; or null
   // written by gsa_project, read by the others
   float* records;       // [N, GSA_RECORD]
   int32_t* cover;       // [N, GSA_COVER]
@@ -99,6 +126,8 @@ GSA_API int32_t gsa_project(gsa_raster* scene);
 GSA_API int32_t gsa_composite(gsa_raster* scene);
 GSA_API int32_t gsa_raster_bwd(const gsa_raster* scene, const gsa_raster_grad* grad);
 
+GSA_API int32_t gsa_blend(const gsa_motion* motion);
+GSA_API int32_t gsa_blend_bwd(const gsa_motion* motion, const gsa_motion_grad* grad);
 GSA_API int32_t gsa_ssim(const gsa_ssim_args* arguments);
 
 // Contributions of the scene (alpha >= 1/255 where T >= 1e-4), after gsa_composite: for benchmarks.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-ABI = 3
+ABI = 4
 RECORD, COVER, MOMENTS, TILE, CHUNK = 16, 4, 10, 16, 256
 """Sizes fixed by ``cuda_ext/include/abi.h``."""
 
@@ -44,6 +44,7 @@ Raster = _structure(
     """
     pointer: means quats scales opacities colors world_to_cam K background screen_probe branch
     int32: count width height background_is_image threads
+    pointer: motion
     pointer: records cover order
     int32: visible
     int64: pairs
@@ -56,6 +57,23 @@ RasterGrad = _structure(
     """
     pointer: rgb alpha branch_alpha depth slots partial
     pointer: means quats scales opacities colors world_to_cam K background screen_probe
+    """,
+)
+
+Motion = _structure(
+    "Motion",
+    """
+    pointer: means quats scales basis coefficients
+    int32: count coefficient_count threads
+    float: mean_unit
+    pointer: out_means out_quats out_scales
+    """,
+)
+
+MotionGrad = _structure(
+    "MotionGrad",
+    """
+    pointer: out_means out_quats out_scales partial means quats scales basis coefficients
     """,
 )
 
@@ -73,6 +91,8 @@ _SIGNATURES = {
     "gsa_project": [POINTER(Raster)],
     "gsa_composite": [POINTER(Raster)],
     "gsa_raster_bwd": [POINTER(Raster), POINTER(RasterGrad)],
+    "gsa_blend": [POINTER(Motion)],
+    "gsa_blend_bwd": [POINTER(Motion), POINTER(MotionGrad)],
     "gsa_ssim": [POINTER(SsimArguments)],
 }
 

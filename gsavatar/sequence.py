@@ -1,0 +1,88 @@
+"""What the first pass over the footage found, frame by frame, and which pictures are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gsavatar.clip import MAX_FRAMES, TEST_MAX_FRAMES, split_rows
+from gsavatar.frames import write_bytes_atomic
+from gsavatar.landmarks import mouth_opening
+from gsavatar.types import Landmarks
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Per-frame results of the first pass over all files, in time order."""
+
+    frame_ids: NDArray[np.int64]
+    time_s: NDArray[np.float64]
+    file_index: NDArray[np.int64]
+    landmarks: Landmarks
+
+
+def choose_frames(sequence: Sequence) -> NDArray[np.int64]:
+    """Position in the shard of each kept frame, -1 for the others.
+
+    The test part is kept whole (up to its limit); the training part by variety of head position,
+    turn and mouth opening: frames are taken in rounds from the cells of a coarse grid.
+    """
+    points = sequence.landmarks.points
+    everything = np.zeros(len(sequence.time_s), dtype=np.int64)
+    train, test = split_rows(sequence.time_s, everything)
+    found = sequence.landmarks.found.numpy()
+    train = train[found[train]]
+    nose, left, right = points[:, 1], points[:, 234], points[:, 454]
+    turn = (nose[:, 0] - left[:, 0]) / (right[:, 0] - left[:, 0])
+    values = torch.stack(
+        (turn, nose[:, 0], nose[:, 1], mouth_opening(points), points[:, 152, 1] - points[:, 10, 1]),
+        1,
+    )[train].numpy()
+    low, high = np.percentile(values, [1, 99], axis=0)
+    grid = np.clip((values - low) / np.maximum(high - low, 1e-6) * 5, 0, 4).astype(int)
+    _, cell = np.unique(grid, axis=0, return_inverse=True)
+    rank = np.zeros(len(train), dtype=np.int64)
+    order = np.random.default_rng(0).permutation(len(train))
+    counts: dict[int, int] = {}
+    for i in order:
+        rank[i] = counts.get(int(cell[i]), 0)
+        counts[int(cell[i])] = rank[i] + 1
+    room = MAX_FRAMES - min(len(test), TEST_MAX_FRAMES)
+    chosen = train[np.lexsort((order, rank))[:room]]
+    kept = np.sort(np.concatenate((chosen, test[:TEST_MAX_FRAMES])))
+    stored = np.full(len(everything), -1, dtype=np.int64)
+    stored[kept] = np.arange(len(kept))
+    return stored
+
+
+def save_sequence(root: Path, sequence: Sequence, stored: NDArray[np.int64]) -> None:
+    """Writes ``root/landmarks.safetensors`` atomically."""
+    from safetensors.torch import save
+
+    tensors = {
+        "frame_ids": torch.from_numpy(sequence.frame_ids),
+        "time_s": torch.from_numpy(sequence.time_s),
+        "file_index": torch.from_numpy(sequence.file_index),
+        "points": sequence.landmarks.points,
+        "found": sequence.landmarks.found,
+        "stored": torch.from_numpy(stored),
+    }
+    if sequence.landmarks.scores is not None:
+        tensors["scores"] = sequence.landmarks.scores
+    write_bytes_atomic(root / "landmarks.safetensors", save(tensors))
+
+
+def load_sequence(root: Path) -> tuple[Sequence, NDArray[np.int64]]:
+    """What ``save_sequence`` wrote."""
+    from safetensors.torch import load_file
+
+    t = load_file(root / "landmarks.safetensors")
+    landmarks = Landmarks(t["points"], t["found"], t.get("scores"))
+    sequence = Sequence(
+        t["frame_ids"].numpy(), t["time_s"].numpy(), t["file_index"].numpy(), landmarks
+    )
+    return sequence, t["stored"].numpy()
