@@ -75,7 +75,7 @@ def test_the_plate_fills_what_was_never_seen() -> None:
     labels[200:, 100:400] = int(Region.TORSO)
     plate, unseen = background_plate([(picture, labels)])
     assert unseen == pytest.approx(0.38, abs=0.03)
-    assert np.abs(plate.astype(int) - 80).max() <= 3
+    assert np.abs(plate.astype(int) - 80).max() <= 6  # paint; the person itself would be 170 off
 
 
 @pytest.mark.parametrize("late_s", [0.25, -0.25, 0.0])
