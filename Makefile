@@ -5,10 +5,12 @@
 PYTHON ?= python3
 DEMO ?= demo
 SAMPLE := datasets/sample
-PIP_FLAGS := --quiet --disable-pip-version-check --no-compile
+PIP_FLAGS := --quiet --disable-pip-version-check
+INSTALL := -m pip install $(PIP_FLAGS) --no-compile
 
 # Two threads that wait actively are many times slower as soon as a neighbour wants a core.
 export OMP_WAIT_POLICY ?= passive
+export OPENBLAS_NUM_THREADS ?= 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 SOURCES := setup.py pyproject.toml MANIFEST.in README.md LICENSE \
@@ -16,7 +18,7 @@ SOURCES := setup.py pyproject.toml MANIFEST.in README.md LICENSE \
 	\( -name '*.py' -o -name '*.h' -o -name '*.c' -o -name '*.cpp' -o -name '*.cu' \
 	-o -name '*.toml' -o -name '*.md' -o -name '*.html' \) )
 
-.PHONY: demo test lint types cuda package unit clean
+.PHONY: demo test lint types package unit clean
 .NOTPARALLEL:
 
 # ---- demo ----------------------------------------------------------------------------------------
@@ -33,8 +35,8 @@ demo:
 .venv/installed: $(SOURCES) constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed") if sys.version_info < (3, 10) else 0'
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install $(PIP_FLAGS) torch
-	.venv/bin/python -m pip install $(PIP_FLAGS) .
+	.venv/bin/python $(INSTALL) torch
+	.venv/bin/python $(INSTALL) .
 	touch $@
 
 $(DEMO)/speaker/.fitted: $(SAMPLE)/speaker.mp4 | .venv/installed
@@ -47,29 +49,28 @@ $(DEMO)/talk.mp4: $(DEMO)/speaker/.fitted $(SAMPLE)/sentence.flac | .venv/instal
 
 # ---- test ----------------------------------------------------------------------------------------
 
-# pytest comes last, so that its closing line is the last one.
-test: lint package types cuda unit
+# pytest comes last, so that its closing line is the last one. It also compiles the CUDA sources
+# where nvcc is there.
+test: lint package types unit
 
-.venv-test/tools: pyproject.toml constraints.txt
+.venv-test/installed: setup.py pyproject.toml constraints.txt $(shell find cuda_ext -type f)
 	test -x .venv-test/bin/python || $(PYTHON) -m venv .venv-test
-	.venv-test/bin/python -m pip install $(PIP_FLAGS) torch build ruff
+	.venv-test/bin/python $(INSTALL) torch
+	.venv-test/bin/python $(INSTALL) -e '.[dev]'
 	touch $@
 
-lint: .venv-test/tools
+lint: .venv-test/installed
 	.venv-test/bin/ruff check .
 
 # The wheel is built from the sdist, so that a file missing there is noticed, and a clean
 # environment must be able to use it.
-package: .venv-test/tools
-	rm -rf dist
+package: .venv-test/installed
+	rm -rf dist .venv-wheel .venv-wheel-run
 	.venv-test/bin/python -m build --sdist --outdir dist . > build.log 2>&1 || (cat build.log; exit 1)
 	.venv-test/bin/python -m pip wheel $(PIP_FLAGS) --no-deps --wheel-dir dist dist/*.tar.gz
-	.venv-test/bin/python -m pip install $(PIP_FLAGS) "$$(ls dist/*.whl)[dev]"
-	.venv-test/bin/python -m pip install $(PIP_FLAGS) --no-deps --force-reinstall dist/*.whl
-	rm -rf .venv-wheel .venv-wheel-run
 	$(PYTHON) -m venv .venv-wheel
-	.venv-wheel/bin/python -m pip install $(PIP_FLAGS) torch
-	.venv-wheel/bin/python -m pip install $(PIP_FLAGS) dist/*.whl
+	.venv-wheel/bin/python $(INSTALL) torch
+	.venv-wheel/bin/python $(INSTALL) dist/*.whl
 	.venv-wheel/bin/python -m pip check
 	mkdir .venv-wheel-run
 	cd .venv-wheel-run && ../.venv-wheel/bin/gsavatar doctor
@@ -79,21 +80,15 @@ package: .venv-test/tools
 	cd .venv-wheel-run && ../.venv-wheel/bin/gsavatar render tiny \
 		--audio ../$(SAMPLE)/sentence.flac --size 64 --out tiny.mp4
 
-# Folders that are mapped into the package are invisible to a type checker in the tree.
-types: .venv-test/tools
-	cd dist && ../.venv-test/bin/mypy --config-file ../pyproject.toml \
-		--cache-dir ../.mypy_cache -p gsavatar
+# Folders that are mapped into the package are invisible to a type checker in the tree: it checks
+# the installed copy.
+types: package
+	cd dist && ../.venv-test/bin/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache \
+		--python-executable ../.venv-wheel/bin/python -p gsavatar
 
-cuda:
-	@if command -v nvcc > /dev/null; then \
-		for source in cuda_ext/cuda/*.cu; do \
-			echo "nvcc $$source"; \
-			nvcc -std=c++17 -O2 -I cuda_ext/include -c $$source -o /dev/null || exit 1; \
-		done; \
-	else echo "nvcc is not here: the CUDA sources are not compiled"; fi
-
-unit: .venv-test/tools
-	.venv-test/bin/pytest tests
+unit: .venv-test/installed
+	.venv-test/bin/python -m pytest tests
 
 clean:
-	rm -rf .venv .venv-test .venv-wheel .venv-wheel-run $(DEMO) dist build build.log *.egg-info
+	rm -rf .venv .venv-test .venv-wheel .venv-wheel-run $(DEMO) dist build build.log *.egg-info \
+		gsavatar/ops/*.so .mypy_cache .pytest_cache .ruff_cache

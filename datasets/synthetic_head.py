@@ -1,4 +1,4 @@
-"""The synthetic head's body: ICT-FaceKit geometry dressed with painted skin, hair, eyes and shirt.
+"""The synthetic head's body: ICT-FaceKit geometry with procedural skin, eyes, hair and shoulders.
 
 Head frame in metres: +x to the subject's left, +y up, +z out of the face. Vertex ranges are those
 of ICT-FaceKit (MIT, (c) 2020 USC ICT).
@@ -6,47 +6,38 @@ of ICT-FaceKit (MIT, (c) 2020 USC ICT).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gsavatar.datasets import synthetic_paint as paint
-
 Float = NDArray[np.float64]
-Map = NDArray[np.float32]
 Int = NDArray[np.int64]
 
 CM = 0.01
 FACE_END, NECK_END, SOCKET_END, EYE_SOCKET_END = 9409, 11248, 13294, 14062
-GUMS_END, TEETH_END, EYES_END, LASH_START = 17039, 21451, 24591, 25351
-EYEBALLS = ((21451, 22221), (23021, 23791))
-"""Outer eyeballs of the subject's left and right; the inner ones are never seen."""
-LASH_TILE = 6
-IDENTITY_MODES, IDENTITY_SIGMA = 30, 0.6
-HAIR_LAYERS_M = ((0.35, 0.0), (1.0, 1.0))
-"""Shells of hair: share of the full thickness and how sparse the shell is painted."""
-HAIR_THICKNESS_M, SHIRT_OFFSET_M, BAND_M = 0.013, 0.0045, 0.0012
-NECK_TOP_M, NECK_BASE_M = -0.080, -0.140
-"""The head's motion fades to none between these heights of the average neck."""
-TEXTURE, EYE_TEXTURE = 1536, 384
-BODY_COLUMNS, BODY_ROWS, RIM_BELOW_M = 240, 60, -0.08
+GUMS_END, UPPER_TEETH_END, TEETH_END, EYES_END = 17039, 19247, 21451, 24591
+LASH_START = 25351
+IDENTITY_MODES, IDENTITY_SIGMA = 30, 0.7
+HAIRLINE_Y, HAIR_THICKNESS = 0.078, 0.012
+IRIS_RAD, PUPIL_RAD = 0.46, 0.19
+NECK_TOP, NECK_BASE = -0.095, -0.165
+CHEST_CUT_Y, SHOULDER_CUT_Y = -0.138, -0.104
+"""Below the first height nothing of the model is drawn, below the second no shoulder: cloth is."""
+SURFACES = ("skin", "teeth", "gums", "eyes", "hair", "cloth")
 
 
 @dataclass(frozen=True)
 class Surface:
-    """A mesh with its paint, and how its vertices follow the head."""
+    """A mesh with a colour per vertex, and how its vertices follow the head."""
 
     name: str
-    rows: Int | None  # vertices of the face model, None for a mesh that stays in the room
-    vertices: Float  # [V, 3] at rest, without the offset
+    rows: Int | None  # vertices of the face model, None for a mesh of its own
+    vertices: Float  # [V, 3] at rest
     faces: Int  # [F, 3]
-    offset: Float  # [V, 3] added to the model's own motion: hair and cloth stand off the skin
-    colors: Float | None = None  # [V, 3] sRGB, where there is no texture
-    uv: Float | None = None  # [V, 2] in 0-1 of the texture, v up
-    texture: Map | None = None  # [H, W, 3 or 4] sRGB 0-1 and opacity, first row on top
-    relief: Map | None = None  # [H, W] height of the fine structure
+    colors: Float  # [V, 3], 0-1
+    offset: Float  # [V, 3] added along the model's own motion (hair stands off the skin)
 
 
 @dataclass(frozen=True)
@@ -54,7 +45,6 @@ class Head:
     """A person: rest vertices of the model, its named shapes and what is drawn."""
 
     vertices: Float  # [26719, 3]
-    fade: Float  # [26719] how much of the head's motion a vertex makes, 0-1
     names: tuple[str, ...]
     shapes: Float  # [K, 26719, 3]
     surfaces: tuple[Surface, ...]
@@ -66,40 +56,20 @@ class Head:
         active = np.flatnonzero(values)
         moved = self.vertices + np.tensordot(values[active], self.shapes[active], 1)
         turn = rotation(gaze[0], gaze[1], 0.0)
-        for centre, (first, last) in zip(self.eye_centres, EYEBALLS, strict=True):
-            moved[first:last] = (self.vertices[first:last] - centre) @ turn.T + centre
+        eyes = np.arange(TEETH_END, EYES_END)
+        for centre, side in zip(self.eye_centres, (1.0, -1.0), strict=True):
+            mine = eyes[self.vertices[eyes, 0] * side > 0]
+            moved[mine] = (self.vertices[mine] - centre) @ turn.T + centre
         return moved
-
-    def placed(self, surface: Surface, model: Float, pose: Float, torso: Float) -> Float:
-        """The surface's vertices in the room; the neck fades from the head's pose to the torso's.
-
-        ``model`` is what ``posed`` gives, ``torso`` [3] how far the shoulders have moved.
-        """
-        if surface.rows is None:
-            return np.asarray(surface.vertices + torso)
-        points = model[surface.rows] + surface.offset
-        moved = points @ pose[:3, :3].T + pose[:3, 3]
-        share = self.fade[surface.rows, None]
-        return np.asarray(share * moved + (1 - share) * (points + torso))
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> Float:
-    """Rotation matrix: roll about +z, then pitch about +x, then yaw about +y, in radians."""
+    """Rotation matrix: yaw about +y, then pitch about +x, then roll about +z, in radians."""
     cy, sy, cp, sp, cr, sr = (f(a) for a in (yaw, pitch, roll) for f in (np.cos, np.sin))
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
     about_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
-    return np.asarray(about_y @ about_x @ about_z)
-
-
-@dataclass(frozen=True)
-class Model:
-    """The packed model as it lies in the file, in metres."""
-
-    neutral: Float  # [26719, 3]
-    triangles: Int  # [F, 3] vertices
-    corners: Int  # [F, 3] rows of uv
-    uv: Float  # [U, 2]; the whole part of u is the tile
+    return about_y @ about_x @ about_z
 
 
 def load_head(path: Path, seed: int) -> Head:
@@ -110,27 +80,15 @@ def load_head(path: Path, seed: int) -> Head:
         identity = data["identity"].astype(np.float64) * CM
         expression = data["expression"].astype(np.float64) * CM
         raw_names = [str(n) for n in data["expression_names"]]
-        quads, quads_uv = data["faces"].astype(np.int64), data["faces_uv"].astype(np.int64)
-        uv = data["uv"].astype(np.float64)
+        quads = data["faces"].astype(np.int64)
     weights = rng.normal(0.0, IDENTITY_SIGMA, IDENTITY_MODES)
     vertices = neutral + np.tensordot(weights, identity[:IDENTITY_MODES], 1)
     names, shapes = _merged(raw_names, expression)
-    whole = quads[:, 3] >= 0
-    triangles, corners = (
-        np.concatenate((q[:, :3], q[whole][:, [0, 2, 3]])) for q in (quads, quads_uv)
-    )
-    centres = np.stack([_sphere_centre(vertices[a:b]) for a, b in EYEBALLS])
-    height = np.clip((neutral[:, 1] - NECK_BASE_M) / (NECK_TOP_M - NECK_BASE_M), 0, 1)
-    fade = height * height * (3 - 2 * height)
-    surfaces = _surfaces(Model(neutral, triangles, corners, uv), vertices, centres, rng)
-    return Head(vertices, fade, names, shapes, surfaces, centres)
-
-
-def _sphere_centre(points: Float) -> Float:
-    """Centre of the sphere that fits the points best."""
-    system = np.concatenate((2 * points, np.ones((len(points), 1))), 1)
-    solution, *_ = np.linalg.lstsq(system, (points**2).sum(1), rcond=None)
-    return np.asarray(solution[:3])
+    triangles = np.concatenate((quads[:, :3], quads[quads[:, 3] >= 0][:, [0, 2, 3]]))
+    eyes = np.arange(TEETH_END, EYES_END)
+    centres = np.stack([vertices[eyes[neutral[eyes, 0] * s > 0]].mean(0) for s in (1.0, -1.0)])
+    surfaces = _surfaces(vertices, neutral, triangles, shapes[names.index("jawOpen")], centres, rng)
+    return Head(vertices, names, shapes, surfaces, centres)
 
 
 def _merged(raw_names: list[str], expression: Float) -> tuple[tuple[str, ...], Float]:
@@ -145,183 +103,183 @@ def _merged(raw_names: list[str], expression: Float) -> tuple[tuple[str, ...], F
     return tuple(table), np.stack(list(table.values()))
 
 
+def _surfaces(  # noqa: PLR0917
+    vertices: Float, neutral: Float, triangles: Int, jaw: Float, eyes: Float,
+    rng: np.random.Generator,
+) -> tuple[Surface, ...]:  # fmt: skip
+    index = np.arange(len(vertices))
+    normals = vertex_normals(vertices, triangles)
+    x, y, _ = neutral.T
+    chest = (y < CHEST_CUT_Y) | ((y < SHOULDER_CUT_Y) & (np.abs(x) > 0.054))
+    outside = (index < NECK_END) & ~chest
+    upper_lash = (index >= LASH_START) & (y > eyes[:, 1].mean() + 0.001)
+    skin = outside | ((index >= NECK_END) & (index < EYE_SOCKET_END)) | upper_lash
+    groups = {
+        "skin": skin,
+        "gums": (index >= EYE_SOCKET_END) & (index < GUMS_END),
+        "teeth": (index >= GUMS_END) & (index < TEETH_END),
+        "eyes": (index >= TEETH_END) & (index < EYES_END),
+    }
+    colors = np.zeros_like(vertices)
+    colors[:] = _skin_colors(vertices, neutral, normals, rng)
+    colors[NECK_END:SOCKET_END] = (0.30, 0.10, 0.10)
+    colors[SOCKET_END:EYE_SOCKET_END] = (0.75, 0.50, 0.45)
+    colors[EYE_SOCKET_END:GUMS_END] = (0.62, 0.28, 0.28)
+    depth = np.clip((vertices[GUMS_END:TEETH_END, 2] - 0.055) / 0.03, 0.0, 1.0)[:, None]
+    colors[GUMS_END:TEETH_END] = np.array([0.88, 0.84, 0.78]) * (0.45 + 0.55 * depth)
+    colors[TEETH_END:EYES_END] = _eye_colors(vertices[TEETH_END:EYES_END], eyes)
+    colors[LASH_START:] = (0.12, 0.08, 0.07)
+    parts = [
+        _part(n, m, vertices, triangles, colors, np.zeros_like(vertices)) for n, m in groups.items()
+    ]
+    parts.append(_hair(vertices, neutral, normals, triangles, rng))
+    parts.append(_shoulders(rng))
+    return tuple(parts)
+
+
+def _part(  # noqa: PLR0917
+    name: str, mask: NDArray[np.bool_], vertices: Float, triangles: Int, colors: Float,
+    offset: Float,
+) -> Surface:  # fmt: skip
+    """The triangles of the model whose three corners are chosen."""
+    rows = np.flatnonzero(mask)
+    place = np.full(len(mask), -1)
+    place[rows] = np.arange(len(rows))
+    faces = place[triangles]
+    faces = faces[(faces >= 0).all(1)]
+    return Surface(name, rows, vertices[rows], faces, colors[rows], offset[rows])
+
+
 def vertex_normals(vertices: Float, triangles: Int) -> Float:
     """Area-weighted unit normals [V, 3]."""
     a, b, c = (vertices[triangles[:, i]] for i in range(3))
     flat = np.cross(b - a, c - a)
-    count = len(vertices)
-    normals = np.stack(
-        [np.bincount(triangles.T.ravel(), np.tile(flat[:, k], 3), count) for k in range(3)], 1
+    normals = np.zeros_like(vertices)
+    for i in range(3):
+        np.add.at(normals, triangles[:, i], flat)
+    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+
+
+def noise(points: Float, scale: float, rng: np.random.Generator, waves: int = 24) -> Float:
+    """Smooth random values [N] of unit deviation that vary over ``scale`` metres."""
+    directions = rng.normal(size=(waves, 3)) / scale
+    phases = rng.uniform(0, 2 * np.pi, waves)
+    return np.sqrt(2.0 / waves) * np.cos(points @ directions.T + phases).sum(1)
+
+
+def _bump(points: Float, centre: tuple[float, float], width: tuple[float, float]) -> Float:
+    """A soft spot on the face around (|x|, y), 0-1."""
+    dx = (np.abs(points[:, 0]) - centre[0]) / width[0]
+    dy = (points[:, 1] - centre[1]) / width[1]
+    return np.exp(-0.5 * (dx * dx + dy * dy))
+
+
+def _skin_colors(
+    vertices: Float, neutral: Float, normals: Float, rng: np.random.Generator
+) -> Float:
+    """Skin with blotches, pores, red cheeks and nose, dark brows and coloured lips."""
+    tone = np.array([0.80, 0.60, 0.50]) + rng.normal(0, 0.02, 3)
+    color = np.tile(tone, (len(vertices), 1))
+    color += (
+        0.018 * noise(neutral, 0.02, rng)[:, None] + 0.014 * noise(neutral, 0.004, rng)[:, None]
     )
-    return np.asarray(normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12))
-
-
-def _cut(
-    name: str, model: Model, vertices: Float, chosen: NDArray[np.bool_], tiles: int = 1,
-    first_tile: int = 0,
-) -> Surface:  # fmt: skip
-    """The chosen triangles of the model with texture coordinates over ``tiles`` tiles in a row."""
-    pairs, back = np.unique(
-        np.stack((model.triangles[chosen].ravel(), model.corners[chosen].ravel()), 1),
-        axis=0, return_inverse=True,
-    )  # fmt: skip
-    uv = (model.uv[pairs[:, 1]] - [first_tile, 0]) / [tiles, 1]
-    rows = pairs[:, 0]
-    return Surface(
-        name, rows, vertices[rows], back.reshape(-1, 3), np.zeros((len(rows), 3)), uv=uv
+    red = 0.7 * _bump(neutral, (0.045, -0.01), (0.02, 0.02)) + 0.6 * _bump(
+        neutral, (0.0, 0.0), (0.012, 0.015)
     )
+    front = neutral[:, 2] > 0.03
+    color += (red * front)[:, None] * np.array([0.05, -0.05, -0.04])
+    shade = 0.5 * _bump(neutral, (0.032, 0.022), (0.014, 0.005)) * front  # below the eyes
+    color -= shade[:, None] * np.array([0.06, 0.07, 0.04])
+    arch = 0.0565 + 0.006 * np.sin(
+        np.clip((np.abs(neutral[:, 0]) - 0.012) / 0.045, 0, 1) * np.pi * 0.8
+    )
+    inside = (
+        (np.abs(neutral[:, 0]) > 0.012) & (np.abs(neutral[:, 0]) < 0.055) & (neutral[:, 2] > 0.06)
+    )
+    thick = 0.0035 - 0.0018 * np.clip((np.abs(neutral[:, 0]) - 0.035) / 0.02, 0, 1)
+    brow = np.exp(-0.5 * ((neutral[:, 1] - arch) / thick) ** 2) * inside
+    color = color * (1 - 0.8 * brow[:, None]) + 0.8 * brow[:, None] * np.array([0.20, 0.13, 0.09])
+    lips = _lip_mask(neutral)[:, None]
+    return np.clip(color * (1 - lips) + lips * np.array([0.66, 0.32, 0.31]), 0.0, 1.0)
 
 
-def _surfaces(
-    model: Model, vertices: Float, eyes: Float, rng: np.random.Generator
-) -> tuple[Surface, ...]:
-    """Everything that is drawn."""
-    first = model.triangles[:, 0]
-    parts = _outside(model, vertices, rng)
-    for name, low, high, color, dark in (
-        ("throat", NECK_END, SOCKET_END, (0.45, 0.17, 0.16), 0.75),
-        ("sockets", SOCKET_END, EYE_SOCKET_END, (0.72, 0.46, 0.42), 0.0),
-        ("gums", EYE_SOCKET_END, GUMS_END, (0.66, 0.33, 0.33), 0.65),
-        ("teeth", GUMS_END, TEETH_END, (0.86, 0.83, 0.76), 0.55),
-    ):
-        part = _cut(name, model, vertices, (first >= low) & (first < high))
-        assert part.rows is not None
-        back = np.clip((0.098 - model.neutral[part.rows, 2]) / 0.035, 0, 1)[:, None]
-        parts.append(_with(part, colors=np.array(color) * (1 - dark * back), uv=None))
-    parts += _eyes(model, vertices, eyes, rng)
-    parts.append(_body(model, vertices, rng))
-    return tuple(parts)
+LIP_CENTRE_Y, LIP_HALF_WIDTH = -0.0341, 0.0262
 
 
-def _with(surface: Surface, **changes: object) -> Surface:
-    """The surface with some fields changed."""
-    return replace(surface, **changes)  # type: ignore[arg-type]
+def _lip_mask(neutral: Float) -> Float:
+    """Where the red of the lips is, 0-1, from the model's average face."""
+    across = np.abs(neutral[:, 0]) / LIP_HALF_WIDTH
+    rise = np.clip(1 - across**2, 0, None)
+    upper = LIP_CENTRE_Y + 0.0085 * np.sqrt(rise) * (
+        1 - 0.18 * np.exp(-((neutral[:, 0] / 0.004) ** 2))
+    )
+    lower = LIP_CENTRE_Y - 0.0105 * np.sqrt(rise)
+    edge = np.minimum(upper - neutral[:, 1], neutral[:, 1] - lower) / 0.0012
+    return np.clip(edge + 0.5, 0, 1) * (across < 1) * (neutral[:, 2] > 0.07)
 
 
-def _outside(model: Model, vertices: Float, rng: np.random.Generator) -> list[Surface]:
-    """Skin, and the shells of hair and shirt over it, on one texture of two tiles."""
-    outside = model.triangles[:, 0] < NECK_END
-    full = _cut("skin", model, vertices, outside, tiles=2)
-    assert full.rows is not None and full.uv is not None
-    centimetres = model.neutral[full.rows] / CM
-    size = (TEXTURE, 2 * TEXTURE)
-    points, covered = paint.bake(full.uv[full.faces], full.faces, size, centimetres)
-    there = covered > 0
-
-    def painted(channels: int, values: Map) -> Map:
-        picture = np.zeros((*size, channels), np.float32)
-        picture[there] = values.reshape(-1, channels)
-        return picture
-
-    color, relief = paint.skin(points[there], rng)
-    skin = _with(full, texture=painted(3, color), relief=painted(1, relief)[..., 0])
-    normals = vertex_normals(vertices, model.triangles[outside])[full.rows]
-    parts = [skin]
-    depth = paint.hair_depth(centimetres.astype(np.float32))
-    near = (depth > -0.6)[full.faces].any(1)
-    for share, layer in HAIR_LAYERS_M:
-        rise = np.clip((depth + 0.15) / 4.0, 0.03, 1) ** 0.7
-        offset = normals * (share * HAIR_THICKNESS_M * rise)[:, None]
-        texture = painted(4, paint.hair(points[there], layer, rng))
-        parts.append(_sub(full, f"hair{layer:.0f}", near, offset, texture))
-    depth = paint.shirt_depth(centimetres.astype(np.float32))
-    near = (depth > -0.6)[full.faces].any(1)
-    band = BAND_M * np.exp(-((np.clip(depth, 0, 9) / paint.SHIRT_BAND_CM) ** 4))
-    offset = normals * (SHIRT_OFFSET_M + band)[:, None]
-    texture = painted(4, paint.shirt(points[there], rng))
-    parts.append(_sub(full, "shirt", near, offset, texture))
-    return parts
+def _eye_colors(points: Float, centres: Float) -> Float:
+    """Sclera, iris and pupil by the angle from the straight gaze."""
+    colors = np.zeros_like(points)
+    for centre, side in zip(centres, (1.0, -1.0), strict=True):
+        mine = (points[:, 0] * side) > 0
+        away = points[mine] - centre
+        away /= np.linalg.norm(away, axis=1, keepdims=True)
+        angle = np.arccos(np.clip(away[:, 2], -1, 1))
+        around = np.arctan2(away[:, 1], away[:, 0])
+        iris = np.array([0.30, 0.38, 0.36]) * (0.85 + 0.25 * np.cos(23 * around))[:, None]
+        ring = np.clip((angle - 0.38) / 0.08, 0, 1)[:, None]
+        color = np.where(
+            (angle < IRIS_RAD)[:, None], iris * (1 - 0.6 * ring), np.array([0.90, 0.87, 0.84])
+        )
+        color[angle < PUPIL_RAD] = 0.02
+        colors[mine] = color
+    return colors
 
 
-def _sub(full: Surface, name: str, faces: NDArray[np.bool_], offset: Float, texture: Map) -> Surface:
-    """A shell over some faces of a surface."""
-    used, back = np.unique(full.faces[faces], return_inverse=True)
-    assert full.rows is not None and full.uv is not None
-    return Surface(
-        name, full.rows[used], full.vertices[used], back.reshape(-1, 3), offset[used],
-        uv=full.uv[used], texture=texture,
-    )  # fmt: skip
+def _hair(  # noqa: PLR0917
+    vertices: Float, neutral: Float, normals: Float, triangles: Int, rng: np.random.Generator
+) -> Surface:
+    """A cap of hair: the scalp lifted off the skull, thinner towards the hairline."""
+    x, y, z = neutral.T
+    line = (
+        HAIRLINE_Y
+        - 0.10 * np.clip((0.075 - z) / 0.09, 0, 1)
+        - 0.035 * np.clip((np.abs(x) - 0.055) / 0.02, 0, 1)
+    )
+    ear = (np.abs(x) > 0.068) & (y < 0.035) & (y > -0.05) & (z < 0.02) & (z > -0.035)
+    inside = (y - line) / 0.02
+    mask = (np.arange(len(vertices)) < NECK_END) & (inside > 0) & ~ear & (y > -0.06)
+    lift = HAIR_THICKNESS * np.clip(inside, 0.12, 1) * (1 + 0.15 * noise(neutral, 0.015, rng))
+    strands = noise(neutral * np.array([3.0, 0.5, 1.0]), 0.004, rng)
+    color = (
+        np.array([0.20, 0.13, 0.09])
+        * (1 + 0.22 * strands + 0.15 * noise(neutral, 0.02, rng))[:, None]
+    )
+    outward = normals if (normals[:FACE_END] * neutral[:FACE_END]).sum() > 0 else -normals
+    return _part("hair", mask, vertices, triangles, np.clip(color, 0, 1), outward * lift[:, None])
 
 
-def _eyes(model: Model, vertices: Float, centres: Float, rng: np.random.Generator) -> list[Surface]:
-    """Eyeballs and upper lashes."""
-    first = model.triangles[:, 0]
-    balls = [(first >= low) & (first < high) for low, high in EYEBALLS]
-    parts, texture = [], None
-    for name, chosen, centre in zip(("eyeLeft", "eyeRight"), balls, centres, strict=True):
-        part = _cut(name, model, vertices, chosen)
-        assert part.uv is not None
-        if texture is None:
-            size = (EYE_TEXTURE, EYE_TEXTURE)
-            away, _ = paint.bake(part.uv[part.faces], part.faces, size, part.vertices - centre)
-            texture = paint.eye(away, rng)
-        parts.append(_with(part, texture=texture))
-    middle = model.neutral[[a for a, _ in EYEBALLS], 1].mean()
-    upper = (first >= LASH_START) & (model.neutral[model.triangles, 1].min(1) > middle - 0.010)
-    part = _cut("lashes", model, vertices, upper, first_tile=LASH_TILE)
-    grid = np.stack(np.meshgrid(np.linspace(0, 1, 512), np.linspace(1, 0, 64)), -1)
-    return [*parts, _with(part, texture=paint.lash(grid.astype(np.float32), rng))]
-
-
-def _body(model: Model, vertices: Float, rng: np.random.Generator) -> Surface:
-    """Shoulders and chest in the shirt: a loft that goes on where the model's own shoulders end."""
-    edge, inner = _lower_edge(model)
-    outside = model.triangles[model.triangles[:, 0] < NECK_END]
-    lift = SHIRT_OFFSET_M * vertex_normals(vertices, outside)[edge]
-    start, tangent = vertices[edge] + lift, vertices[edge] - vertices[inner]
-    angle = np.arctan2(start[:, 2] + 0.02, start[:, 0])
-    order = np.argsort(angle)
-    turn = np.linspace(-np.pi, np.pi, BODY_COLUMNS, endpoint=False)
-
-    def around(values: Float) -> Float:
-        return np.stack([
-            np.interp(turn, angle[order], values[order, k], period=2 * np.pi) for k in range(3)
-        ], -1)  # fmt: skip
-
-    start, tangent = around(start), around(tangent)
-    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
-    c, s = np.cos(turn), np.sin(turn)
-    end = np.stack((
-        0.205 * np.sign(c) * np.abs(c) ** 0.75, -0.205 - 0.085 * np.abs(s) ** 1.5,
-        -0.02 + np.where(s > 0, 0.125, 0.085) * np.sign(s) * np.abs(s) ** 0.8,
-    ), -1)  # fmt: skip
-    before = end + np.stack((-0.012 * c, np.full_like(c, 0.05), -0.01 * s), -1)
-    t = np.linspace(0, 1, BODY_ROWS)[:, None, None]
-    bezier = (
-        (1 - t) ** 3 * start + 3 * (1 - t) ** 2 * t * (start + 0.035 * tangent)
-        + 3 * (1 - t) * t**2 * before + t**3 * end
-    )  # fmt: skip
-    down = np.linspace(0.01, 0.25, 12)[:, None, None] * np.array([0.0, -1.0, 0.0])
-    points = np.concatenate((bezier, end + down)).reshape(-1, 3)
-    rows = len(points) // BODY_COLUMNS
-    free = np.clip(np.repeat(np.arange(rows), BODY_COLUMNS) / 10, 0, 1)[:, None]
-    centimetres = (points / CM).astype(np.float32)
-    stretched = centimetres * np.array([1.0, 0.35, 1.0], np.float32)
-    folds = paint.lattice(stretched, 2.2, rng) + 0.5 * paint.lattice(stretched, 1.0, rng)
-    points[:, 2] += (0.0022 * free[:, 0] * folds).astype(np.float64)
-    grid = np.arange(len(points)).reshape(rows, BODY_COLUMNS)
+def _shoulders(rng: np.random.Generator) -> Surface:
+    """A loft from the collar to the chest: rings of ellipses, with folds in the cloth."""
+    rings, around = 60, 128
+    t = np.linspace(0, 1, rings)
+    angle = np.linspace(0, 2 * np.pi, around, endpoint=False)
+    wide = 0.068 + 0.165 * np.clip((t - 0.12) / 0.45, 0, 1) ** 0.75
+    deep = 0.070 + 0.050 * np.clip((t - 0.10) / 0.6, 0, 1)
+    height = (
+        -0.121 - 0.022 * np.clip(t / 0.12, 0, 1) - 0.30 * np.clip((t - 0.12) / 0.88, 0, 1) ** 1.15
+    )
+    x = wide[:, None] * np.cos(angle)
+    z = -0.012 + deep[:, None] * np.sin(angle)
+    y = np.tile(height[:, None], (1, around))
+    points = np.stack((x, y, z), -1).reshape(-1, 3)
+    points[:, 1] -= 0.05 * np.clip((np.abs(points[:, 0]) - 0.06) / 0.17, 0, 1) ** 1.5
+    points[:, 2] += 0.0025 * noise(points, 0.03, rng)
+    grid = np.arange(rings * around).reshape(rings, around)
     a, b = grid[:-1], grid[1:]
-    quads = np.stack((a, b, np.roll(b, -1, 1), np.roll(a, -1, 1)), -1).reshape(-1, 4)
-    faces = np.concatenate((quads[:, [0, 2, 1]], quads[:, [0, 3, 2]]))
-    shade = 1 + 0.03 * paint.lattice(centimetres, 1.5, rng)[:, None]
-    colors = np.clip(np.array(paint.SHIRT_COLOR) * shade, 0, 1)
-    return Surface("body", None, points, faces, np.zeros_like(points), colors=colors)
-
-
-def _lower_edge(model: Model) -> tuple[Int, Int]:
-    """Vertices on the open lower edge of the model's shoulders, and a neighbour inside of each."""
-    outside = model.triangles[model.triangles[:, 0] < NECK_END]
-    sides = np.sort(np.concatenate([outside[:, [i, (i + 1) % 3]] for i in range(3)]), 1)
-    pairs, count = np.unique(sides, axis=0, return_counts=True)
-    rim = pairs[count == 1]
-    low = model.neutral[rim, 1].max(1) < RIM_BELOW_M
-    edge = np.unique(rim[low])
-    onto = np.isin(pairs, edge)
-    spokes = pairs[onto.sum(1) == 1]
-    first = np.where(np.isin(spokes[:, 0], edge), 0, 1)
-    rows = np.arange(len(spokes))
-    ends, inner = spokes[rows, first], spokes[rows, 1 - first]
-    length = np.linalg.norm(model.neutral[ends] - model.neutral[inner], axis=1)
-    order = np.lexsort((length, ends))
-    kept, at = np.unique(ends[order], return_index=True)
-    return kept, inner[order][at]
+    quads = np.stack((a, np.roll(a, -1, 1), np.roll(b, -1, 1), b), -1).reshape(-1, 4)
+    faces = np.concatenate((quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]))
+    cloth = np.array([0.16, 0.24, 0.40]) * (1 + 0.06 * noise(points, 0.02, rng))[:, None]
+    cloth[np.repeat(t < 0.13, around)] = (0.86, 0.86, 0.88)
+    return Surface("cloth", None, points, faces, np.clip(cloth, 0, 1), np.zeros_like(points))

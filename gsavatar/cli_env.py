@@ -16,6 +16,11 @@ from gsavatar import __version__
 
 log = logging.getLogger("gsavatar")
 
+THREADS = {
+    "OMP_WAIT_POLICY": "passive",
+    # numpy's matrices are small here: a second BLAS thread only burns five times the CPU.
+    "OPENBLAS_NUM_THREADS": "1",
+}
 QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "GLOG_minloglevel": "3",
@@ -32,13 +37,12 @@ LARGEST_HEAP_BLOCK = 32 << 20
 
 
 def prepare_process() -> None:
-    """Sets what must stand before torch is imported; the user's own values win.
+    """Sets what must stand before numpy and torch are imported; the user's own values win.
 
     OpenMP's default busy waiting makes two threads many times slower as soon as another process
     wants a core, and glibc returns every large tensor to the kernel only to ask for it again.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    for name, value in QUIET.items():
+    for name, value in (THREADS | QUIET).items():
         os.environ.setdefault(name, value)
     _keep_freed_memory()
     if not sys.warnoptions:

@@ -112,8 +112,8 @@ def _kernels() -> list[Finding]:
     )
     if facts["native"] != facts["machine"]:
         return [Finding("kernels", State.NOTE, text, "unset GSAVATAR_ISA, or install again")]
-    if not facts["openmp"] and (os.cpu_count() or 1) > 1:
-        return [Finding("kernels", State.NOTE, f"{text}, without OpenMP", "build with g++")]
+    if not facts["multithreaded"] and (os.cpu_count() or 1) > 1:
+        return [Finding("kernels", State.NOTE, f"{text}, on one core only", "build with g++")]
     return [Finding("kernels", State.GOOD, text)]
 
 

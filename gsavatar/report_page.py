@@ -41,7 +41,8 @@ table { border-collapse: collapse; width: 100%; font-size: 0.92rem;
 th, td { text-align: right; padding: 7px 12px; border-bottom: 1px solid var(--faint); }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 thead th { font-weight: 550; color: var(--soft); vertical-align: bottom; }
-tbody th { font-weight: 450; } td small { color: var(--soft); display: block; font-size: 0.78rem; }
+tbody th { font-weight: 450; } td small { color: var(--soft); display: block;
+  font-size: 0.78rem; font-weight: 400; white-space: nowrap; }
 td.best { font-weight: 680; }
 .facts th { width: 32%; } .facts td { text-align: left; overflow-wrap: anywhere; }
 figure { margin: 0 0 22px; } figcaption { color: var(--soft); font-size: 0.86rem; margin-top: 5px; }

@@ -108,7 +108,7 @@ def _closures(test: Values) -> Finding | None:
     if value is None:
         return None
     share = f"{100 * value:.0f} % of open and closed moments are right"
-    if value >= 0.75:
+    if round(value, 2) >= 0.75:
         return Finding(True, "Closing", f"The mouth closes when it should ({share}).")
     return Finding(False, "Closing", f"The mouth often misses closures ({share}; 50 % is chance).")
 
@@ -118,18 +118,19 @@ def _sharpness(test: Values) -> Finding | None:
     if value is None:
         return None
     share = f"{100 * value:.0f} % of the real detail"
-    if value < 0.85:
+    if round(value, 2) < 0.85:
         return Finding(False, "Mouth detail", f"The mouth is blurred ({share}).")
     if value > 1.1:
         return Finding(False, "Mouth detail", f"The mouth is too contrasty or noisy ({share}).")
-    return Finding(True, "Mouth detail", f"The mouth is as sharp as the video ({share}).")
+    as_sharp = "as sharp as the video" if value >= 0.95 else "nearly as sharp as the video"
+    return Finding(True, "Mouth detail", f"The mouth is {as_sharp} ({share}).")
 
 
 def _steadiness(test: Values) -> Finding | None:
     value = test["jitter_px"]
     if value is None:
         return None
-    if value <= 0.2:
+    if round(value, 2) <= 0.2:
         return Finding(True, "Steadiness", f"The head is held steady ({value:.2f} px of jitter).")
     return Finding(False, "Steadiness", f"The head trembles against the video ({value:.2f} px).")
 

@@ -256,11 +256,11 @@ class VideoWriter:
         )
         self._video.width, self._video.height = width, height
         self._video.pix_fmt = "yuva420p" if alpha else "yuv420p"
-        own = {
+        own: dict[str, dict[str, str]] = {
             ".mp4": {"preset": "veryfast"},
             ".webm": {"b:v": "0", "deadline": "realtime", "cpu-used": "6"},
         }
-        options: dict[str, str] = {"crf": str(CRF), **own[suffix]}
+        options: Any = {"crf": str(CRF), **own[suffix]}  # PyAV's stubs want values of any type
         self._video.options = options
         context = self._video.codec_context
         context.colorspace = context.color_primaries = context.color_trc = BT709

@@ -28,7 +28,9 @@ OWNERS = {
     "nerfacc": {"gsavatar.ops"},
     "tinycudann": {"gsavatar.fields"},
     "lpips": {"gsavatar.metrics", "gsavatar.evaluate"},
-    "safetensors": {"gsavatar.package", "gsavatar.clip", "gsavatar.train_state", "gsavatar.sequence"},
+    "safetensors": {
+        "gsavatar.package", "gsavatar.clip", "gsavatar.train_state", "gsavatar.sequence",
+    },
     "tyro": {"gsavatar.cli"},
     "rich": {"gsavatar.progress", "gsavatar.viewer"},
 }  # fmt: skip

@@ -262,12 +262,13 @@ def test_fingerprints_notice_another_file(tmp_path: Path) -> None:
     assert cli_run._fingerprint(first) != cli_run._fingerprint(second)
 
 
-def test_the_process_is_prepared_before_torch() -> None:
+def test_the_process_is_prepared_before_torch(tmp_path: Path) -> None:
     """Passive waiting is set when torch starts its threads, unless the user chose otherwise."""
     code = (
         "import sys\n"
         "from gsavatar import cli_env\n"
-        "assert 'torch' not in sys.modules\n"
+        "from gsavatar import cli\n"
+        "assert not {'torch', 'numpy'} & set(sys.modules)\n"
         "cli_env.prepare_process()\n"
         "import os; sys.stdout.write(os.environ['OMP_WAIT_POLICY'])\n"
     )
@@ -275,8 +276,9 @@ def test_the_process_is_prepared_before_torch() -> None:
         env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
         env |= {} if chosen is None else {"OMP_WAIT_POLICY": chosen}
         done = subprocess.run(
-            [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
-        )
+            [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True,
+            cwd=tmp_path,
+        )  # fmt: skip
         assert done.stdout == (chosen or "passive")
 
 

@@ -96,7 +96,8 @@ def test_labels_cover_the_sample(frames: dict[int, np.ndarray]) -> None:
     assert share[Region.SKIN] > 0.05 and share[Region.HAIR] > 0.01 and share[Region.TORSO] > 0.05
     assert share[Region.INNER_MOUTH] > 0.0005 and share[Region.EYES] > 0.0005
     assert labels[5, 5] == Region.BACKGROUND and labels[500, 256] == Region.TORSO
-    rows = {r: np.nonzero(labels == int(r))[0].mean() for r in (Region.HAIR, Region.SKIN, Region.TORSO)}
+    order = (Region.HAIR, Region.SKIN, Region.TORSO)
+    rows = {region: np.nonzero(labels == int(region))[0].mean() for region in order}
     assert rows[Region.HAIR] < rows[Region.SKIN] < rows[Region.TORSO]
 
 

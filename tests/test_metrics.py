@@ -246,7 +246,7 @@ def test_patches_lie_on_skin() -> None:
         points[index, :2] = xy
     regions = np.full((200, 200), int(Region.SKIN), np.uint8)
     everything = metrics_motion.patch_centres(points, regions)
-    assert len(everything) == 5 * 11 + 7 * 4
+    assert len(everything) == 5 * 9 + 6 * 3
     regions[:, :100] = int(Region.HAIR)
     half = metrics_motion.patch_centres(points, regions)
     assert 0 < len(half) < len(everything) and (half[:, 0] >= 100).all()

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from gsavatar.ops.blend_motion import blend_motion, blend_motion_ref, rasterize_blended
 from gsavatar.ops.machinery import available
 from gsavatar.ops.rasterize import rasterize
 from gsavatar.ops.rasterize_ref import rasterize_ref
 from gsavatar.ops.ssim import ssim, ssim_ref
 
-__all__ = ["available", "rasterize", "rasterize_ref", "ssim", "ssim_ref"]
+__all__ = [
+    "available",
+    "blend_motion",
+    "blend_motion_ref",
+    "rasterize",
+    "rasterize_blended",
+    "rasterize_ref",
+    "ssim",
+    "ssim_ref",
+]

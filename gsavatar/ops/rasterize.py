@@ -112,6 +112,38 @@ def scene_of(tensors: dict[str, Tensor | None], width: int, height: int) -> Any:
     )
 
 
+def project_and_composite(
+    inputs: dict[str, Tensor | None], width: int, height: int, motion: int | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What ``rasterize_op`` returns; ``motion`` is the address of a ``native.Motion`` or None."""
+    held = {name: None if t is None else t.contiguous() for name, t in inputs.items()}
+    means = held["means"]
+    assert means is not None
+    count, tiles = means.shape[0], _tiles(width, height)
+    records, pair_start = torch.empty(count, native.RECORD), _ints(count + 1)
+    held |= {
+        "records": records,
+        "cover": _ints(count, native.COVER),
+        "order": _ints(count),
+        "pair_start": pair_start,
+        "scratch": _ints(4 * count),
+    }
+    library = native.cpu()
+    scene = scene_of(held, width, height)
+    scene.motion = motion
+    check.raise_for(library.gsa_project(scene))
+    tile_start, pairs = _ints(tiles + 1), _ints(scene.pairs, 2)
+    tile_counts = _ints(scene.threads, tiles)
+    rgb, branch_alpha = torch.empty(height, width, 3), torch.empty(height, width, 3)
+    alpha, depth = torch.empty(height, width), torch.empty(height, width)
+    scene.tile_start, scene.list = tile_start.data_ptr(), pairs.data_ptr()
+    scene.tile_counts = tile_counts.data_ptr()
+    scene.rgb, scene.branch_alpha = rgb.data_ptr(), branch_alpha.data_ptr()
+    scene.alpha, scene.depth = alpha.data_ptr(), depth.data_ptr()
+    check.raise_for(library.gsa_composite(scene))
+    return rgb, alpha, branch_alpha, depth, records, pair_start, tile_start, pairs
+
+
 @torch.library.custom_op("gsavatar::rasterize", mutates_args=())
 def rasterize_op(
     means: Tensor,
@@ -137,29 +169,7 @@ def rasterize_op(
         "colors": colors, "world_to_cam": world_to_cam, "K": K, "background": background,
         "screen_probe": screen_probe, "branch": branch,
     }  # fmt: skip
-    held = {name: None if t is None else t.contiguous() for name, t in inputs.items()}
-    count, tiles = means.shape[0], _tiles(width, height)
-    records, pair_start = torch.empty(count, native.RECORD), _ints(count + 1)
-    held |= {
-        "records": records,
-        "cover": _ints(count, native.COVER),
-        "order": _ints(count),
-        "pair_start": pair_start,
-        "scratch": _ints(4 * count),
-    }
-    library = native.cpu()
-    scene = scene_of(held, width, height)
-    check.raise_for(library.gsa_project(scene))
-    tile_start, pairs = _ints(tiles + 1), _ints(scene.pairs, 2)
-    tile_counts = _ints(scene.threads, tiles)
-    rgb, branch_alpha = torch.empty(height, width, 3), torch.empty(height, width, 3)
-    alpha, depth = torch.empty(height, width), torch.empty(height, width)
-    scene.tile_start, scene.list = tile_start.data_ptr(), pairs.data_ptr()
-    scene.tile_counts = tile_counts.data_ptr()
-    scene.rgb, scene.branch_alpha = rgb.data_ptr(), branch_alpha.data_ptr()
-    scene.alpha, scene.depth = alpha.data_ptr(), depth.data_ptr()
-    check.raise_for(library.gsa_composite(scene))
-    return rgb, alpha, branch_alpha, depth, records, pair_start, tile_start, pairs
+    return project_and_composite(inputs, width, height, None)
 
 
 @rasterize_op.register_fake

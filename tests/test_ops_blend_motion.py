@@ -1,0 +1,139 @@
+"""Native motion blending against the torch reference in float64, alone and fused with drawing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from gsavatar import ops
+from gsavatar.geometry import quat_multiply, rotvec_to_quat
+from gsavatar.ops import native
+from gsavatar.ops.blend_motion import blend_motion_op
+from tests.test_ops_rasterize import scene, single
+
+NAMES = ("means", "quats", "scales", "basis", "coefficients")
+
+
+def cloud(count: int, terms: int, seed: int = 0, turn: float = 0.3) -> dict[str, Tensor]:
+    """A random cloud with a basis, float64; some coefficients are at rest."""
+    g = torch.Generator().manual_seed(seed)
+    basis = turn * torch.randn(terms, count, 9, generator=g, dtype=torch.float64)
+    coefficients = torch.randn(terms, generator=g, dtype=torch.float64)
+    coefficients[::3] = 0.0
+    return {
+        "means": torch.randn(count, 3, generator=g, dtype=torch.float64),
+        "quats": torch.randn(count, 4, generator=g, dtype=torch.float64),
+        "scales": torch.rand(count, 3, generator=g, dtype=torch.float64) + 0.1,
+        "basis": basis,
+        "coefficients": coefficients,
+    }
+
+
+@pytest.fixture(params=native.ISAS)
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if native.ISAS.index(request.param) > native.ISAS.index(native.machine_isa()):
+        pytest.skip(f"this CPU has no {request.param}")
+    if not native.library_path(request.param).exists():
+        pytest.skip(f"the compiler could not build {request.param}")
+    monkeypatch.setenv("GSAVATAR_ISA", request.param)
+    return request.param
+
+
+def run(function, values: dict[str, Tensor], dtype: torch.dtype):
+    """Outputs and gradients of a fixed random loss."""
+    leaves = {name: values[name].detach().to(dtype).requires_grad_() for name in NAMES}
+    outputs = function(*leaves.values(), mean_unit=0.05)
+    g = torch.Generator().manual_seed(9)
+    v = [torch.randn(t.shape, generator=g, dtype=torch.float64).to(dtype) for t in outputs]
+    sum((a * b).sum() for a, b in zip(outputs, v, strict=True)).backward()
+    return outputs, {name: leaf.grad for name, leaf in leaves.items()}
+
+
+@pytest.mark.parametrize("turn", [1e-6, 0.3, 1.2])
+@pytest.mark.parametrize("count", [1, 17, 600])
+def test_matches_reference(isa: str, count: int, turn: float) -> None:
+    values = cloud(count, 5, turn=turn)
+    got, got_grads = run(ops.blend_motion, values, torch.float32)
+    want, want_grads = run(ops.blend_motion_ref, values, torch.float64)
+    for a, b in zip(got, want, strict=True):
+        assert (a.double() - b).norm() <= 3e-6 * b.norm()
+    for name in NAMES:
+        a, b = got_grads[name].double(), want_grads[name]
+        assert b.norm() > 0
+        assert (a - b).norm() <= 2e-5 * b.norm(), name
+
+
+def test_reference_passes_gradcheck() -> None:
+    values = cloud(3, 4)
+    leaves = tuple(values[name].requires_grad_() for name in NAMES)
+    assert torch.autograd.gradcheck(ops.blend_motion_ref, leaves)
+
+
+def test_reference_turns_as_geometry_does() -> None:
+    values = cloud(50, 3)
+    offsets = torch.einsum("k,kno->no", values["coefficients"], values["basis"])
+    _, quats, _ = ops.blend_motion_ref(*values.values())
+    want = quat_multiply(rotvec_to_quat(offsets[:, 3:6]), values["quats"])
+    assert torch.allclose(quats, want, atol=1e-9)
+
+
+def test_rest_changes_nothing() -> None:
+    values = {name: t.float() for name, t in cloud(40, 3).items()}
+    values["coefficients"] = torch.zeros(3)
+    means, quats, scales = ops.blend_motion(*values.values())
+    assert torch.equal(means, values["means"])
+    assert torch.equal(quats, values["quats"])
+    assert torch.allclose(scales, values["scales"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("count", "terms"), [(0, 3), (5, 0), (0, 0)])
+def test_empty_inputs(count: int, terms: int) -> None:
+    values = {name: t.float() for name, t in cloud(count, terms).items()}
+    means, _, _ = ops.blend_motion(*values.values())
+    assert torch.equal(means, values["means"])
+
+
+def test_fused_drawing_is_blending_then_drawing() -> None:
+    s = single(scene(300, seed=2, image=True))
+    g = torch.Generator().manual_seed(1)
+    basis = 0.1 * torch.randn(6, 300, 9, generator=g)
+    coefficients = torch.tensor([0.3, 0.0, -0.5, 0.2, 0.0, 1.0])
+    rest = (s["opacities"], s["colors"], s["branch"], s["world_to_cam"], s["K"], 47, 40,
+            s["background"])  # fmt: skip
+    moved = ops.blend_motion(
+        s["means"], s["quats"], s["scales"], basis, coefficients, mean_unit=0.05
+    )
+    want = ops.rasterize(*moved, *rest)
+    got = ops.rasterize_blended(
+        s["means"], s["quats"], s["scales"], basis, coefficients, *rest, mean_unit=0.05
+    )
+    still = ops.rasterize(s["means"], s["quats"], s["scales"], *rest)
+    assert (want.rgb - still.rgb).abs().mean() > 1e-3
+    assert (got.rgb - want.rgb).abs().max() < 5e-3  # an alpha at the 1/255 threshold
+    assert (got.rgb - want.rgb).abs().mean() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("means", torch.zeros(8, 2)),
+        ("quats", torch.zeros(7, 4)),
+        ("basis", torch.zeros(3, 8, 8)),
+        ("basis", torch.zeros(3, 8, 9).double()),
+        ("coefficients", torch.zeros(3, 1)),
+        ("coefficients", None),
+    ],
+)
+def test_malformed_arguments_are_refused(name: str, value: Tensor) -> None:
+    values = {n: t.float() for n, t in cloud(8, 3).items()} | {name: value}
+    with pytest.raises(ValueError, match="must"):
+        ops.blend_motion(*values.values())
+
+
+def test_opcheck() -> None:
+    values = {n: t.float().requires_grad_() for n, t in cloud(8, 3).items()}
+    torch.library.opcheck(
+        blend_motion_op, (*values.values(), 0.05),
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )  # fmt: skip
