@@ -1,7 +1,8 @@
 """From sound to lips: features, the offset between sound and picture, and the motion model.
 
 The parts live in ``speech_features`` (sound to numbers), ``speech_regression`` and
-``speech_motion`` (numbers to coefficients); this module adds what compares the two with a clip, and is what others import.
+``speech_motion`` (numbers to coefficients); this module adds what compares the two with
+a clip, and is what others import.
 """
 
 from __future__ import annotations

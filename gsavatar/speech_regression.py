@@ -75,7 +75,8 @@ class TokenRegression:
     def __call__(self, features: SpeechFeatures, first: int, count: int) -> Tensor:
         """Predictions [count, K] float32 at tokens first, first + 1, ..."""
         x = self.inputs.at_tokens(features, first, count)
-        return (kernel(x.double(), self.centres.double()) @ self.weights.double()).float() + self.bias
+        near = kernel(x.double(), self.centres.double())
+        return (near @ self.weights.double()).float() + self.bias
 
 
 def kernel(a: Tensor, b: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ def available() -> dict[str, Any]:
     """Facts for ``gsavatar doctor``; never raises.
 
     ``native`` is the instruction set in use (None without a library), ``libraries`` those built,
-    ``machine`` the best this CPU has, ``threads`` per call, ``multithreaded`` whether more than one works,
+    ``machine`` the best this CPU has, ``threads`` per call, ``multithreaded`` whether more than one
+    works,
     ``cuda`` whether the CUDA library is built and a device is there, ``gsplat`` its usable version,
     ``backend`` what ``backend="auto"`` takes on a CPU, and ``why`` the reasons for what is missing.
     """
