@@ -97,7 +97,14 @@ def _view(options: View) -> None:
     from gsavatar.viewer import serve
 
     with cli_env.logging_to(None):
-        serve(options.avatar, port=options.port, host=options.host)
+        serve(options.avatar, port=options.port, host=options.host, sounds=[_sample_sentence()])
+
+
+def _sample_sentence() -> Path:
+    """The bundled sentence: something to play in the viewer at once."""
+    from importlib import resources
+
+    return Path(str(resources.files("gsavatar.datasets"))) / "sample" / "sentence.flac"
 
 
 def _evaluate(options: Evaluate) -> None:
