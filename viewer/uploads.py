@@ -72,9 +72,10 @@ def decode_upload(name: str, content: bytes, limits: UploadLimits = LIMITS) -> N
         ]  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         try:
-            done = subprocess.run(
-                command, timeout=limits.decode_s, capture_output=True, env=environment, check=False
-            )
+            done = subprocess.run(  # elsewhere: a source tree here would hide the installed package
+                command, timeout=limits.decode_s, capture_output=True, env=environment,
+                check=False, cwd=folder,
+            )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise InputError(
                 f"{shown} took over {limits.decode_s:g} s to decode; upload a shorter WAV file."
