@@ -141,4 +141,4 @@ def _processor() -> str:
     except OSError:
         lines = []
     named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine() or "unknown processor"
+    return next(named, "") or platform.machine() or "unknown processor"

@@ -303,7 +303,9 @@ def _notes(content: Content) -> str:
 
 def _environment(content: Content, run_dir: Path) -> str:
     rows = [("gsavatar", __version__), ("Device", content["device"])]
-    rows += [("Python", platform.python_version()), ("System", platform.platform(terse=True))]
+    # Not platform.platform(): it starts a process, whose memory the fit would count as its own.
+    system = f"{platform.system()} {platform.release()}"
+    rows += [("Python", platform.python_version()), ("System", system)]
     for name in PACKAGES:
         try:
             rows.append((name, version(name)))

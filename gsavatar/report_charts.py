@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 1000, 240
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 40
-TICKS = 5
+LEFT, RIGHT, TOP, BOTTOM = 62, 22, 12, 40
+X_TICKS, Y_TICKS = 9, 5
 
 Values = Sequence["float | None"]
 Place = Callable[[float, float], "tuple[float, float]"]
@@ -38,7 +38,7 @@ def line_chart(
         return ""
     low = 0.0 if from_zero else min(known)
     high = max([*known, level[0] if level else -math.inf])
-    y_ticks = ticks(low, high if high > low else low + 1.0)
+    y_ticks = ticks(low, high if high > low else low + 1.0, Y_TICKS)
     low, high = min(low, y_ticks[0]), max(high, y_ticks[-1])
     x_low, x_high = min(x), max(x)
 
@@ -47,15 +47,16 @@ def line_chart(
         up = (py - low) / (high - low or 1.0) * (height - TOP - BOTTOM)
         return LEFT + across, height - BOTTOM - up
 
-    parts = [_grid(ticks(x_low, x_high), y_ticks, place, height), _names(x_label, y_label, height)]
+    x_ticks = ticks(x_low, x_high, X_TICKS)
+    parts = [_grid(x_ticks, y_ticks, place, height), _names(x_label, y_label, height)]
+    parts += [f'<path class="{line.style}" d="{_path(x, line.values, place)}"/>' for line in lines]
     if level is not None:
         y = place(x_low, level[0])[1]
         parts.append(
             f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text class="tick" x="{WIDTH - RIGHT - 4}" y="{y - 5:.1f}" text-anchor="end">'
+            f'<text class="tick named" x="{WIDTH - RIGHT - 4}" y="{y - 5:.1f}" text-anchor="end">'
             f"{html.escape(level[1])}</text>"
         )
-    parts += [f'<path class="{line.style}" d="{_path(x, line.values, place)}"/>' for line in lines]
     label = html.escape(f"{y_label} over {x_label}: {', '.join(line.name for line in lines)}")
     legend = "".join(
         f'<span><i class="{line.style}"></i>{html.escape(line.name)}</span>' for line in lines
@@ -110,9 +111,9 @@ def _path(x: Sequence[float], values: Values, place: Place) -> str:
     return "".join(commands)
 
 
-def ticks(low: float, high: float) -> list[float]:
-    """Round values that cover [low, high], about five."""
-    raw = max(high - low, 1e-12) / TICKS
+def ticks(low: float, high: float, count: int) -> list[float]:
+    """Round values that cover [low, high], about ``count``."""
+    raw = max(high - low, 1e-12) / count
     size = 10.0 ** math.floor(math.log10(raw))
     step = next(m * size for m in (1, 2, 2.5, 5, 10) if m * size >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

@@ -62,7 +62,9 @@ svg { width: 100%; height: auto; display: block; }
 svg path { fill: none; stroke-width: 1.8; stroke-linejoin: round; stroke-linecap: round; }
 svg .real { stroke: var(--soft); } svg .ours { stroke: var(--accent); }
 .grid { stroke: var(--faint); } .level { stroke: var(--weak); stroke-dasharray: 5 5; }
-.tick { fill: var(--soft); font-size: 12px; } .axis { fill: var(--soft); font-size: 12.5px; }
+.tick { fill: var(--soft); font-size: 12px; }
+.named { paint-order: stroke; stroke: var(--card); stroke-width: 4px; }
+.axis { fill: var(--soft); font-size: 12.5px; }
 .bar { display: grid; grid-template-columns: 250px 1fr 80px; gap: 12px; align-items: center;
   margin: 5px 0; font-size: 0.92rem; }
 .bar b { background: var(--faint); border-radius: 4px; height: 12px; }
