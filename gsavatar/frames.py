@@ -1,4 +1,4 @@
-"""Pictures of a clip on disk: one append-only file per plane, read by memory map.
+"""Pictures of a clip on disk: one append-only file per plane, read one picture at a time.
 
 ``raw`` shards hold uint8 pictures one after another. Above ``RAW_LIMIT`` bytes a shard is
 ``coded``: every picture is a lossless PNG of its own, so any one of them can be read alone.
@@ -84,7 +84,7 @@ class FrameStore:
     def __init__(self, path: Path) -> None:
         try:
             index = json.loads(index_path(path).read_text())
-            self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
+            size = path.stat().st_size
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{path}: the stored frames cannot be read ({error}); delete the folder "
@@ -95,9 +95,10 @@ class FrameStore:
         self._count: int = index["count"]
         self._offsets: list[int] = index["offsets"]
         expected = self._offsets[-1] if self.coded else self._count * int(np.prod(self.shape))
-        if self._bytes.size != expected:
+        self._path = path
+        if size != expected:
             raise InputError(
-                f"{path}: {self._bytes.size} bytes but its index says {expected}; delete the "
+                f"{path}: {size} bytes but its index says {expected}; delete the "
                 f"folder {path.parent} and run the fit again."
             )
 
@@ -108,9 +109,13 @@ class FrameStore:
         if not 0 <= i < self._count:
             raise IndexError(f"picture {i} of {self._count}")
         if self.coded:
-            return decode_png(self._bytes[self._offsets[i] : self._offsets[i + 1]])
+            return decode_png(self._read(self._offsets[i], self._offsets[i + 1]))
         size = int(np.prod(self.shape))
-        return np.array(self._bytes[i * size : (i + 1) * size]).reshape(self.shape)
+        return self._read(i * size, (i + 1) * size).reshape(self.shape)
+
+    def _read(self, start: int, end: int) -> UInt8:
+        """Bytes of the shard; read, not mapped, so that no page of it counts as our memory."""
+        return np.fromfile(self._path, dtype=np.uint8, count=end - start, offset=start)
 
 
 def index_path(path: Path) -> Path:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gsavatar import __version__
+from gsavatar import __version__, metrics_file
 from gsavatar.avatar import Avatar
 from gsavatar.clip import Clip
 from gsavatar.config import Settings
@@ -81,6 +81,9 @@ def fit(
     (run / "live.gsavatar").unlink(missing_ok=True)
     with clock.stage("measure on the test frames") as progress:
         metrics = evaluate(run, fit_info=clock.info(clip, rate, settings), progress=progress)
+    metrics["speed"]["fit_seconds"] = clock.seconds()
+    metrics["speed"]["stages"] = dict(clock.stages)
+    metrics_file.write(run, metrics)
     package.card["metrics"] = metrics["test"]
     save_package(path, package, thumbnail(package))
     with clock.stage("write the report"):
