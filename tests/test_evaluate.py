@@ -182,7 +182,8 @@ def test_the_frame_before_is_not_across_a_gap(tiny_clip: Clip) -> None:
     rows = np.array([0, 5])
     paint = baselines.previous_frame(tiny_clip, rows)
     assert paint(0) is None
-    assert np.array_equal(paint(1), tiny_clip.frame(4))
+    shown = paint(1)
+    assert shown is not None and np.array_equal(shown, tiny_clip.frame(4))
     later = tiny_clip.track.time_s.clone()
     later[5:] += 1.0
     gap = replace(tiny_clip, track=replace(tiny_clip.track, time_s=later))
@@ -347,11 +348,14 @@ def test_facts_of_the_fit_survive_a_later_evaluation(run: Path) -> None:
     assert np.array_equal(shown[outside], clip.frame(row)[outside])
 
 
-def test_expression_drive_is_kept_beside_audio_drive(run: Path, monkeypatch) -> None:
+def test_expression_drive_is_kept_beside_audio_drive(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = load_package(run / "tiny.gsavatar")
     limited = evaluate.open_clip
     monkeypatch.setattr(evaluate, "open_clip", lambda root: voiced(limited(root)))
-    monkeypatch.setattr(evaluate, "load_package", lambda path: replace(package, speech=Voice()))
+    spoken = replace(package, speech=Voice())  # type: ignore[arg-type]
+    monkeypatch.setattr(evaluate, "load_package", lambda path: spoken)
     monkeypatch.setattr(evaluate, "cv_open_corr", lambda *_: 0.6)
     first = evaluate.evaluate(run)
     assert first["protocol"]["drive"] == "audio"

@@ -66,8 +66,8 @@ def slow_ssim(a: np.ndarray, b: np.ndarray, y: int, x: int) -> float:
 
 def test_ssim_is_its_definition() -> None:
     real = smooth(size=48)
-    rendered = np.clip(real + np.random.default_rng(1).normal(0, 12, real.shape), 0, 255)
-    rendered = rendered.astype(np.uint8)
+    noisy = real + np.random.default_rng(1).normal(0, 12, real.shape)
+    rendered = np.clip(noisy, 0, 255).astype(np.uint8)
     found = metrics.SsimTarget(real).map(rendered)
     assert found.shape == (38, 38)
     for y, x in ((5, 5), (20, 31), (42, 42)):
@@ -186,7 +186,7 @@ def test_gradient_energy_is_a_slope_and_falls_with_blur() -> None:
     real = smooth()
     blurred = real.astype(np.float64)
     for axis in (0, 1):
-        blurred = sum(np.roll(blurred, s, axis) for s in range(-4, 5)) / 9
+        blurred = np.mean([np.roll(blurred, s, axis) for s in range(-4, 5)], axis=0)
     box = (50, 50, 150, 150)
     ratio = metrics_mouth.gradient_energy(
         blurred.astype(np.uint8), box
