@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gsavatar.geometry import se3_interp, so3_log
 from gsavatar.types import Curves, is_upper_face
 
 Array = NDArray[np.float64]
@@ -90,47 +91,13 @@ def sample(curves: Curves, time_s: Tensor) -> tuple[Tensor, Tensor]:
     left = right - 1
     share = (time - times[left]) / (times[right] - times[left]).clamp_min(1e-9)
     values = torch.lerp(curves.values[left], curves.values[right], share.float()[:, None])
-    return values, between(curves.head_pose[left], curves.head_pose[right], share)
-
-
-def between(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
-    """Rigid transforms [N, 4, 4] a share [N] of the way: shortest turn, straight line."""
-    turn = rotation_vector(start[:, :3, :3].transpose(1, 2) @ end[:, :3, :3])
-    result = start.clone()
-    result[:, :3, :3] = start[:, :3, :3] @ rotation_matrix(share[:, None] * turn)
-    result[:, :3, 3] = torch.lerp(start[:, :3, 3], end[:, :3, 3], share[:, None])
-    return result
-
-
-def rotation_vector(rotation: Tensor) -> Tensor:
-    """Axis times angle [N, 3] of rotation matrices [N, 3, 3] that turn by less than pi."""
-    skew = torch.stack(
-        (
-            rotation[:, 2, 1] - rotation[:, 1, 2],
-            rotation[:, 0, 2] - rotation[:, 2, 0],
-            rotation[:, 1, 0] - rotation[:, 0, 1],
-        ),
-        dim=-1,
-    )
-    sine = 0.5 * skew.norm(dim=-1)
-    cosine = 0.5 * (rotation.diagonal(dim1=1, dim2=2).sum(-1) - 1.0)
-    angle = torch.atan2(sine, cosine)
-    factor = torch.where(sine > 1e-9, angle / sine.clamp_min(1e-9), torch.ones_like(sine))
-    return 0.5 * factor[:, None] * skew
-
-
-def rotation_matrix(vector: Tensor) -> Tensor:
-    """Rotation matrices [N, 3, 3] of axis times angle [N, 3]."""
-    zero = torch.zeros_like(vector[:, 0])
-    x, y, z = vector.unbind(-1)
-    cross = torch.stack((zero, -z, y, z, zero, -x, -y, x, zero), dim=-1).reshape(-1, 3, 3)
-    return torch.linalg.matrix_exp(cross)
+    return values, se3_interp(curves.head_pose[left], curves.head_pose[right], share)
 
 
 def _signals(curves: Curves) -> list[Array]:
     """What must not jerk, each [T, D]: translation, rotation from the first frame, upper face."""
     rotation = curves.head_pose[:1, :3, :3].transpose(1, 2) @ curves.head_pose[:, :3, :3]
-    signals = [curves.head_pose[:, :3, 3].numpy(), rotation_vector(rotation).numpy()]
+    signals = [curves.head_pose[:, :3, 3].numpy(), so3_log(rotation).numpy()]
     columns = [i for i, name in enumerate(curves.names) if is_upper_face(name)]
     return signals + [curves.values[:, i : i + 1].double().numpy() for i in columns]
 

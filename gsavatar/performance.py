@@ -32,6 +32,7 @@ CHUNK_FRAMES = 1024
 FORMAT = "gsavatar-curves"
 MAX_CURVE_BYTES = 1 << 30
 MAX_NAMES = 256
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 LIVE_LINK_RATE = 60.0
 LIVE_LINK_EXTRAS = ("Timecode", "BlendShapeCount")
 LIVE_LINK_ANGLES = ("Head", "LeftEye", "RightEye")
@@ -198,9 +199,8 @@ def _row(value: Any, width: int, frame: int, what: str) -> list[float]:
     if not plain or len(row) != width:
         got = len(row) if isinstance(row, list) else type(value).__name__
         raise _Malformed(f"{what} of frame {frame} must be {width} numbers, got {got}")
-    with np.errstate(over="ignore"):
-        if not np.isfinite(np.array(row, np.float64).astype(np.float32)).all():
-            raise _Malformed(f"{what} of frame {frame} holds a number that is not finite")
+    if not all(abs(x) <= FLOAT32_MAX for x in row):  # NaN compares false
+        raise _Malformed(f"{what} of frame {frame} holds a number that is not finite")
     return row
 
 

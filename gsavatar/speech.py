@@ -21,7 +21,7 @@ from gsavatar.speech_features import (
 from gsavatar.speech_motion import SpeechMotion, fit_speech_motion
 from gsavatar.speech_regression import (
     Array,
-    best_held_out,
+    cross_validated,
     held_out,
     kernel_design,
     token_inputs,
@@ -43,9 +43,9 @@ __all__ = [
 OFFSET_REACH_S = 0.4
 OFFSET_STEP_S = 0.04
 OFFSET_TOKENS = 5
-"""Context of the probe: enough to be steady, too little to hide a shift."""
+OFFSET_TAPER = 1.0
+"""Context of the probe: enough to be steady; tapered, so that a shift does not hide in it."""
 OFFSET_COMPONENTS = 32
-OFFSET_TAPER = 100.0
 OFFSET_PENALTIES = (0.1, 0.3, 1.0, 3.0)
 LIP_LEAD_S = 0.015
 """In footage known to be in sync the probe finds the lips this much ahead of the sound."""
@@ -99,7 +99,7 @@ def cv_opening(features: SpeechFeatures, time_s: Any, opening: Any) -> float:
     usable = np.isfinite(gap)
     time, gap = time[usable], gap[usable]
     inputs = kernel_design(features, time).features
-    guess = best_held_out(inputs, gap[:, None], np.ones(len(gap)), time)[0]
+    guess = cross_validated(inputs, gap[:, None], np.ones(len(gap)), time)[1]
     return pearson(guess[:, 0], gap)
 
 

@@ -20,7 +20,7 @@ from gsavatar.speech_regression import (
     Array,
     TokenInputs,
     TokenRegression,
-    best_held_out,
+    cross_validated,
     kernel_design,
     ridge,
 )
@@ -28,21 +28,23 @@ from gsavatar.speech_regression import (
 CLOSED_OPENING = 0.010
 """Mouth opening (gap of the lips over the height of the face) below which the lips meet."""
 REST_OPENING = 0.004
+CLOSING_STEP = 0.005
+"""Range of predicted openings over which the lips part."""
 LIMIT_MARGIN = 0.10
 SMOOTHING = (0.25, 0.5, 0.25)
 """Weights of neighbouring tokens (20 ms): symmetric, so nothing is delayed."""
 
-VOICE_ON, VOICE_OFF = 0.5, 0.3
-ANTICIPATION_TOKENS = 8
-"""Lips leave rest up to 0.16 s before the sound."""
-HANGOVER_TOKENS = 6
+VOICE_ON, VOICE_OFF = 0.5, 0.15
+ANTICIPATION_TOKENS = 12
+"""Lips leave rest up to 0.24 s before the sound."""
+HANGOVER_TOKENS = 14
 RAMP_TOKENS = 6
 GATE_REACH = 128
 """Tokens of history that decide the hysteresis at the start of a chunk."""
 CHUNK_FRAMES = 1024
 READING_PENALTY = 1e-5
 """Ridge penalty of the linear map from coefficients to the mouth's opening."""
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,19 @@ class Shaping:
         """Opening that coefficients [N, K] read as, [N]."""
         return values @ self.reading[:-1] + self.reading[-1]
 
-    def __call__(self, values: Tensor) -> Tensor:
-        """Coefficients [N, K] with their opening corrected; beyond the knots by a shift."""
-        if len(self.knots) == 0:
+    def __call__(self, predicted: Tensor) -> Tensor:
+        """Coefficients [N, K] whose opening is the corrected one.
+
+        ``predicted`` is [N, K], or [N, K + 1] with the opening, predicted for itself, last.
+        """
+        k = len(self.direction)
+        values = predicted[:, :k]
+        if predicted.shape[1] == k:
             return values
-        seen = self.opening(values)
-        change = _interpolate(seen, self.knots, self.targets - self.knots)
-        return values + change[:, None] * self.direction
+        wanted = predicted[:, k]
+        if len(self.knots):
+            wanted = wanted + _interpolate(wanted, self.knots, self.targets - self.knots)
+        return values + (wanted - self.opening(values))[:, None] * self.direction
 
 
 def _interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
@@ -165,16 +173,16 @@ def _fits(t: dict[str, Tensor], k: int) -> bool:
     if t["means"].ndim != 2 or t["components"].ndim != 2 or t["taper"].ndim != 1:
         return False
     (places, a), c, length = t["means"].shape, t["components"].shape[1], len(t["taper"])
-    m = len(t["weights"])
+    m, outputs = len(t["weights"]), len(t["bias"]) if t["bias"].ndim == 1 else 0
     shapes = {
-        "components": (a, c), "centres": (m, length * c), "weights": (m, k), "bias": (k,),
+        "components": (a, c), "centres": (m, length * c), "weights": (m, outputs),
         "reading": (k + 1,), "direction": (k,), "targets": t["knots"].shape, "closed": (k,),
         "limits": (k, 2),
     }  # fmt: skip
     return (
-        places >= 1 and length % 2 == 1 and c >= 1 and len(t["knots"]) != 1
+        outputs in (k, k + 1) and places >= 1 and length % 2 == 1 and c >= 1
         and all(tuple(t[name].shape) == tuple(shape) for name, shape in shapes.items())
-        and t["knots"].ndim == 1 and bool((t["knots"].diff() > 0).all())
+        and t["knots"].ndim == 1 and len(t["knots"]) != 1 and bool((t["knots"].diff() > 0).all())
     )  # fmt: skip
 
 
@@ -228,16 +236,19 @@ def fit_speech_motion(
     w = np.ones(len(y)) if weight is None else np.asarray(weight, np.float64)
     if not len(time) == len(y) == len(w) or y.ndim != 2 or y.shape[1] != len(names):
         raise ValueError(f"{len(time)} instants, targets {y.shape}, {len(names)} names")
+    measured = opening is not None
+    gap = np.asarray(opening, np.float64) if measured else _proxy_opening(y, names)
+    known = np.isfinite(gap) & np.isfinite(y).all(axis=1)
+    time, y, w, gap = time[known], y[known], w[known], gap[known]
     design = kernel_design(features, time)
-    predicted, penalty = best_held_out(design.features, y, w, time)
-    (fitted,) = ridge(design.features, y, w, (penalty,))
+    wanted = np.hstack((y, gap[:, None])) if measured else y
+    fitted, predicted = cross_validated(design.features, wanted, w, time)
     low, high = np.quantile(y, (0.01, 0.99), axis=0)
     margin = LIMIT_MARGIN * (high - low)
-    gap = np.asarray(opening, np.float64) if opening is not None else _proxy_opening(y, names)
-    shaping = shape_opening(predicted, y, gap, w, absolute=opening is not None)
+    shaping = shape_opening(y, gap, w, predicted[:, -1] if measured else None)
     return SpeechMotion(
         tuple(names), features.encoder, design.regression(fitted), shaping,
-        closed_anchor(y, gap, shaping, absolute=opening is not None),
+        closed_anchor(y, gap, shaping, measured),
         torch.from_numpy(np.stack((low - margin, high + margin), -1)).float(),
     )  # fmt: skip
 
@@ -251,35 +262,42 @@ def _proxy_opening(targets: Array, names: tuple[str, ...]) -> Array:
 
 
 def shape_opening(
-    predicted: Array, targets: Array, opening: Array, weight: Array, absolute: bool
+    targets: Array, opening: Array, weight: Array, predicted: Array | None
 ) -> Shaping:
-    """The correction that brings held-out predictions to the clip's closures and openings.
+    """How coefficients are brought to an opening, and which opening a prediction asks for.
 
-    ``absolute`` says that ``opening`` is measured, so that the lips' meeting point is known.
+    ``predicted`` [T] are held-out predictions of ``opening`` [T]; None where the opening is not
+    measured, and then nothing is corrected.
     """
-    k = targets.shape[1]
-    ones = np.ones((len(targets), 1))
     reading = ridge(targets, opening[:, None], weight, (READING_PENALTY,))[0][:, 0]
     mean = weight @ targets / weight.sum()
     moved = ((targets - mean) * weight[:, None]).T @ ((targets - mean) @ reading[:-1])
     gain = float(moved @ reading[:-1])
-    direction = moved / gain if gain > 1e-12 else np.zeros(k)
+    direction = moved / gain if gain > 1e-12 else np.zeros(targets.shape[1])
     knots, wanted = np.zeros(0), np.zeros(0)
-    if absolute and gain > 1e-12:
-        seen = np.hstack((predicted, ones)) @ reading
-        knots, wanted = _opening_map(seen, opening)
+    if predicted is not None:
+        knots, wanted = _opening_map(predicted, opening)
     parts = (reading, direction, knots, wanted)
     return Shaping(*(torch.from_numpy(np.asarray(part)).float() for part in parts))
 
 
 def _opening_map(seen: Array, real: Array) -> tuple[Array, Array]:
-    """Knots and targets: quantile matching pulled half-way, through the best closure threshold."""
-    cut = closure_threshold(seen, real)
+    """Knots and targets of the correction: what is likely closed closes, the rest hardly changes.
+
+    The lips close below a prediction half-way between the one that separates closed from open
+    frames best and the one that closes them as often as in the clip. The widest openings are
+    brought half-way to the clip's.
+    """
     low, high = np.quantile(seen, (0.02, 0.98))
-    top = 0.5 * (high + np.quantile(real, 0.98))
-    if not low < cut < high:
-        return np.zeros(0), np.zeros(0)
-    return np.array([low, cut, high]), np.array([min(REST_OPENING, low), CLOSED_OPENING, top])
+    top = max(high, 0.5 * (high + float(np.quantile(real, 0.98))))
+    often = float((real < CLOSED_OPENING).mean())
+    cut = 0.5 * (closure_threshold(seen, real) + float(np.quantile(seen, often)))
+    if low < cut < high - CLOSING_STEP:
+        knots = [low, cut, cut + CLOSING_STEP, high]
+        return np.array(knots), np.array(
+            [min(REST_OPENING, low), CLOSED_OPENING, max(cut + CLOSING_STEP, CLOSED_OPENING), top]
+        )
+    return (np.array([low, high]), np.array([low, top])) if low < high else (np.zeros(0),) * 2
 
 
 def closure_threshold(seen: Array, real: Array) -> float:
@@ -294,13 +312,13 @@ def closure_threshold(seen: Array, real: Array) -> float:
     return float(seen[order[best]])
 
 
-def closed_anchor(targets: Array, opening: Array, shaping: Shaping, absolute: bool) -> Tensor:
+def closed_anchor(targets: Array, opening: Array, shaping: Shaping, measured: bool) -> Tensor:
     """The face [K] that silence shows: the mean of the closed frames, lips brought together."""
-    closed = opening < CLOSED_OPENING if absolute else np.zeros(len(opening), bool)
+    closed = opening < CLOSED_OPENING if measured else np.zeros(len(opening), bool)
     if closed.sum() < 5:
         closed = opening <= np.quantile(opening, 0.05)
     anchor = torch.from_numpy(targets[closed].mean(0)).float()
-    if absolute:
+    if measured:
         gap = float(shaping.opening(anchor[None])[0])
         anchor = anchor + min(0.0, REST_OPENING - gap) * shaping.direction
     return anchor

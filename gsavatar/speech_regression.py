@@ -184,18 +184,14 @@ def held_out(
     return result
 
 
-def best_held_out(
+def cross_validated(
     inputs: Array, targets: Array, weight: Array, time_s: Array
-) -> tuple[Array, float]:
-    """Held-out predictions [T, K] of the penalty that explains most, and that penalty."""
+) -> tuple[Array, Array]:
+    """Ridge weights [D + 1, K], each target with the penalty that suits it, and its held-out
+    predictions [T, K]."""
     tried = held_out(inputs, targets, weight, time_s)
-    best = int(np.argmax([explained(p, targets, weight) for p in tried]))
-    return tried[best], PENALTIES[best]
-
-
-def explained(predicted: Array, targets: Array, weight: Array) -> float:
-    """Share of the targets' variance that held-out predictions explain, all targets together."""
-    mean = weight @ targets / weight.sum()
-    error = weight @ ((predicted - targets) ** 2)
-    spread = weight @ ((targets - mean) ** 2)
-    return float(1.0 - error.sum() / max(spread.sum(), 1e-12))
+    errors = np.stack([weight @ (guess - targets) ** 2 for guess in tried])
+    best = errors.argmin(axis=0)
+    columns = np.arange(targets.shape[1])
+    fitted = np.stack(ridge(inputs, targets, weight, PENALTIES))
+    return fitted[best, :, columns].T, tried[best, :, columns].T
