@@ -55,7 +55,7 @@ def compiles(command: list[str]) -> bool:
     """Whether the compiler takes these flags (linking an empty library)."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "probe.cpp"
-        source.write_text("extern \"C\" int probe() { return 0; }\n")
+        source.write_text('extern "C" int probe() { return 0; }\n')
         out = str(Path(folder) / "probe.so")
         done = subprocess.run([*command, str(source), "-o", out], capture_output=True, check=False)
         return done.returncode == 0

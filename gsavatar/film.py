@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,11 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gsavatar import audio as sound_files
-from gsavatar import geometry, performance, speech
+from gsavatar import geometry, performance
+from gsavatar.audio import Sound
 from gsavatar.errors import InputError
 from gsavatar.film_sinks import SAMPLE_RATE, check_destination, open_sink
 from gsavatar.film_views import open_background, open_view
+from gsavatar.idle import IdlePath
 from gsavatar.package import Package, load_package
+from gsavatar.performance import CurveWriter, Performer, SpeechStream
 from gsavatar.progress import Reporter, SilentReporter
 from gsavatar.render import render, to_uint8
 from gsavatar.types import Camera, Curves, Drive, is_upper_face
@@ -33,12 +38,12 @@ DEFAULT_FPS = 25.0
 SIZES = (64, 4096)
 RATES = (1.0, 240.0)
 SAME_TIME_S = 1e-6
+HEARD_SAMPLES = 2 * SAMPLE_RATE
+"""Speech is heard and shown in pieces of 2 s."""
 OPAQUE = 1.0 / 255.0
 """Least alpha whose colour can be told."""
 LIMIT_MARGIN = 0.1
 """How far beyond the clip's own range speech may move a coefficient, as a share of that range."""
-
-Float = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -89,22 +94,28 @@ def render_film(
     package = load_package(find_avatar(avatar))
     behind = open_background(background, package, size)
     open_view(camera, package, size, 1.0)  # a damaged camera file is refused before the long work
-    sound = None if audio is None else sound_files.load(audio)
-    played, rate = perform(package, source, sound, fps, reporter)
-    frames = len(played.time_s)
-    view = open_view(camera, package, size, frames / rate)
-    track = None if sound is None else fitted_sound(sound, frames, rate)
+    sound = None if audio is None else sound_files.open_sound(audio)
+    played = perform(package, source, sound, fps, reporter)
+    view = open_view(camera, package, size, played.frames / played.fps)
+    done = 0
     with (
-        open_sink(out, size, rate, track, alpha=behind is None) as sink,
+        open_sink(out, size, played.fps, sound, alpha=behind is None) as sink,
+        _curve_sink(curves_out, package) as curve_sink,
         reporter.stage("render the film") as progress,
     ):
-        for row in range(frames):
-            drive_now = Drive(played.values[row], played.head_pose[row])
-            sink.write(picture(package, drive_now, view(row / rate), behind))
-            progress(row + 1, frames)
-    if curves_out is not None:
-        performance.save_curves(curves_out, played)
-    return Film(out, frames, frames / rate, track is not None)
+        for piece in played.pieces:
+            if curve_sink is not None:
+                curve_sink.append(piece)
+            for row in range(len(piece.time_s)):
+                drive_now = Drive(piece.values[row], piece.head_pose[row])
+                sink.write(picture(package, drive_now, view(done / played.fps), behind))
+                done += 1
+                progress(done, played.frames)
+    return Film(out, done, done / played.fps, sound is not None)
+
+
+def _curve_sink(path: Path | None, package: Package) -> AbstractContextManager[CurveWriter | None]:
+    return nullcontext() if path is None else CurveWriter(path, package.names)
 
 
 @torch.no_grad()
@@ -120,37 +131,53 @@ def picture(
     return to_uint8(torch.cat((straight, seen.alpha), dim=-1)).numpy()
 
 
+@dataclass(frozen=True)
+class Playing:
+    """A performance in the avatar's own names, one row per frame, made as it is played."""
+
+    frames: int
+    fps: float
+    pieces: Iterator[Curves]
+
+
 def perform(
-    package: Package, source: Source, sound: Float | None, fps: float | None, reporter: Reporter
-) -> tuple[Curves, float]:
-    """The curves to play in the avatar's own names, one row per frame, and the frame rate."""
+    package: Package, source: Source, sound: Sound | None, fps: float | None, reporter: Reporter
+) -> Playing:
+    """What to play. Raises ``InputError`` if the source cannot move this avatar."""
     if source.curves is not None:
         curves = retarget(performance.load_curves(source.curves), package, source.curves)
-        rate = fps if fps is not None else frame_rate(curves.time_s.numpy())
-        return resampled(curves, rate), rate
+        return _playing(curves, fps if fps is not None else frame_rate(curves.time_s.numpy()))
     rate = fps if fps is not None else DEFAULT_FPS
     if source.drive is not None:
         from gsavatar.reenact import video_curves
 
-        return resampled(video_curves(source.drive, package, reporter), rate), rate
+        return _playing(video_curves(source.drive, package, reporter), rate)
     assert sound is not None
-    return _spoken(package, sound, rate, reporter), rate
+    frames = performance.frame_count(len(sound) / SAMPLE_RATE, rate)
+    return Playing(frames, rate, _spoken(SpeechStream(performer(package, rate)), sound, package))
 
 
-def _spoken(package: Package, sound: Float, rate: float, reporter: Reporter) -> Curves:
-    """The performance of a speech: mouth from the sound, the rest from the clip."""
+def _playing(curves: Curves, rate: float) -> Playing:
+    even = resampled(curves, rate)
+    return Playing(len(even.time_s), rate, iter([even]))
+
+
+def performer(package: Package, rate: float) -> Performer:
+    """How this avatar performs speech. Raises ``InputError`` if that was not trained."""
     if package.speech is None:
         raise InputError(
             "this avatar's video had no sound, so speech drive is not trained; move it with "
             "--curves or --drive, or fit it again from a video with sound."
         )
-    with reporter.stage("hear the speech") as progress:
-        features = speech.extract(sound, encoder=package.speech.encoder, progress=progress)
-    duration_s = len(sound) / SAMPLE_RATE
-    curves = performance.speech_curves(
-        package.speech, features, package.idle, package.names, duration_s, rate, package.rest
-    )
-    return within_limits(curves, package)
+    idle = IdlePath(package.idle)
+    return Performer(package.speech, idle, package.names, rate, package.rest)
+
+
+def _spoken(stream: SpeechStream, sound: Sound, package: Package) -> Iterator[Curves]:
+    """The performance of a speech, a piece of it at a time."""
+    for start in range(0, len(sound), HEARD_SAMPLES):
+        yield within_limits(stream.push(sound[start : start + HEARD_SAMPLES]), package)
+    yield within_limits(stream.finish(), package)
 
 
 def within_limits(curves: Curves, package: Package) -> Curves:
@@ -208,12 +235,6 @@ def resampled(curves: Curves, rate: float) -> Curves:
     between = geometry.se3_interp(before, after, weight)
     poses = torch.where((weight > 0)[:, None, None], between, before)
     return Curves(curves.names, torch.from_numpy(wanted), values, poses)
-
-
-def fitted_sound(sound: Float, frames: int, rate: float) -> Float:
-    """Sound cut or padded with silence to the length of the picture."""
-    wanted = round(frames * SAMPLE_RATE / rate)
-    return np.pad(sound[:wanted], (0, max(0, wanted - len(sound))))
 
 
 def _check(source: Source, size: int, fps: float | None) -> None:

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from gsavatar.errors import InputError
 from gsavatar.frames import encode_png
-from gsavatar.video import VideoWriter
+from gsavatar.video import Samples, VideoWriter
 
 SAMPLE_RATE = 16_000
+WAV_SAMPLES = 1 << 20
 
 UInt8 = NDArray[np.uint8]
-Float = NDArray[np.float32]
 
 
 class Sink(Protocol):
@@ -60,23 +60,22 @@ def check_destination(out: Path, *, alpha: bool) -> None:
         raise InputError(f"{out}: {parent} cannot be written to; choose another place with --out.")
 
 
-def open_sink(out: Path, size: int, fps: float, sound: Float | None, *, alpha: bool) -> Sink:
-    """The writer for ``out``, by its suffix; ``sound`` is 16 kHz mono."""
+def open_sink(out: Path, size: int, fps: float, sound: Samples | None, *, alpha: bool) -> Sink:
+    """The writer for ``out``, by its suffix; ``sound`` is 16 kHz mono, and becomes as long as the
+    picture."""
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == "":
-        return FolderSink(out, sound)
+        return FolderSink(out, fps, sound)
     return VideoWriter(out, size, size, fps, audio=sound, alpha=alpha)
 
 
 class FolderSink:
     """Pictures as ``000000.png`` and on, the sound as ``sound.wav`` (16 bit)."""
 
-    def __init__(self, folder: Path, sound: Float | None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, fps: float, sound: Samples | None) -> None:
+        self.folder, self.fps, self.sound = folder, fps, sound
         self.count = 0
         self.partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        if sound is not None:
-            write_wav(self.partial / "sound.wav", sound)
 
     def write(self, picture: UInt8) -> None:
         """Adds the next picture."""
@@ -93,16 +92,23 @@ class FolderSink:
         if kind is not None:
             shutil.rmtree(self.partial, ignore_errors=True)
             return
+        if self.sound is not None:
+            length = round(self.count * SAMPLE_RATE / self.fps)
+            write_wav(self.partial / "sound.wav", self.sound, length)
         self.partial.chmod(0o755)
         if self.folder.exists():  # an empty folder; checked before
             self.folder.rmdir()
         os.replace(self.partial, self.folder)
 
 
-def write_wav(path: Path, sound: Float) -> None:
-    """16-bit mono wav file at 16 kHz."""
+def write_wav(path: Path, sound: Samples, length: int) -> None:
+    """16-bit mono wav file at 16 kHz of ``length`` samples; silence follows where sound ends."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(SAMPLE_RATE)
-        file.writeframes((np.clip(sound, -1, 1) * 32767).round().astype("<i2").tobytes())
+        for start in range(0, length, WAV_SAMPLES):
+            part = np.zeros(min(WAV_SAMPLES, length - start), np.float32)
+            known = sound[start : start + len(part)]
+            part[: len(known)] = known
+            file.writeframes((np.clip(part, -1, 1) * 32767).round().astype("<i2").tobytes())

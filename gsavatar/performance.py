@@ -12,7 +12,10 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -22,13 +25,13 @@ from torch import Tensor
 
 from gsavatar.errors import InputError
 from gsavatar.idle import IdlePath
-from gsavatar.speech_features import SpeechFeatures
+from gsavatar.speech_encoders import SAMPLE_RATE
+from gsavatar.speech_features import FeatureSource, FeatureStream, SpeechFeatures
 from gsavatar.speech_motion import SpeechMotion
 from gsavatar.types import Curves, is_upper_face
 
 logger = logging.getLogger("gsavatar")
 
-CHUNK_FRAMES = 1024
 FORMAT = "gsavatar-curves"
 MAX_CURVE_BYTES = 1 << 30
 MAX_NAMES = 256
@@ -43,48 +46,81 @@ def to_and_fro(idle: Curves, time_s: Any) -> Curves:
     return IdlePath(idle)(time_s)
 
 
-def speech_curves(  # noqa: PLR0917
-    motion: SpeechMotion | None, features: SpeechFeatures | None, idle: Curves,
-    names: tuple[str, ...], duration_s: float, fps: float, rest: Tensor | None = None,
-) -> Curves:  # fmt: skip
-    """A speech of any length as one performance in ``names``; see ``iter_speech_curves``."""
-    parts = list(iter_speech_curves(motion, features, idle, names, duration_s, fps, rest))
-    return Curves(
-        tuple(names), torch.cat([p.time_s for p in parts]),
-        torch.cat([p.values for p in parts]), torch.cat([p.head_pose for p in parts]),
-    )  # fmt: skip
-
-
-def iter_speech_curves(  # noqa: PLR0917
-    motion: SpeechMotion | None, features: SpeechFeatures | None, idle: Curves,
-    names: tuple[str, ...], duration_s: float, fps: float, rest: Tensor | None = None,
-) -> Iterator[Curves]:  # fmt: skip
-    """The same performance in pieces of at most 1024 frames at 0, 1 / fps, 2 / fps, ...
+@dataclass(frozen=True)
+class Performer:
+    """What speech moves and what it leaves: mouth from the sound, the rest from the idle clip.
 
     Upper face and head are the idle path to and fro, the lower face is what ``motion`` makes of
-    ``features``. Names that neither knows stay at ``rest`` [K] (the idle path's median if None),
-    as the whole lower face does without a motion.
+    the features. Names that neither knows stay at ``rest`` [K] (the idle path's median if None).
     """
-    path = IdlePath(idle)
-    count = max(1, round(duration_s * fps))
-    still = _rest_values(idle, names, rest)
-    upper = [(i, idle.names.index(n)) for i, n in enumerate(names)
-             if is_upper_face(n) and n in idle.names]  # fmt: skip
-    spoken = [] if motion is None else [
-        (i, motion.names.index(n)) for i, n in enumerate(names)
-        if not is_upper_face(n) and n in motion.names
-    ]  # fmt: skip
-    for start in range(0, count, CHUNK_FRAMES):
-        time = torch.arange(start, min(start + CHUNK_FRAMES, count), dtype=torch.float64) / fps
-        played = path(time)
-        values = still.repeat(len(time), 1)
-        for column, source in upper:
-            values[:, column] = played.values[:, source]
-        if motion is not None and features is not None:
-            mouth = motion(features, time)
-            for column, source in spoken:
-                values[:, column] = mouth[:, source]
-        yield Curves(tuple(names), time, values, played.head_pose)
+
+    motion: SpeechMotion
+    idle: IdlePath
+    names: tuple[str, ...]
+    fps: float
+    rest: Tensor | None = None
+
+    def at_frames(self, source: FeatureSource, first: int, last: int) -> Curves:
+        """Frames first ... last - 1 of the performance, frame i at i / fps seconds."""
+        time = torch.arange(first, last, dtype=torch.float64) / self.fps
+        played = self.idle(time)
+        known = self.idle.curves.names
+        values = _rest_values(self.idle.curves, self.names, self.rest).repeat(len(time), 1)
+        mouth = self.motion(source, time)
+        for column, name in enumerate(self.names):
+            if is_upper_face(name):
+                if name in known:
+                    values[:, column] = played.values[:, known.index(name)]
+            elif name in self.motion.names:
+                values[:, column] = mouth[:, self.motion.names.index(name)]
+        return Curves(self.names, time, values, played.head_pose)
+
+    def of(self, features: SpeechFeatures, duration_s: float) -> Curves:
+        """The whole performance of a recording whose features are at hand."""
+        return self.at_frames(features, 0, frame_count(duration_s, self.fps))
+
+
+def frame_count(duration_s: float, fps: float) -> int:
+    """Frames of a film that is as long as a sound."""
+    return max(1, round(duration_s * fps))
+
+
+class SpeechStream:
+    """A performance of speech that arrives in pieces; frames leave as soon as they are certain.
+
+    The frames are those ``Performer.of`` makes of the whole recording. A frame is certain at the
+    latest 0.3 s after its instant has been heard (0.2 s with log-mel features). Memory does not
+    grow with the length of the speech.
+    """
+
+    def __init__(self, performer: Performer) -> None:
+        self._performer = performer
+        self._features = FeatureStream(performer.motion.encoder)
+        self._next = 0
+
+    def push(self, samples: NDArray[np.float32]) -> Curves:
+        """Takes the next sound, 16 kHz mono; the frames that have become certain."""
+        self._features.push(samples)
+        last = self._next
+        while self._certain(last):
+            last += 1
+        return self._leave(last)
+
+    def finish(self) -> Curves:
+        """The remaining frames, once the sound has ended."""
+        self._features.finish()
+        duration_s = self._features.samples / SAMPLE_RATE
+        return self._leave(max(self._next, frame_count(duration_s, self._performer.fps)))
+
+    def _certain(self, frame: int) -> bool:
+        _, tokens, voice = self._performer.motion.reach(frame / self._performer.fps)
+        return tokens <= self._features.length and voice <= self._features.voice_length
+
+    def _leave(self, last: int) -> Curves:
+        curves = self._performer.at_frames(self._features, self._next, last)
+        self._next = last
+        self._features.forget(self._performer.motion.reach(last / self._performer.fps)[0])
+        return curves
 
 
 def _rest_values(idle: Curves, names: tuple[str, ...], rest: Tensor | None) -> Tensor:
@@ -99,28 +135,67 @@ def _rest_values(idle: Curves, names: tuple[str, ...], rest: Tensor | None) -> T
 # Files
 
 
+class CurveWriter:
+    """A performance as JSON that ``load_curves`` gives back bit by bit (float32), in pieces.
+
+    Nothing is at ``path`` before the context has ended without an error. Raises ``InputError``
+    where it cannot be written.
+    """
+
+    def __init__(self, path: str | Path, names: tuple[str, ...]) -> None:
+        self.path = Path(path)
+        self._partial = self.path.with_name(f".{self.path.name}.partial")
+        self._empty = True
+        head = {"format": FORMAT, "version": 1, "names": list(names)}
+        with self._writable():
+            # Ended by __exit__: this object is the context.
+            self._file = self._partial.open("w", encoding="utf-8")
+            self._file.write(json.dumps(head)[:-1] + ', "frames": [')
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._partial.unlink(missing_ok=True)
+            raise InputError(
+                f"{self.path} cannot be written ({error.strerror}); "
+                "give a path in a writable folder."
+            ) from None
+
+    def append(self, curves: Curves) -> None:
+        """Adds frames at the end."""
+        values = curves.values.detach().float().numpy()
+        poses = curves.head_pose.detach().float().reshape(-1, 16).numpy()
+        with self._writable():
+            for i, time in enumerate(curves.time_s.double().tolist()):
+                self._file.write(
+                    f'{"" if self._empty else ","}\n{{"time": {time!r}, '
+                    f'"weights": {_numbers(values[i])}, "head_pose": {_numbers(poses[i])}}}'
+                )
+                self._empty = False
+
+    def __enter__(self) -> CurveWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        with self._writable():
+            if kind is None:
+                self._file.write("\n]}\n")
+            self._file.close()
+            if kind is None:
+                os.replace(self._partial, self.path)
+            else:
+                self._partial.unlink(missing_ok=True)
+
+
 def save_curves(path: str | Path, curves: Curves) -> None:
     """Writes a performance as JSON that ``load_curves`` gives back bit by bit (float32)."""
-    path = Path(path)
-    values = curves.values.detach().float().numpy()
-    poses = curves.head_pose.detach().float().reshape(-1, 16).numpy()
-    partial = path.with_name(f".{path.name}.partial")
-    head = {"format": FORMAT, "version": 1, "names": list(curves.names)}
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(head)[:-1] + ', "frames": [')
-            for i, time in enumerate(curves.time_s.double().tolist()):
-                file.write(
-                    f'{"," if i else ""}\n{{"time": {time!r}, "weights": {_numbers(values[i])}, '
-                    f'"head_pose": {_numbers(poses[i])}}}'
-                )
-            file.write("\n]}\n")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(
-            f"{path} cannot be written ({error.strerror}); give a path in a writable folder."
-        ) from None
+    with CurveWriter(path, curves.names) as writer:
+        writer.append(curves)
 
 
 def _numbers(row: NDArray[np.float32]) -> str:

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from gsavatar.speech_features import (
+    FeatureStream,
     SpeechFeatures,
     choose_encoder,
     extract,
-    voice_activity,
-    windows,
 )
 from gsavatar.speech_motion import SpeechMotion, fit_speech_motion
 from gsavatar.speech_regression import (
@@ -28,6 +27,7 @@ from gsavatar.speech_regression import (
 )
 
 __all__ = [
+    "FeatureStream",
     "SpeechFeatures",
     "SpeechMotion",
     "choose_encoder",
@@ -36,8 +36,6 @@ __all__ = [
     "estimate_av_offset",
     "extract",
     "fit_speech_motion",
-    "voice_activity",
-    "windows",
 ]
 
 OFFSET_REACH_S = 0.4
@@ -77,7 +75,7 @@ def estimate_av_offset(features: SpeechFeatures, time_s: Any, opening: Any) -> t
     shifts = np.arange(-steps, steps + 1) * OFFSET_STEP_S
     weight = np.ones(len(gap))
     scores = np.empty(len(shifts))
-    probe = token_inputs(features, time, OFFSET_COMPONENTS, OFFSET_TOKENS, taper=OFFSET_TAPER)
+    probe = token_inputs(features, time, OFFSET_COMPONENTS, OFFSET_TOKENS, OFFSET_TAPER)
     for i, shift in enumerate(shifts):
         inputs = probe.at_times(features, time + shift)
         guesses = held_out(inputs, gap[:, None], weight, time, OFFSET_PENALTIES)

@@ -1,10 +1,9 @@
-"""Speech features at 50 Hz, their voice activity, and the windows of them a model reads.
+"""Speech features at 50 Hz and their voice activity, of whole recordings and of streams.
 
-Token i stands for the instant i / 50 s: Whisper's mel frames are centred on multiples of 10 ms and
-its strided convolution keeps every second one. Encoder features come in blocks of 0.2 s. A block
-is read at one fixed place of an 8 s window that ends 0.1 s after the block, because the same
-instant read elsewhere in the window differs by half of its spread. The level is normalised by that
-window alone, so training, rendering and a stream see the same numbers.
+Encoder features come in blocks of 0.2 s. A block is read at one fixed place of an 8 s window that
+ends 0.1 s after the block, because the same instant read elsewhere in the window differs by half
+of its spread. The level is normalised by that window alone, so training, rendering and a stream
+see the same numbers: ``extract`` is a stream that is given everything at once.
 """
 
 from __future__ import annotations
@@ -12,47 +11,65 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from gsavatar import assets
+from gsavatar import assets, speech_encoders
 from gsavatar.errors import InputError
+from gsavatar.speech_encoders import (
+    BLOCK_TOKENS,
+    FIRST_TOKEN,
+    LOG_MEL_REACH,
+    SAMPLE_RATE,
+    TOKEN_SAMPLES,
+    WINDOW_SAMPLES,
+    Float,
+    cut,
+)
+from gsavatar.voice import open_voice, token_count
 
 logger = logging.getLogger("gsavatar")
 
-SAMPLE_RATE = 16_000
 TOKEN_RATE = 50.0
-TOKEN_SAMPLES = 320
-BLOCK_TOKENS = 10
-WINDOW_SAMPLES = 8 * SAMPLE_RATE
-FIRST_TOKEN = 385
-"""Place of a block's first token in the window: 5 tokens (0.1 s) of look-ahead follow the block."""
 LEAD_SAMPLES = FIRST_TOKEN * TOKEN_SAMPLES
+TAIL_SAMPLES = WINDOW_SAMPLES - LEAD_SAMPLES
+"""Sound a block needs from its start on: itself and 0.1 s."""
 
 WHISPER = "whisper_tiny"
 LOG_MEL = "log_mel"
 ENCODERS = (WHISPER, LOG_MEL)
-ENCODER_OUTPUT = "layer_norm_4"
-MEL_BANDS = 80
-MEL_HOP = 160
-FFT_SIZE = 400
-MEL_DYNAMICS = 8.0
-"""Whisper keeps this many decades below the loudest band of a window."""
 
-VAD_CHUNK = 512
-VAD_CONTEXT = 64
-VAD_RESET_CHUNKS = 62
-"""The detector's memory is cleared after about 2 s, once it has been sure of a pause."""
-VAD_QUIET_CHUNKS = 5
-VAD_QUIET = 0.1
-
-Float = NDArray[np.float32]
 Progress = Callable[[int, int], None]
+
+
+class FeatureSource(Protocol):
+    """Tokens by number, 50 a second, from a recording or from a stream."""
+
+    @property
+    def encoder(self) -> str:
+        """Name of the encoder that made them."""
+        ...
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """Tokens there are (so far)."""
+        ...
+
+    def rows(self, first: int, count: int) -> Tensor:
+        """Features [count, A] of tokens first, first + 1, ..., silence beyond both ends."""
+        ...
+
+    def voice_rows(self, first: int, count: int) -> Tensor:
+        """Chances of speech [count], 0 beyond both ends."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -69,10 +86,31 @@ class SpeechFeatures:
     def duration_s(self) -> float:
         return len(self.values) / self.rate
 
+    @property
+    def length(self) -> int:
+        return len(self.values)
 
-def token_count(samples: int) -> int:
-    """Tokens that cover a number of samples."""
-    return -(-samples // TOKEN_SAMPLES)
+    def rows(self, first: int, count: int) -> Tensor:
+        """Features [count, A] of tokens first, first + 1, ..., silence beyond both ends."""
+        row = torch.arange(first, first + count)
+        if self.length == 0:
+            return self.silence.repeat(count, 1)
+        outside = (row < 0) | (row >= self.length)
+        picked = self.values[row.clamp(0, self.length - 1)]
+        return torch.where(outside[:, None], self.silence, picked)
+
+    def voice_rows(self, first: int, count: int) -> Tensor:
+        """Chances of speech [count], 0 beyond both ends."""
+        return _padded(self.voice, first, count)
+
+
+def _padded(values: Tensor, first: int, count: int) -> Tensor:
+    """``values[first : first + count]`` of a series [T], 0 beyond both ends."""
+    row = torch.arange(first, first + count)
+    inside = (row >= 0) & (row < len(values))
+    result = torch.zeros(count)
+    result[inside] = values[row[inside]]
+    return result
 
 
 def choose_encoder(encoder: str = "auto") -> str:
@@ -92,282 +130,164 @@ def choose_encoder(encoder: str = "auto") -> str:
     return encoder
 
 
+def silence_features(encoder: str) -> Float:
+    """The features [A] of digital silence."""
+    whisper = encoder == WHISPER
+    return speech_encoders.whisper_silence() if whisper else speech_encoders.log_mel_silence()
+
+
+def last_heard(encoder: str, token: Tensor) -> Tensor:
+    """The last token that is known when a token [*B] is: the end of its block.
+
+    A model that reads no further has a look-ahead of at most 0.3 s. Log-mel has no blocks; there
+    the model's own context is the limit.
+    """
+    if encoder == WHISPER:
+        return torch.div(token, BLOCK_TOKENS, rounding_mode="floor") * BLOCK_TOKENS + (
+            BLOCK_TOKENS - 1
+        )
+    return token + _FAR
+
+
+_FAR = 1 << 20
+
+
+class FeatureStream:
+    """Features of sound that arrives in pieces; the same numbers as ``extract`` of the whole.
+
+    ``push`` as the sound comes, ``finish`` at its end, ``forget`` what will not be asked for again.
+    """
+
+    def __init__(self, encoder: str = "auto") -> None:
+        self._encoder = choose_encoder(encoder)
+        self._silence = torch.from_numpy(silence_features(self._encoder))
+        self._log_mel = speech_encoders.LogMel()
+        self._voice_of = open_voice()
+        self._sound = np.zeros(0, np.float32)
+        self._sound_at = 0  # sample at which it starts
+        self._values: list[Tensor] = []
+        self._voice: list[float] = []
+        self._values_at = self._voice_at = 0  # token at which the lists start
+        self._ended = False
+
+    @property
+    def encoder(self) -> str:
+        """Name of the encoder."""
+        return self._encoder
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second."""
+        return TOKEN_RATE
+
+    @property
+    def samples(self) -> int:
+        """Samples heard so far."""
+        return self._sound_at + len(self._sound)
+
+    @property
+    def length(self) -> int:
+        """Tokens whose features are certain; all of them once the sound has ended."""
+        return self._values_at + len(self._values)
+
+    @property
+    def voice_length(self) -> int:
+        """Tokens whose chance of speech is certain."""
+        return self._voice_at + len(self._voice)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no more sound will come."""
+        return self._ended
+
+    def push(self, samples: Float) -> None:
+        """Takes the next sound, 16 kHz mono."""
+        self._sound = np.concatenate((self._sound, np.asarray(samples, np.float32)))
+        self._hear()
+
+    def finish(self) -> None:
+        """Takes silence for all that follows."""
+        self._ended = True
+        self._hear()
+
+    def _hear(self) -> None:
+        """Works out what has become certain and drops sound that is not needed again."""
+        ready = self._voice_of.ready(self.samples, ended=self._ended)
+        for token in range(self.voice_length, ready):
+            chance = self._voice_of.step(self._sound, self._sound_at, token, ended=self._ended)
+            self._voice.append(chance)
+        ready = self._ready()
+        while self.length < ready:
+            self._values.extend(self._next()[: ready - self.length])
+        needed = min(self.length * TOKEN_SAMPLES - LEAD_SAMPLES, self.samples - WINDOW_SAMPLES)
+        if needed > self._sound_at:
+            self._sound = self._sound[needed - self._sound_at :].copy()
+            self._sound_at = needed
+
+    def _ready(self) -> int:
+        if self._ended:
+            return token_count(self.samples)
+        if self._encoder == WHISPER:
+            block_samples = BLOCK_TOKENS * TOKEN_SAMPLES
+            blocks = (self.samples - (TAIL_SAMPLES - block_samples)) // block_samples
+            return max(0, blocks) * BLOCK_TOKENS
+        return max(0, (self.samples - LOG_MEL_REACH) // TOKEN_SAMPLES + 1)
+
+    def _next(self) -> Tensor:
+        """Features of the next tokens [N, A]: a block of Whisper's, one of log-mel."""
+        at = self.length * TOKEN_SAMPLES - self._sound_at
+        if self._encoder == WHISPER:
+            window = cut(self._sound, at - LEAD_SAMPLES, WINDOW_SAMPLES)
+            return torch.from_numpy(speech_encoders.encode_window(window))
+        around = cut(self._sound, at - LOG_MEL_REACH, 2 * LOG_MEL_REACH)
+        return torch.from_numpy(self._log_mel.step(around))[None]
+
+    def rows(self, first: int, count: int) -> Tensor:
+        """Features [count, A]; ``IndexError`` for tokens forgotten or not yet certain."""
+        self._check(first, count, self._values_at, self.length)
+        result = self._silence.repeat(count, 1)
+        low, high = max(first, 0), min(first + count, self.length)
+        if high > low:
+            mine = self._values[low - self._values_at : high - self._values_at]
+            result[low - first : high - first] = torch.stack(mine)
+        return result
+
+    def voice_rows(self, first: int, count: int) -> Tensor:
+        """Chances of speech [count]; ``IndexError`` for tokens forgotten or not yet certain."""
+        self._check(first, count, self._voice_at, self.voice_length)
+        return _padded(torch.tensor(self._voice), first - self._voice_at, count)
+
+    def _check(self, first: int, count: int, kept: int, length: int) -> None:
+        if max(first, 0) < kept or (first + count > length and not self._ended):
+            raise IndexError(f"tokens {first} to {first + count}: {kept} to {length} are at hand")
+
+    def forget(self, before: int) -> None:
+        """Gives up all tokens before this one."""
+        drop = max(0, min(before, self.length) - self._values_at)
+        del self._values[:drop]
+        self._values_at += drop
+        drop = max(0, min(before, self.voice_length) - self._voice_at)
+        del self._voice[:drop]
+        self._voice_at += drop
+
+
 def extract(
     samples: Float, encoder: str = "auto", progress: Progress | None = None
 ) -> SpeechFeatures:
-    """Features of a whole 16 kHz mono recording, ceil(S / 320) rows; ``progress`` counts blocks.
+    """Features of a whole 16 kHz mono recording, ceil(S / 320) rows; ``progress`` counts tokens.
 
     Raises ``InputError`` as ``choose_encoder`` does.
     """
-    name = choose_encoder(encoder)
-    samples = np.ascontiguousarray(samples, np.float32)
-    count = token_count(len(samples))
-    if name == WHISPER:
-        values, silence = _encode_blocks(samples, count, progress), silence_features(name)
-    else:
-        values, silence = log_mel_tokens(samples, count), silence_features(name)
-    return SpeechFeatures(
-        torch.from_numpy(values), torch.from_numpy(voice_activity(samples, count)),
-        torch.from_numpy(silence), TOKEN_RATE, name,
-    )  # fmt: skip
-
-
-def _encode_blocks(samples: Float, count: int, progress: Progress | None) -> Float:
-    """Whisper tokens [count, 384], a window per block."""
-    blocks = -(-count // BLOCK_TOKENS)
-    width = len(silence_features(WHISPER))
-    values = np.empty((blocks * BLOCK_TOKENS, width), np.float32)
-    for block in range(blocks):
-        start = block * BLOCK_TOKENS * TOKEN_SAMPLES - LEAD_SAMPLES
-        rows = slice(block * BLOCK_TOKENS, (block + 1) * BLOCK_TOKENS)
-        values[rows] = encode_window(_cut(samples, start, WINDOW_SAMPLES))
+    stream = FeatureStream(encoder)
+    total = token_count(len(samples))
+    for start in range(0, len(samples), SAMPLE_RATE):
+        stream.push(samples[start : start + SAMPLE_RATE])
         if progress is not None:
-            progress(block + 1, blocks)
-    return values[:count]
-
-
-def encode_window(window: Float) -> Float:
-    """Tokens 385-394 [10, 384] of an 8 s window [128000]."""
-    mel = whisper_log_mel(window)[None]
-    (tokens,) = _encoder_session().run([ENCODER_OUTPUT], {"input_features": mel})
-    return np.asarray(tokens[0, FIRST_TOKEN : FIRST_TOKEN + BLOCK_TOKENS], np.float32)
-
-
-def _cut(samples: Float, start: int, length: int) -> Float:
-    """``samples[start : start + length]`` with zeros where there is no sound."""
-    inside = samples[max(start, 0) : max(start + length, 0)]
-    before = min(max(-start, 0), length)
-    return np.pad(inside, (before, length - before - len(inside)))
-
-
-@cache
-def silence_features(encoder: str) -> Float:
-    """The features [A] of digital silence."""
-    if encoder == WHISPER:
-        return encode_window(np.zeros(WINDOW_SAMPLES, np.float32)).mean(0)
-    return log_mel_tokens(np.zeros(SAMPLE_RATE, np.float32), 10)[5]
-
-
-def windows(features: SpeechFeatures, time_s: Any, tokens: int = 17) -> Tensor:
-    """Features around each instant, [N, tokens, A], 20 ms apart and linearly interpolated.
-
-    ``time_s`` is [N] in seconds; beyond both ends stand the features of silence.
-    """
-    time = torch.as_tensor(np.asarray(time_s), dtype=torch.float64)
-    at = time[:, None] * features.rate + (torch.arange(tokens) - tokens // 2)
-    base = at.floor()
-    share = (at - base).to(torch.float32)[..., None]
-    row = base.long()
-    return token_rows(features, row) * (1.0 - share) + token_rows(features, row + 1) * share
-
-
-def token_rows(features: SpeechFeatures, row: Tensor) -> Tensor:
-    """Feature rows by index [*B] -> [*B, A], silence where there is no such row."""
-    count = len(features.values)
-    if count == 0:
-        return features.silence.expand(*row.shape, -1)
-    picked = features.values[row.clamp(0, count - 1)]
-    outside = (row < 0) | (row >= count)
-    return torch.where(outside[..., None], features.silence, picked)
-
-
-# Log-mel
-
-
-@cache
-def mel_filters() -> Float:
-    """Triangles [80, 201] of equal area on Slaney's mel scale, 0 to 8 kHz, as Whisper has them."""
-    # The scale is linear to 1 kHz (15 mel) and then logarithmic, 27 steps to a factor of 6.4.
-    step = np.log(6.4) / 27.0
-    top = 15.0 + np.log(8000.0 / 1000.0) / step
-    mels = np.linspace(0.0, top, MEL_BANDS + 2)
-    edges = np.where(mels < 15.0, mels * 200.0 / 3.0, 1000.0 * np.exp(step * (mels - 15.0)))
-    bins = np.linspace(0.0, SAMPLE_RATE / 2, FFT_SIZE // 2 + 1)
-    low, mid, high = (edges[i : MEL_BANDS + i, None] for i in range(3))
-    rising, falling = (bins - low) / (mid - low), (high - bins) / (high - mid)
-    return (np.maximum(0.0, np.minimum(rising, falling)) * 2.0 / (high - low)).astype(np.float32)
-
-
-def _mel_power(samples: Float, pad_mode: Any) -> NDArray[np.float64]:
-    """Mel power [80, S // 160] of frames centred on multiples of 10 ms."""
-    padded = np.pad(samples.astype(np.float64), FFT_SIZE // 2, mode=pad_mode)
-    count = len(samples) // MEL_HOP
-    frames = np.lib.stride_tricks.sliding_window_view(padded, FFT_SIZE)[::MEL_HOP][:count]
-    taper = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(FFT_SIZE) / FFT_SIZE)
-    spectrum = np.fft.rfft(frames * taper, axis=1)
-    power: NDArray[np.float64] = mel_filters() @ (spectrum.real**2 + spectrum.imag**2).T
-    return power
-
-
-def whisper_log_mel(window: Float) -> Float:
-    """Whisper's input [80, S // 160]: unit-variance sound, log10 mel power, 8 decades, scaled."""
-    level = (window - window.mean()) / np.sqrt(window.var() + 1e-7)
-    log = np.log10(np.maximum(_mel_power(level, "reflect"), 1e-10))
-    log = np.maximum(log, log.max() - MEL_DYNAMICS)
-    return ((log + 4.0) / 4.0).astype(np.float32)
-
-
-def log_mel_tokens(samples: Float, count: int) -> Float:
-    """The fallback features [count, 80]: log-mel per token, level of the 8 s before normalised.
-
-    Nothing later than 30 ms after a token is read.
-    """
-    from scipy.ndimage import maximum_filter1d
-
-    length = (count + 1) * TOKEN_SAMPLES
-    power = _mel_power(_cut(samples, 0, length), "constant")
-    # A token sees what Whisper's stem sees, the mel frames around its instant.
-    around = np.pad(power, ((0, 0), (1, 0)))[:, : 2 * count + 1]
-    token_power = 0.25 * around[:, :-2:2] + 0.5 * around[:, 1:-1:2] + 0.25 * around[:, 2::2]
-    energy = np.pad(np.square(samples[:length], dtype=np.float64), (0, length))[:length]
-    span = WINDOW_SAMPLES // TOKEN_SAMPLES
-    total = np.concatenate((np.zeros(span), np.cumsum(energy.reshape(-1, TOKEN_SAMPLES).sum(1))))
-    level = (total[span : span + count] - total[:count]) / WINDOW_SAMPLES + 1e-7
-    log = np.log10(np.maximum(token_power / level, 1e-10))
-    loudest = maximum_filter1d(log.max(0), span, mode="nearest", origin=span // 2 - 1)
-    return ((np.maximum(log, loudest - MEL_DYNAMICS) + 4.0) / 4.0).T.astype(np.float32)
-
-
-# Voice activity
-
-
-def voice_activity(samples: Float, count: int) -> Float:
-    """How surely somebody speaks at each token [count], 0-1; by loudness without the detector."""
-    if not assets.available("silero_vad"):
-        return _loudness_gate(samples, count)
-    chunks = max(1, -(-len(samples) // VAD_CHUNK))
-    padded = _cut(samples, -VAD_CONTEXT, chunks * VAD_CHUNK + VAD_CONTEXT)
-    detector = VoiceDetector()
-    chance = [
-        detector.step(padded[i * VAD_CHUNK : (i + 1) * VAD_CHUNK + VAD_CONTEXT])
-        for i in range(chunks)
-    ]
-    centres_s = (np.arange(chunks) + 0.5) * VAD_CHUNK / SAMPLE_RATE
-    return np.interp(np.arange(count) / TOKEN_RATE, centres_s, chance).astype(np.float32)
-
-
-class VoiceDetector:
-    """Silero's recurrent detector over chunks of 32 ms."""
-
-    def __init__(self) -> None:
-        self._session = _session_of(assets.resolve("silero_vad").read_bytes())
-        self._forget()
-
-    def _forget(self) -> None:
-        self._state = np.zeros((2, 1, 128), np.float32)
-        self._since_reset = self._quiet = 0
-
-    def step(self, chunk: Float) -> float:
-        """Chance of speech in the last 512 of 576 samples."""
-        chance, self._state = self._session.run(
-            None,
-            {"input": chunk[None], "state": self._state, "sr": np.array(SAMPLE_RATE, np.int64)},
-        )
-        value = float(chance[0, 0])
-        self._since_reset += 1
-        self._quiet = self._quiet + 1 if value < VAD_QUIET else 0
-        if self._since_reset >= VAD_RESET_CHUNKS and self._quiet >= VAD_QUIET_CHUNKS:
-            self._forget()
-        return value
-
-
-def _loudness_gate(samples: Float, count: int) -> Float:
-    """1 within 25 dB of the loudest token of the last 8 s, 0 below 35 dB or under -60 dBFS."""
-    from scipy.ndimage import maximum_filter1d
-
-    tokens = _cut(samples, 0, count * TOKEN_SAMPLES).reshape(count, TOKEN_SAMPLES)
-    level_db = 10.0 * np.log10(np.square(tokens, dtype=np.float64).mean(1) + 1e-12)
-    span = WINDOW_SAMPLES // TOKEN_SAMPLES
-    loudest = maximum_filter1d(level_db, span, mode="nearest", origin=span // 2 - 1)
-    gate = np.clip((level_db - loudest + 35.0) / 10.0, 0.0, 1.0) * (level_db > -60.0)
-    return gate.astype(np.float32)
-
-
-# ONNX
-
-
-def _session_of(model: bytes) -> Any:
-    """A quiet CPU session with a fixed number of threads, so that results repeat."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 2
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-@cache
-def _encoder_session() -> Any:
-    model = assets.resolve("speech_encoder").read_bytes()
-    return _session_of(cut_graph(model, ENCODER_OUTPUT))
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A protobuf integer and the position after it."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            return value, at
-
-
-def _fields(data: bytes, start: int, end: int) -> list[tuple[int, int, int, int]]:
-    """Protobuf fields of a message: number, start of the field, start of its payload, end."""
-    found, at = [], start
-    while at < end:
-        key, payload = _varint(data, at)
-        kind = key & 7
-        if kind == 2:
-            size, payload = _varint(data, payload)
-            stop = payload + size
-        elif kind == 0:
-            _, stop = _varint(data, payload)
-        else:
-            stop = payload + (8 if kind == 1 else 4)
-        found.append((key >> 3, at, payload, stop))
-        at = stop
-    return found
-
-
-def _wrapped(number: int, payload: bytes) -> bytes:
-    """A length-delimited protobuf field."""
-    size, left = b"", len(payload)
-    while left >= 0x80:
-        size += bytes([left & 0x7F | 0x80])
-        left >>= 7
-    return bytes([number << 3 | 2]) + size + bytes([left]) + payload
-
-
-def cut_graph(model: bytes, output: str) -> bytes:
-    """The ONNX model that ends at an inner float tensor: later nodes are left out.
-
-    ``onnx`` is not needed for that: nodes are field 1 and outputs field 12 of the graph (field 7
-    of the model), and nodes are in order of evaluation.
-    """
-    wanted = output.encode()
-    float_tensor = _wrapped(1, bytes([0x08, 0x01]))  # TypeProto.tensor_type.elem_type = FLOAT
-    entry = _wrapped(12, _wrapped(1, wanted) + _wrapped(2, float_tensor))
-    result, reached = b"", False
-    for number, at, payload, stop in _fields(model, 0, len(model)):
-        if number != 7:
-            result += model[at:stop]
-            continue
-        kept: list[bytes] = []
-        for inner, start, body, end in _fields(model, payload, stop):
-            if inner == 12 or (inner == 1 and reached):
-                continue
-            kept.append(model[start:end])
-            if inner == 1:
-                node = _fields(model, body, end)
-                reached = wanted in (model[b:e] for n, _, b, e in node if n == 2)
-        result += _wrapped(7, b"".join(kept) + entry)
-    if not reached:
-        raise InputError(
-            f"The speech encoder has no tensor {output!r}; remove the file and fetch it again."
-        )
-    return result
+            progress(stream.length, total)
+    stream.finish()
+    if progress is not None and total:
+        progress(total, total)
+    return SpeechFeatures(
+        stream.rows(0, total), stream.voice_rows(0, total),
+        torch.from_numpy(silence_features(stream.encoder)), TOKEN_RATE, stream.encoder,
+    )  # fmt: skip

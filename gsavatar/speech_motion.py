@@ -15,11 +15,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gsavatar.speech_features import SpeechFeatures
+from gsavatar.speech_features import (
+    LOG_MEL,
+    TOKEN_RATE,
+    WHISPER,
+    FeatureSource,
+    SpeechFeatures,
+    last_heard,
+)
 from gsavatar.speech_regression import (
     Array,
     TokenInputs,
     TokenRegression,
+    between_tokens,
     cross_validated,
     kernel_design,
     ridge,
@@ -30,21 +38,23 @@ CLOSED_OPENING = 0.010
 REST_OPENING = 0.004
 CLOSING_STEP = 0.005
 """Range of predicted openings over which the lips part."""
+CUT_SHARE = 0.5
+"""Where the lips close: 0 at the best separation of held-out frames, 1 as often as in the clip."""
 LIMIT_MARGIN = 0.10
 SMOOTHING = (0.25, 0.5, 0.25)
 """Weights of neighbouring tokens (20 ms): symmetric, so nothing is delayed."""
 
 VOICE_ON, VOICE_OFF = 0.5, 0.15
-ANTICIPATION_TOKENS = 12
-"""Lips leave rest up to 0.24 s before the sound."""
+OPENING_TOKENS = {WHISPER: (7, 4), LOG_MEL: (3, 3)}
+"""Lips have left rest this long before the sound, after a ramp: what the look-ahead allows."""
 HANGOVER_TOKENS = 14
-RAMP_TOKENS = 6
+CLOSING_TOKENS = 6
 GATE_REACH = 128
 """Tokens of history that decide the hysteresis at the start of a chunk."""
 CHUNK_FRAMES = 1024
 READING_PENALTY = 1e-5
 """Ridge penalty of the linear map from coefficients to the mouth's opening."""
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -95,40 +105,51 @@ class SpeechMotion:
     closed: Tensor  # [K], the face at rest with its lips together
     limits: Tensor  # [K, 2]
 
-    def __call__(self, features: SpeechFeatures, time_s: Any) -> Tensor:
+    def __call__(self, source: FeatureSource, time_s: Any) -> Tensor:
         """Coefficients [N, K] float32 at instants [N], in the order of ``names``.
 
         Raises ``ValueError`` if the features come from another encoder.
         """
-        if features.encoder != self.encoder:
-            raise ValueError(
-                f"this avatar hears {self.encoder} features, got {features.encoder}"
-            )
+        if source.encoder != self.encoder:
+            raise ValueError(f"this avatar hears {self.encoder} features, got {source.encoder}")
         time = torch.as_tensor(np.asarray(time_s), dtype=torch.float64)
         if len(time) == 0:
             return torch.zeros(0, len(self.names))
-        parts = [self._at(features, part) for part in time.split(CHUNK_FRAMES)]
-        return torch.cat(parts)
+        return torch.cat([self._at(source, part) for part in time.split(CHUNK_FRAMES)])
 
-    def _at(self, features: SpeechFeatures, time: Tensor) -> Tensor:
-        at = time * features.rate
-        first, last = int(at.min().floor()), int(at.max().floor()) + 1
-        tokens = self.tokens(features, first, last - first + 1)
-        left = at.floor().long()
-        share = (at - left).float()[:, None]
-        left = left - first
-        return tokens[left] * (1.0 - share) + tokens[left + 1] * share
+    def _at(self, source: FeatureSource, time: Tensor) -> Tensor:
+        left, right, share = between_tokens(source, time)
+        first = int(left.min())
+        tokens = self.tokens(source, first, int(right.max()) + 1 - first)
+        return tokens[left - first] * (1.0 - share) + tokens[right - first] * share
 
-    def tokens(self, features: SpeechFeatures, first: int, count: int) -> Tensor:
+    def tokens(self, source: FeatureSource, first: int, count: int) -> Tensor:
         """Coefficients [count, K] on the token grid, from token ``first`` on."""
         half = len(SMOOTHING) // 2
-        raw = self.regression(features, first - half, count + 2 * half)
+        token = torch.arange(first, first + count)
+        known = last_heard(source.encoder, token)
+        end = min(first + count - 1 + half, int(known[-1]))
+        raw = self.regression(source, first - half, end + 1 - (first - half))
         smooth = torch.zeros(count, raw.shape[1])
-        for i, weight in enumerate(SMOOTHING):
-            smooth = smooth + weight * raw[i : i + count]
-        gate = voice_gate(features, first, count)[:, None]
+        for offset, weight in enumerate(SMOOTHING, -half):
+            smooth = smooth + weight * raw[torch.minimum(token + offset, known) - (first - half)]
+        gate = voice_gate(source, first, count)[:, None]
         shaped = self.closed + gate * (self.shaping(smooth) - self.closed)
         return shaped.clamp(self.limits[:, 0], self.limits[:, 1])
+
+    def reach(self, time_s: float) -> tuple[int, int, int]:
+        """What an instant is made of: the first token read, and the numbers of tokens and of
+        voice rows that must be known."""
+        left = int(np.floor(time_s * TOKEN_RATE))
+        known = int(last_heard(self.encoder, torch.tensor(left)))
+        context = len(self.regression.inputs.taper) // 2 + len(SMOOTHING) // 2
+        last = min(left + 1, known)
+        ahead = min(last + context, known)
+        return (
+            left - max(context, _GATE_PAST),
+            ahead + 1,
+            last + 1 + sum(OPENING_TOKENS[self.encoder]),
+        )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and JSON-able facts that ``from_state`` rebuilds the model from."""
@@ -186,31 +207,31 @@ def _fits(t: dict[str, Tensor], k: int) -> bool:
     )  # fmt: skip
 
 
-def voice_gate(features: SpeechFeatures, first: int, count: int) -> Tensor:
+def voice_gate(source: FeatureSource, first: int, count: int) -> Tensor:
     """How much of the motion to play at tokens first, first + 1, ...: 0 silence, 1 speech, [count].
 
     On above ``VOICE_ON``, off below ``VOICE_OFF``, a little early and a little late, with ramps.
     """
-    before = GATE_REACH + HANGOVER_TOKENS + RAMP_TOKENS
-    after = ANTICIPATION_TOKENS + RAMP_TOKENS
-    rows = np.arange(first - before, first + count + after)
-    voice = features.voice.numpy()
-    inside = (rows >= 0) & (rows < len(voice))
-    level = np.zeros(len(rows))
-    level[inside] = voice[rows[inside]]
+    early_tokens, opening_tokens = OPENING_TOKENS[source.encoder]
+    level = source.voice_rows(
+        first - _GATE_PAST, _GATE_PAST + count + early_tokens + opening_tokens
+    ).numpy()
     on = _hysteresis(level)
     # The gate is open if speech is within reach, and a ramp away from it partly.
     index = np.arange(len(on))
     past = index - np.maximum.accumulate(np.where(on, index, -(10**6)))
     coming = np.minimum.accumulate(np.where(on, index, 10**6)[::-1])[::-1] - index
-    late = 1.0 - (past - HANGOVER_TOKENS) / RAMP_TOKENS
-    early = 1.0 - (coming - ANTICIPATION_TOKENS) / RAMP_TOKENS
+    late = 1.0 - (past - HANGOVER_TOKENS) / CLOSING_TOKENS
+    early = 1.0 - (coming - early_tokens) / opening_tokens
     ramp = np.clip(np.maximum(late, early), 0.0, 1.0)
     gate = ramp * ramp * (3.0 - 2.0 * ramp)
-    return torch.from_numpy(gate[before : before + count].astype(np.float32))
+    return torch.from_numpy(gate[_GATE_PAST : _GATE_PAST + count].astype(np.float32))
 
 
-def _hysteresis(level: Array) -> NDArray[np.bool_]:
+_GATE_PAST = GATE_REACH + HANGOVER_TOKENS + CLOSING_TOKENS
+
+
+def _hysteresis(level: NDArray[Any]) -> NDArray[np.bool_]:
     """True from where the level reaches ``VOICE_ON`` until it falls below ``VOICE_OFF``."""
     decided = np.where(level >= VOICE_ON, 1, np.where(level < VOICE_OFF, 0, -1))
     last = np.maximum.accumulate(np.where(decided >= 0, np.arange(len(level)), 0))
@@ -284,14 +305,15 @@ def shape_opening(
 def _opening_map(seen: Array, real: Array) -> tuple[Array, Array]:
     """Knots and targets of the correction: what is likely closed closes, the rest hardly changes.
 
-    The lips close below a prediction half-way between the one that separates closed from open
-    frames best and the one that closes them as often as in the clip. The widest openings are
+    The lips close below a prediction between the one that separates closed from open frames best
+    and the one that closes them as often as in the clip (``CUT_SHARE``). The widest openings are
     brought half-way to the clip's.
     """
     low, high = np.quantile(seen, (0.02, 0.98))
     top = max(high, 0.5 * (high + float(np.quantile(real, 0.98))))
     often = float((real < CLOSED_OPENING).mean())
-    cut = 0.5 * (closure_threshold(seen, real) + float(np.quantile(seen, often)))
+    best, usual = closure_threshold(seen, real), float(np.quantile(seen, often))
+    cut = best + CUT_SHARE * (usual - best)
     if low < cut < high - CLOSING_STEP:
         knots = [low, cut, cut + CLOSING_STEP, high]
         return np.array(knots), np.array(

@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gsavatar.speech_features import BLOCK_TOKENS, WHISPER, SpeechFeatures, token_rows
+from gsavatar.speech_encoders import BLOCK_TOKENS
+from gsavatar.speech_features import WHISPER, FeatureSource, SpeechFeatures, last_heard
 
 Array = NDArray[np.float64]
 
-CONTEXT_TOKENS = 17
+CONTEXT_TOKENS = 9
 COMPONENTS = 64
-TAPER_TOKENS = 4.0
+TAPER_TOKENS = 2.0
 CENTRES = 512
 """Instants of the clip that the kernel compares with: bounds time and the size of an avatar."""
 MEDIAN_SAMPLE = 512
@@ -41,26 +42,43 @@ class TokenInputs:
     components: Tensor  # [A, C]
     taper: Tensor  # [L], weight of each token around the instant
 
-    def at_tokens(self, features: SpeechFeatures, first: int, count: int) -> Tensor:
-        """Inputs [count, L * C] at tokens first, first + 1, ... (also beyond the ends)."""
+    def at_tokens(self, source: FeatureSource, first: int, count: int) -> Tensor:
+        """Inputs [count, L * C] at tokens first, first + 1, ... (also beyond the ends).
+
+        Where a token's context reaches beyond what is known with it (``last_heard``), the last
+        known token stands.
+        """
         half = len(self.taper) // 2
-        rows = torch.arange(first - half, first + count + half)
-        outside = (rows < 0) | (rows >= len(features.values))
+        token = torch.arange(first, first + count)
+        known = last_heard(source.encoder, token)
+        start, end = first - half, min(first + count - 1 + half, int(known[-1]))
+        rows = torch.arange(start, end + 1)
+        outside = (rows < 0) | (rows >= source.length)
         means = self.means[rows % len(self.means)]
         means = torch.where(outside[:, None], self.means.mean(0), means)
-        small = (token_rows(features, rows) - means) @ self.components
-        around = small.unfold(0, len(self.taper), 1).transpose(1, 2) * self.taper[:, None]
-        return around.reshape(count, -1)
+        small = (source.rows(start, len(rows)) - means) @ self.components
+        around = token[:, None] + torch.arange(-half, half + 1)
+        around = torch.minimum(around, known[:, None]) - start
+        return (small[around] * self.taper[:, None]).reshape(count, -1)
 
-    def at_times(self, features: SpeechFeatures, time_s: Array) -> Array:
+    def at_times(self, source: FeatureSource, time_s: Array) -> Array:
         """Inputs [T, L * C] at any instants [T], linear between the tokens."""
-        at = torch.from_numpy(time_s * features.rate)
-        first = int(at.min().floor())
-        tokens = self.at_tokens(features, first, int(at.max().floor()) + 2 - first)
-        left = at.floor().long() - first
-        share = (at - at.floor()).float()[:, None]
-        mixed = tokens[left] * (1.0 - share) + tokens[left + 1] * share
+        left, right, share = between_tokens(source, torch.from_numpy(time_s))
+        first = int(left.min())
+        tokens = self.at_tokens(source, first, int(right.max()) + 1 - first)
+        mixed = tokens[left - first] * (1.0 - share) + tokens[right - first] * share
         return mixed.double().numpy()
+
+
+def between_tokens(source: FeatureSource, time_s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The tokens [N] before and after instants [N], and how far [N, 1] the instant is on its way.
+
+    At the end of a block the token after it is not known yet and the last one stands.
+    """
+    at = time_s * source.rate
+    left = at.floor().long()
+    right = torch.minimum(left + 1, last_heard(source.encoder, left))
+    return left, right, (at - left).float()[:, None]
 
 
 @dataclass(frozen=True)
@@ -72,9 +90,9 @@ class TokenRegression:
     weights: Tensor  # [M, K]
     bias: Tensor  # [K]
 
-    def __call__(self, features: SpeechFeatures, first: int, count: int) -> Tensor:
+    def __call__(self, source: FeatureSource, first: int, count: int) -> Tensor:
         """Predictions [count, K] float32 at tokens first, first + 1, ..."""
-        x = self.inputs.at_tokens(features, first, count)
+        x = self.inputs.at_tokens(source, first, count)
         near = kernel(x.double(), self.centres.double())
         return (near @ self.weights.double()).float() + self.bias
 
@@ -86,9 +104,8 @@ def kernel(a: Tensor, b: Tensor) -> Tensor:
 
 
 def token_inputs(
-    features: SpeechFeatures, time_s: Array, components: int = COMPONENTS,
-    context: int = CONTEXT_TOKENS, taper: float = TAPER_TOKENS,
-) -> TokenInputs:  # fmt: skip
+    features: SpeechFeatures, time_s: Array, components: int, context: int, taper: float
+) -> TokenInputs:
     """The inputs that suit the tokens of a clip's span of time, from the features alone."""
     low = max(0, int(time_s.min() * features.rate) - context)
     high = int(time_s.max() * features.rate) + context
@@ -126,7 +143,7 @@ class KernelDesign:
 
 def kernel_design(features: SpeechFeatures, time_s: Array) -> KernelDesign:
     """Kernel features of a clip's frames; nothing here looks at what is to be predicted."""
-    inputs = token_inputs(features, time_s)
+    inputs = token_inputs(features, time_s, COMPONENTS, CONTEXT_TOKENS, TAPER_TOKENS)
     x = inputs.at_times(features, time_s)
     sample = x[:: max(1, len(x) // MEDIAN_SAMPLE)]
     square = (sample**2).sum(1)
@@ -169,9 +186,8 @@ def fold_edges(count: int, folds: int = FOLDS) -> list[tuple[int, int]]:
 
 
 def held_out(
-    inputs: Array, targets: Array, weight: Array, time_s: Array,
-    penalties: tuple[float, ...] = PENALTIES,
-) -> Array:  # fmt: skip
+    inputs: Array, targets: Array, weight: Array, time_s: Array, penalties: tuple[float, ...]
+) -> Array:
     """Predictions [len(penalties), T, K] of each chronological fold by a model of the others."""
     result = np.zeros((len(penalties), *targets.shape))
     for a, b in fold_edges(len(targets)):
@@ -189,7 +205,7 @@ def cross_validated(
 ) -> tuple[Array, Array]:
     """Ridge weights [D + 1, K], each target with the penalty that suits it, and its held-out
     predictions [T, K]."""
-    tried = held_out(inputs, targets, weight, time_s)
+    tried = held_out(inputs, targets, weight, time_s, PENALTIES)
     errors = np.stack([weight @ (guess - targets) ** 2 for guess in tried])
     best = errors.argmin(axis=0)
     columns = np.arange(targets.shape[1])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,39 +161,52 @@ def _duration_s(container: Any, stream: Any) -> float:
     return float(container.duration or 0) / 1e6
 
 
-def audio_of(path: Path | str) -> tuple[NDArray[np.float32], int] | None:
-    """Sound of a file as float32 [S, C] with its rate, on the picture's clock; None without sound.
+@dataclass(frozen=True)
+class AudioBlocks:
+    """Sound of a file as it is decoded; iterate once."""
+
+    rate: int
+    blocks: Iterator[NDArray[np.float32]]  # each [S, C]
+
+
+def audio_blocks(path: Path | str) -> AudioBlocks | None:
+    """Sound of a file in blocks, on the picture's clock; None without sound.
 
     Sample 0 stands at the first frame's time: sound that starts later is padded, earlier is cut.
     """
     with _opened(path, need_video=False) as container:
         if not container.streams.audio:
             return None
-        import av
+        rate = int(container.streams.audio[0].rate or SAMPLE_RATE)
+    return AudioBlocks(rate, _decoded_audio(path, rate))
 
+
+def _decoded_audio(path: Path | str, rate: int) -> Iterator[NDArray[np.float32]]:
+    import av
+
+    with _opened(path, need_video=False) as container:
         stream = container.streams.audio[0]
-        rate = int(stream.rate or SAMPLE_RATE)
         resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
-        parts, start = [], None
-        try:
-            for frame in container.decode(audio=0):
-                start = float(frame.time or 0.0) if start is None else start
-                parts += [f.to_ndarray() for f in resampler.resample(frame)]
-        except _av_error() as error:
-            if not parts:
-                raise _unreadable(path, error) from None
-            log.warning("%s: damaged sound (%s); the part before is used", path, error)
         video_start = 0.0
         if container.streams.video and container.streams.video[0].start_time is not None:
             video = container.streams.video[0]
             video_start = float(video.start_time * video.time_base)
-    if not parts:
-        return None
-    samples = np.concatenate(parts, axis=1).T.astype(np.float32)
-    late = round(((start or 0.0) - video_start) * rate)
-    if late > 0:
-        samples = np.pad(samples, ((late, 0), (0, 0)))
-    return np.ascontiguousarray(samples[max(0, -late) :]), rate
+        surplus: int | None = None  # samples before the first picture, still to be left out
+        try:
+            for frame in container.decode(audio=0):
+                if surplus is None:
+                    surplus = round((video_start - float(frame.time or 0.0)) * rate)
+                    if surplus < 0:
+                        yield np.zeros((-surplus, len(stream.layout.channels)), np.float32)
+                for piece in resampler.resample(frame):
+                    samples = np.asarray(piece.to_ndarray(), np.float32).T
+                    left_out = min(max(surplus, 0), len(samples))
+                    surplus -= left_out
+                    yield np.ascontiguousarray(samples[left_out:])
+        except _av_error() as error:
+            if surplus is None:
+                raise _unreadable(path, error) from None
+            log.warning("%s: damaged sound (%s); the part before is used", path, error)
 
 
 def _opened(path: Path | str, *, need_video: bool = True) -> Any:
@@ -226,6 +239,14 @@ def _unreadable(path: Path | str, error: Exception) -> InputError:
     )
 
 
+class Samples(Protocol):
+    """Sound that can be read piece by piece: an array [S], or a file that is read when asked."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> NDArray[np.float32]: ...
+
+
 class VideoWriter:
     """A film with sound, written as it is made; nothing is at ``path`` before ``close``.
 
@@ -235,7 +256,7 @@ class VideoWriter:
 
     def __init__(  # noqa: PLR0917
         self, path: Path, width: int, height: int, fps: float,
-        audio: NDArray[np.float32] | None = None, alpha: bool = False,
+        audio: Samples | None = None, alpha: bool = False,
     ) -> None:  # fmt: skip
         import av
 

@@ -19,7 +19,7 @@ OWNERS = {
         "gsavatar.report",
     },
     "mediapipe": {"gsavatar.landmarks", "gsavatar.segmentation"},
-    "onnxruntime": {"gsavatar.speech_features"},
+    "onnxruntime": {"gsavatar.speech_encoders"},
     "viser": {"gsavatar.viewer"},
     "soundfile": {"gsavatar.audio", "gsavatar.datasets"},
     "soxr": {"gsavatar.audio"},
@@ -86,7 +86,8 @@ def test_arrows_point_one_way(module: str) -> None:
             if within(name, outer) and not within(module, outer):
                 assert module == "gsavatar.cli" and lazy, f"{module} imports {name}"
         if within(name, "gsavatar.cli"):
-            assert within(module, "gsavatar.cli"), f"{module} imports {name}"
+            inside = within(module, "gsavatar.cli") or module == "gsavatar.__main__"
+            assert inside, f"{module} imports {name}"
 
 
 @pytest.mark.parametrize("module", MODULES)

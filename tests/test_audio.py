@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from gsavatar import audio
+from gsavatar import audio, video
 from gsavatar.errors import InputError
 
 RATES = (8_000, 16_000, 22_050, 44_100, 48_000)
@@ -46,16 +46,34 @@ def test_channels_are_averaged_and_peaks_clipped(tmp_path: Path) -> None:
     assert audio.load(path).max() == 1.0
 
 
-def test_the_sound_of_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    video = pytest.importorskip("gsavatar.video")
+def test_the_sound_of_a_video(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
-    path.write_bytes(b"stands for a video")
-    stereo = np.stack([tone(48_000), tone(48_000)], 1)
-    monkeypatch.setattr(video, "audio_of", lambda _: (stereo, 48_000))
-    assert audio.load(path).shape == (8000,)
-    monkeypatch.setattr(video, "audio_of", lambda _: None)
+    with video.VideoWriter(path, 64, 64, 25.0, audio=tone(16_000, 1.0)) as writer:
+        for _ in range(25):
+            writer.write(np.zeros((64, 64, 3), np.uint8))
+    samples = audio.load(path)
+    assert len(samples) == pytest.approx(16_000, abs=700)
+    spectrum = np.abs(np.fft.rfft(samples))
+    assert np.fft.rfftfreq(len(samples), 1 / 16_000)[spectrum.argmax()] == pytest.approx(440, abs=3)
+    with video.VideoWriter(path, 64, 64, 25.0) as writer:
+        writer.write(np.zeros((64, 64, 3), np.uint8))
     with pytest.raises(InputError, match=r"clip\.mp4 has no audio track"):
         audio.load(path)
+
+
+def test_a_long_sound_is_read_from_disk_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.stack([tone(44_100, 3.0)] * 2, 1), 44_100, subtype="FLOAT")
+    whole = audio.load(path)
+    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 1000)
+    sound = audio.open_sound(path)
+    assert len(sound) == 48_000 and np.abs(sound[:] - whole).max() < 1e-6
+    assert np.array_equal(sound[20_000:20_010], sound[:][20_000:20_010])
+    assert len(sound[47_990:60_000]) == 10 and len(sound[60_000:70_000]) == 0
+    with pytest.raises(InputError, match=r"long\.wav lasts longer than 2 s"):
+        audio.open_sound(path, longest_s=2.0)
 
 
 def test_files_that_are_no_sound(tmp_path: Path) -> None:

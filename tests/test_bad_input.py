@@ -96,7 +96,7 @@ def test_a_sound_file_and_a_folder_are_no_video(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_wav(Path("voice.wav"), tone(1.0))
+    write_wav(Path("voice.wav"), tone(1.0), 16_000)
     Path("folder.mp4").mkdir()
     for name in ("voice.wav", "folder.mp4", "gone.mp4"):
         assert name in refused(["fit", name], capsys)
@@ -288,7 +288,7 @@ def test_a_damaged_avatar_is_refused_by_every_command(
 ) -> None:
     bad = tmp_path / "bad.gsavatar"
     bad.write_bytes(content)
-    write_wav(tmp_path / "a.wav", tone(0.5))
+    write_wav(tmp_path / "a.wav", tone(0.5), 8_000)
     render = ["render", str(bad), "--audio", str(tmp_path / "a.wav"), "--out", f"{tmp_path}/o.mp4"]
     for words in (render, ["view", str(bad), "--port", "0"]):
         assert "bad.gsavatar" in refused(words, capsys)

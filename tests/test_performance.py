@@ -114,12 +114,13 @@ class Echo:
 FEATURES = SpeechFeatures(torch.zeros(10, 4), torch.zeros(10), torch.zeros(4), 50.0, "log_mel")
 
 
-def test_speech_moves_the_mouth_and_the_clip_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speech_moves_the_mouth_and_the_clip_the_rest() -> None:
     idle = wandering(10.0)
     motion: speech_motion.SpeechMotion = Echo()  # type: ignore[assignment]
     names = ("browInnerUp", "jawOpen", "poseRx", "eyeBlinkLeft", "selfOne")
     rest = torch.tensor([9.0, 9.0, 0.25, 9.0, 0.5])
-    curves = performance.speech_curves(motion, FEATURES, idle, names, 7.31, 30.0, rest)
+    performer = performance.Performer(motion, IdlePath(idle), names, 30.0, rest)
+    curves = performer.of(FEATURES, 7.31)
     assert curves.names == names and curves.values.shape == (219, 5)
     assert curves.time_s.tolist() == [i / 30 for i in range(219)]
     played = performance.to_and_fro(idle, curves.time_s)
@@ -127,18 +128,19 @@ def test_speech_moves_the_mouth_and_the_clip_the_rest(monkeypatch: pytest.Monkey
     assert torch.equal(curves.values[:, 3], played.values[:, 1])
     assert torch.equal(curves.values[:, 1], curves.time_s.float())
     assert bool((curves.values[:, [2, 4]] == torch.tensor([0.25, 0.5])).all())
-    monkeypatch.setattr(performance, "CHUNK_FRAMES", 50)
-    parts = list(performance.iter_speech_curves(motion, FEATURES, idle, names, 7.31, 30.0, rest))
-    assert [len(p.time_s) for p in parts] == [50, 50, 50, 50, 19]
+    parts = [performer.at_frames(FEATURES, i, min(i + 50, 219)) for i in range(0, 219, 50)]
     assert torch.equal(torch.cat([p.values for p in parts]), curves.values)
     assert torch.equal(torch.cat([p.head_pose for p in parts]), curves.head_pose)
+    assert performer.at_frames(FEATURES, 50, 50).values.shape == (0, 5)
 
 
-def test_without_speech_the_mouth_rests() -> None:
+def test_what_nothing_moves_is_where_the_clip_has_it_mostly() -> None:
     idle = wandering(10.0)
-    curves = performance.speech_curves(None, None, idle, NAMES, 0.001, 25.0)
+    motion: speech_motion.SpeechMotion = Echo()  # type: ignore[assignment]
+    performer = performance.Performer(motion, IdlePath(idle), NAMES, 25.0)
+    curves = performer.of(FEATURES, 0.001)
     assert curves.values.shape == (1, 4)
-    assert float(curves.values[0, 0]) == float(idle.values[:, 0].median())
+    assert float(curves.values[0, 3]) == float(idle.values[:, 3].median())
 
 
 # Files

@@ -10,9 +10,12 @@ import pytest
 import torch
 from scipy.signal import lfilter
 
-from gsavatar import assets, speech, speech_features, speech_motion
+from gsavatar import assets, speech, speech_encoders, speech_motion
 from gsavatar.errors import InputError
+from gsavatar.idle import IdlePath
+from gsavatar.performance import Performer, SpeechStream
 from gsavatar.speech import SpeechFeatures
+from gsavatar.types import Curves
 
 RATE = 16_000
 FPS = 25.0
@@ -63,7 +66,7 @@ def motion(talk: tuple[SpeechFeatures, np.ndarray, np.ndarray]) -> speech.Speech
 
 
 def test_mel_filters_have_equal_area_and_cover_the_band() -> None:
-    filters = speech_features.mel_filters()
+    filters = speech_encoders.mel_filters()
     assert filters.shape == (80, 201)
     peaks = filters.argmax(axis=1) * 40.0
     assert (np.diff(peaks) >= 0).all() and peaks[0] < 80 and 7000 < peaks[-1] < 8000
@@ -73,13 +76,13 @@ def test_mel_filters_have_equal_area_and_cover_the_band() -> None:
 def test_log_mel_of_a_tone_by_a_direct_transform() -> None:
     time = np.arange(RATE) / RATE
     window = np.sin(2 * np.pi * 1000.0 * time).astype(np.float32)
-    mel = speech_features.whisper_log_mel(window)
+    mel = speech_encoders.whisper_log_mel(window)
     assert mel.shape == (80, 100)
     level = (window - window.mean()) / np.sqrt(window.var() + 1e-7)
     piece = level[50 * 160 - 200 : 50 * 160 + 200]
     taper = np.hanning(401)[:400]
     turn = np.exp(-2j * np.pi * np.outer(np.arange(201), np.arange(400)) / 400)
-    power = speech_features.mel_filters() @ np.abs(turn @ (piece * taper)) ** 2
+    power = speech_encoders.mel_filters() @ np.abs(turn @ (piece * taper)) ** 2
     expected = np.log10(np.maximum(power, 1e-10))
     loud = (mel[:, 50] * 4 - 4) > mel.max() * 4 - 4 - 7.9  # those the floor has not touched
     assert loud.sum() >= 4
@@ -121,37 +124,64 @@ def test_without_the_encoder_auto_is_log_mel(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_loudness_gate_knows_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assets, "available", lambda _: False)
     sound = np.pad(syllables(2.0)[0], RATE)
-    voice = speech.voice_activity(sound, 200)
+    voice = speech.extract(sound, encoder="log_mel").voice
     assert (voice[:48] == 0).all() and voice[55:145].mean() > 0.6 and (voice[152:] == 0).all()
 
 
-def test_windows_are_linear_in_between_and_silent_outside() -> None:
-    values = torch.arange(50.0)[:, None].repeat(1, 3)
-    features = SpeechFeatures(values, torch.ones(50), torch.full((3,), -7.0), 50.0, "log_mel")
-    time = np.array([0.4, 0.413, 0.0, 0.98])
-    seen = speech.windows(features, time, tokens=5)
-    assert seen.shape == (4, 5, 3)
-    assert seen[0, :, 0].tolist() == pytest.approx([18, 19, 20, 21, 22])
-    assert seen[1, :, 1].tolist() == pytest.approx([18.65, 19.65, 20.65, 21.65, 22.65], abs=1e-4)
-    assert seen[2, :, 2].tolist() == pytest.approx([-7, -7, 0, 1, 2])
-    assert seen[3, :, 0].tolist() == pytest.approx([47, 48, 49, -7, -7])
+@pytest.fixture(params=["log_mel", "whisper_tiny"])
+def encoder_name(request: pytest.FixtureRequest) -> str:
+    if request.param == "whisper_tiny":
+        request.getfixturevalue("encoder")
+    return str(request.param)
+
+
+def test_a_stream_hears_what_the_whole_recording_says(encoder_name: str) -> None:
+    sound, _ = syllables(2.71)
+    whole = speech.extract(sound, encoder=encoder_name)
+    stream = speech.FeatureStream(encoder_name)
+    rng = np.random.default_rng(0)
+    rows, voice, at, row = [], [], 0, 0
+    while not stream.ended:
+        size = int(rng.integers(1, 6000))
+        stream.push(sound[at : at + size])
+        at += size
+        if at >= len(sound):
+            stream.finish()
+        known = min(stream.length, stream.voice_length)
+        rows.append(stream.rows(row, known - row))
+        voice.append(stream.voice_rows(row, known - row))
+        row = known
+        stream.forget(row)
+    assert torch.equal(torch.cat(rows), whole.values)
+    assert torch.equal(torch.cat(voice), whole.voice)
+    assert torch.equal(stream.rows(stream.length, 2), whole.silence.repeat(2, 1))
+    with pytest.raises(IndexError, match="tokens 0 to 2"):
+        stream.rows(0, 2)
+
+
+def test_a_stream_does_not_guess() -> None:
+    stream = speech.FeatureStream("log_mel")
+    stream.push(np.zeros(8_000, np.float32))
+    with pytest.raises(IndexError, match="at hand"):
+        stream.rows(stream.length, 1)
+    assert stream.length == 24  # token 24, at 0.48 s, reads 22.5 ms further
 
 
 def test_a_graph_is_cut_at_an_inner_tensor() -> None:
-    wrap = speech_features._wrapped
+    wrap = speech_encoders._wrapped
 
     def node(*outputs: str) -> bytes:
         return wrap(1, wrap(1, b"x") + b"".join(wrap(2, name.encode()) for name in outputs))
 
     graph = node("a") + node("b", "inner") + node("late") + wrap(5, b"w" * 200) + wrap(12, b"old")
     model = bytes([0x08, 0x08]) + wrap(7, graph)
-    cut = speech_features.cut_graph(model, "inner")
+    cut = speech_encoders.cut_graph(model, "inner")
     assert b"inner" in cut and b"late" not in cut and b"old" not in cut and b"w" * 200 in cut
     entry = wrap(12, wrap(1, b"inner") + wrap(2, wrap(1, bytes([8, 1]))))
     kept = node("a") + node("b", "inner") + wrap(5, b"w" * 200) + entry
     assert cut == model[:2] + wrap(7, kept)
     with pytest.raises(InputError, match="no tensor 'absent'"):
-        speech_features.cut_graph(model, "absent")
+        speech_encoders.cut_graph(model, "absent")
 
 
 @pytest.fixture(scope="module")
@@ -168,11 +198,11 @@ def test_encoder_blocks_are_read_at_one_place_of_their_window() -> None:
     ticks: list[tuple[int, int]] = []
     features = speech.extract(sound, "auto", lambda done, total: ticks.append((done, total)))
     assert features.encoder == "whisper_tiny" and features.values.shape == (45, 384)
-    assert ticks == [(i, 5) for i in range(1, 6)]
+    assert ticks[-1] == (45, 45)
     # Block 2 (0.4-0.6 s) hears 7.3 s of nothing, then the sound up to 0.7 s.
     window = np.zeros(128_000, np.float32)
     window[-round(0.7 * RATE) :] = sound[: round(0.7 * RATE)]
-    expected = torch.from_numpy(speech_features.encode_window(window))
+    expected = torch.from_numpy(speech_encoders.encode_window(window))
     assert torch.equal(features.values[20:30], expected)
     assert features.silence.shape == (384,) and bool(torch.isfinite(features.silence).all())
 
@@ -227,7 +257,8 @@ def test_motion_follows_a_speech_it_never_heard(motion: speech.SpeechMotion) -> 
 
 
 def test_any_chunking_gives_the_same_numbers(
-    motion: speech.SpeechMotion, talk: tuple[SpeechFeatures, np.ndarray, np.ndarray],
+    motion: speech.SpeechMotion,
+    talk: tuple[SpeechFeatures, np.ndarray, np.ndarray],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     features = talk[0]
@@ -238,6 +269,52 @@ def test_any_chunking_gives_the_same_numbers(
     one = torch.cat([motion(features, time[i : i + 1]) for i in range(300, 320)])
     assert torch.allclose(whole[300:320], one, atol=1e-6)
     assert motion(features, time[:0]).shape == (0, 3)
+
+
+def test_a_speech_in_pieces_moves_the_same_mouth(
+    motion: speech.SpeechMotion, encoder_name: str
+) -> None:
+    motion = heard_by(motion, encoder_name)
+    sound, _ = syllables(3.37, seed=3)
+    idle = Curves(NAMES, torch.zeros(1).double(), torch.zeros(1, 3), torch.eye(4)[None])
+    performer = Performer(motion, IdlePath(idle), NAMES, 30.0)
+    whole = performer.of(speech.extract(sound, encoder=encoder_name), len(sound) / RATE)
+    stream = SpeechStream(performer)
+    pieces, latest = [], 0.0
+    for start in range(0, len(sound), 160):
+        pieces.append(stream.push(sound[start : start + 160]))
+        for time in pieces[-1].time_s.tolist():
+            latest = max(latest, (start + 160) / RATE - time)
+    pieces.append(stream.finish())
+    values = torch.cat([p.values for p in pieces])
+    assert values.shape == whole.values.shape
+    assert torch.allclose(values, whole.values, atol=2e-5)
+    assert torch.equal(torch.cat([p.time_s for p in pieces]), whole.time_s)
+    assert latest <= (0.311 if encoder_name == "whisper_tiny" else 0.211)  # a push is 10 ms
+
+
+@pytest.mark.parametrize("at_s", [1.02, 1.193, 1.2])
+def test_nothing_later_than_the_look_ahead_matters(
+    motion: speech.SpeechMotion, encoder_name: str, at_s: float
+) -> None:
+    motion = heard_by(motion, encoder_name)
+    sound, _ = syllables(3.0, seed=4)
+    other = sound.copy()
+    limit_s = 0.3 if encoder_name == "whisper_tiny" else 0.2
+    other[round((at_s + limit_s) * RATE) :] = 0.0
+    a, b = (motion(speech.extract(s, encoder=encoder_name), [at_s]) for s in (sound, other))
+    assert torch.equal(a, b)
+
+
+def heard_by(motion: speech.SpeechMotion, encoder: str) -> speech.SpeechMotion:
+    """The motion itself, or one learnt from another encoder's features of the same talk."""
+    if encoder == motion.encoder:
+        return motion
+    sound, opening = syllables(6.0)
+    features = speech.extract(sound, encoder=encoder)
+    time = np.arange(150) / FPS
+    known = np.interp(time, np.arange(len(opening)) / 100, opening)
+    return speech.fit_speech_motion(features, time, coefficients(known), NAMES, opening=known)
 
 
 def test_silence_closes_the_mouth_soon(

@@ -11,8 +11,6 @@ import numpy as np
 from gsavatar import audio
 from gsavatar.errors import InputError
 
-SAMPLE_RATE = 16_000
-
 
 def limit_resources(memory_bytes: int, cpu_s: float) -> None:
     """Bounds this process where the system can (not on Windows)."""
@@ -30,10 +28,7 @@ def main(source: Path, target: Path, duration_s: float, memory_bytes: int, cpu_s
     """Writes the samples as ``target``; 2 and a sentence on stderr if the sound is refused."""
     limit_resources(memory_bytes, cpu_s)
     try:
-        samples = audio.load(source)
-        if len(samples) > duration_s * SAMPLE_RATE:
-            length = len(samples) / SAMPLE_RATE
-            raise InputError(f"{source} lasts {length:.1f} s; upload at most {duration_s:g} s.")
+        samples = audio.load(source, duration_s)
     except MemoryError:
         sys.stderr.write(f"{source} unfolds to too much sound; upload at most {duration_s:g} s.")
         return 2

@@ -81,15 +81,13 @@ def heard(
         return sound
     if package.speech is None:
         raise InputError("This avatar's video had no sound, so it cannot be driven by speech.")
-    from gsavatar import film, performance, speech
+    from gsavatar import film, speech
 
     features = sound.features
     if features is None or features.encoder != package.speech.encoder:
         features = speech.extract(sound.samples, encoder=package.speech.encoder, progress=progress)
     duration_s = len(sound.samples) / SAMPLE_RATE
-    curves = performance.speech_curves(
-        package.speech, features, package.idle, package.names, duration_s, FPS
-    )
+    curves = film.performer(package, FPS).of(features, duration_s)  # type: ignore[arg-type]
     curves = film.within_limits(curves, package)  # type: ignore[arg-type]
     return replace(sound, features=features, curves=curves, version=version)
 
