@@ -21,6 +21,7 @@ import tyro
 from gsavatar import cli_env
 from gsavatar.cli_options import (
     Assets,
+    Check,
     Command,
     Doctor,
     Evaluate,
@@ -76,6 +77,18 @@ def _track(options: Track) -> None:
             list(options.videos), run, _ingest(settings, options.face), make_reporter()
         )
     _say(f"curves  {curves}")
+
+
+def _check(options: Check) -> None:
+    from gsavatar import check, cli_run
+    from gsavatar.findings import table
+
+    cli_run.check_videos(options.videos)
+    with cli_env.logging_to(None):
+        for path in options.videos:
+            with make_reporter().stage(f"look at {path.name}") as progress:
+                findings = check.check_video(path, progress)
+            _say(f"{path}\n{table(findings)}\n{check.verdict(findings)}")
 
 
 def _render(options: Render) -> None:
@@ -224,7 +237,7 @@ def _say(text: str, stream: TextIO | None = None) -> None:
 
 RUN: dict[type, Callable[[Any], None]] = {
     Fit: _fit, Track: _track, Render: _render, View: _view, Evaluate: _evaluate, Doctor: _doctor,
-    Assets: _assets,
+    Assets: _assets, Check: _check,
 }  # fmt: skip
 
 

@@ -74,6 +74,18 @@ class Track:
 
 
 @dataclass(frozen=True)
+class Check:
+    """Say in seconds what a video is good for, and what to film again.
+
+    Looks at light, focus, size and turns of the face, the mouth, the sound, and whether sound and
+    picture agree. Example: gsavatar check me.mp4
+    """
+
+    videos: Files = ()
+    """Video files."""
+
+
+@dataclass(frozen=True)
 class Render:
     """Make a film of an avatar that speaks a sound file, plays curves, or copies a video.
 
@@ -158,6 +170,7 @@ class Assets:
 Command = Union[  # noqa: UP007
     Annotated[Fit, tyro.conf.subcommand("fit")],
     Annotated[Track, tyro.conf.subcommand("track")],
+    Annotated[Check, tyro.conf.subcommand("check")],
     Annotated[Render, tyro.conf.subcommand("render")],
     Annotated[View, tyro.conf.subcommand("view")],
     Annotated[Evaluate, tyro.conf.subcommand("evaluate")],

@@ -7,12 +7,13 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
 from gsavatar import __version__
 from gsavatar.errors import InputError
+from gsavatar.findings import Finding, State, table
+
+__all__ = ["Finding", "State", "examine", "table", "usable"]
 
 REQUIRED = {
     "torch": "torch", "numpy": "numpy", "scipy": "scipy", "opencv-python-headless": "cv2",
@@ -26,24 +27,6 @@ OPTIONAL = {"gsplat": "cuda", "nerfacc": "cuda", "lpips": "lpips", "huggingface-
 """Distribution and the extra that brings it."""
 
 
-class State(Enum):
-    """How a finding stands; the value is its mark."""
-
-    GOOD = "ok"
-    NOTE = "-"
-    BAD = "x"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report."""
-
-    name: str
-    state: State
-    text: str
-    cure: str = ""
-
-
 def examine() -> list[Finding]:
     """Everything that decides whether and how well the main job runs here."""
     findings = [_system(), *(_package(d, m) for d, m in REQUIRED.items())]
@@ -55,17 +38,6 @@ def examine() -> list[Finding]:
 def usable(findings: list[Finding]) -> bool:
     """Whether the main job runs here."""
     return all(f.state is not State.BAD for f in findings)
-
-
-def table(findings: list[Finding]) -> str:
-    """The findings as text, each cure under its line."""
-    width = max(len(f.name) for f in findings)
-    lines = []
-    for f in findings:
-        lines.append(f"{f.state.value:>2}  {f.name:<{width}}  {f.text}")
-        if f.cure:
-            lines.append(f"    {'':<{width}}  -> {f.cure}")
-    return "\n".join(lines)
 
 
 def _system() -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -30,6 +30,8 @@ PQ, HLG = 16, 18
 PQ_WHITE_NITS = 203.0
 """Diffuse white of HDR pictures (ITU-R BT.2408): it becomes 1.0."""
 CRF = 18
+SEEK_S = 4.0
+"""Gaps longer than this are jumped over instead of decoded."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,37 @@ def decode(path: Path | str) -> Iterator[tuple[int, float, UInt8]]:
             )
     if count == 0:
         raise InputError(f"{path}: holds no frame of video; give another file.")
+
+
+def pictures_at(path: Path | str, times_s: Sequence[float]) -> Iterator[tuple[float, UInt8]]:
+    """Time and upright RGB of frames near increasing times, each frame once.
+
+    Where the times are far apart they are the key frames before them: what lies between is not
+    decoded, so a look at an hour of film takes seconds.
+    """
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        start = float(stream.start_time * stream.time_base) if stream.start_time else 0.0
+        frames, at = container.decode(video=0), -math.inf
+        try:
+            for wanted in times_s:
+                if wanted - at > SEEK_S and wanted > 0.0:
+                    container.seek(round((start + wanted) / stream.time_base), stream=stream)
+                    frames = container.decode(video=0)
+                    leap = True
+                else:
+                    leap = False
+                for frame in frames:
+                    time = float(frame.time or 0.0) - start
+                    if time > at and (leap or time >= wanted - 1e-6):
+                        at = time
+                        yield at, to_rgb(frame)
+                        break
+        except _av_error() as error:
+            if math.isinf(at):
+                raise _unreadable(path, error) from None
+            log.warning("%s: damaged (%s); the part before is used", path, error)
 
 
 def to_rgb(frame: Any) -> UInt8:

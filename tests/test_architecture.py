@@ -16,7 +16,7 @@ OWNERS = {
     "cv2": {
         "gsavatar.video", "gsavatar.landmarks", "gsavatar.segmentation", "gsavatar.tracking",
         "gsavatar.frames", "gsavatar.plate", "gsavatar.batches", "gsavatar.crop",
-        "gsavatar.report",
+        "gsavatar.report", "gsavatar.check",
     },
     "mediapipe": {"gsavatar.landmarks", "gsavatar.segmentation"},
     "onnxruntime": {"gsavatar.speech_encoders"},
