@@ -1,5 +1,6 @@
 # make demo   from a fresh clone to a talking avatar, in a few minutes
 # make test   everything a change has to hold
+# make sanitize   the CPU kernels under the address and undefined-behaviour sanitizers
 # make clean  remove what the two have made
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ SOURCES := setup.py pyproject.toml MANIFEST.in README.md LICENSE \
 	\( -name '*.py' -o -name '*.h' -o -name '*.c' -o -name '*.cpp' -o -name '*.cu' \
 	-o -name '*.toml' -o -name '*.md' -o -name '*.html' \) )
 
-.PHONY: demo test lint types package unit clean
+.PHONY: demo test lint types package unit sanitize clean
 .NOTPARALLEL:
 
 # ---- demo ----------------------------------------------------------------------------------------
@@ -88,6 +89,24 @@ types: package
 
 unit: .venv-test/installed
 	.venv-test/bin/python -m pytest tests
+
+# ---- sanitizers ----------------------------------------------------------------------------------
+
+SANITIZERS := -fsanitize=address,undefined
+SANITIZE_FLAGS := -g -O1 -fno-omit-frame-pointer -fno-sanitize-recover=undefined $(SANITIZERS)
+
+# A copy of the tree holds the instrumented libraries; the interpreter itself is not instrumented,
+# so the runtime is loaded first and its own leaks are not looked for.
+sanitize: .venv-test/installed
+	rm -rf build/sanitize && mkdir -p build/sanitize
+	cp -r gsavatar cuda_ext viewer datasets configs tests setup.py pyproject.toml build/sanitize
+	rm -f build/sanitize/gsavatar/ops/*.so
+	cd build/sanitize && GSAVATAR_CUDA=0 GSAVATAR_CXXFLAGS="$(SANITIZE_FLAGS)" \
+		../../.venv-test/bin/python setup.py --quiet build_ext --inplace
+	cd build/sanitize && PYTHONPATH=. ASAN_OPTIONS=detect_leaks=0 \
+		LD_PRELOAD="$$(echo $$(for l in asan ubsan stdc++; do $(CXX) -print-file-name=lib$$l.so; done))" \
+		../../.venv-test/bin/python -m pytest -q -p no:cacheprovider tests/test_ops_rasterize.py \
+		tests/test_ops_blend_motion.py tests/test_ops_ssim.py
 
 clean:
 	rm -rf .venv .venv-test .venv-wheel .venv-wheel-run $(DEMO) dist build build.log *.egg-info \

@@ -61,6 +61,12 @@ def compiles(command: list[str]) -> bool:
         return done.returncode == 0
 
 
+def is_current(target: Path) -> bool:
+    """Whether a library is newer than everything it is made from."""
+    made_from = [*SOURCES.rglob("*.*"), ROOT / "setup.py"]
+    return target.exists() and target.stat().st_mtime > max(p.stat().st_mtime for p in made_from)
+
+
 def build_cpu(out: Path) -> list[Path]:
     """Compiles the CPU libraries this compiler can make; the portable one always."""
     base = [compiler(), *FLAGS, f"-I{SOURCES / 'include'}", f"-I{SOURCES / 'cpu'}"]
@@ -76,6 +82,8 @@ def build_cpu(out: Path) -> list[Path]:
 
     def build(name: str) -> Path:
         target = out / f"libgsavatar_cpu_{name}.so"
+        if is_current(target) and not extra:
+            return target
         partial = target.with_suffix(".part")
         command = [*base, *wanted[name], *extra, *sources, "-o", str(partial)]
         subprocess.run(command, check=True)
@@ -96,6 +104,8 @@ def build_cuda(out: Path) -> list[Path]:
     if nvcc is None:
         raise SystemExit("gsavatar: GSAVATAR_CUDA=1 needs nvcc on PATH; install the CUDA toolkit")
     target = out / "libgsavatar_cuda.so"
+    if is_current(target):
+        return [target]
     partial = target.with_suffix(".part")
     done = subprocess.run(cuda_command(nvcc, sources, partial), check=False)
     if done.returncode != 0:

@@ -14,7 +14,9 @@ namespace {
 enum Moment { kG, kGx, kGy, kGxx, kGxy, kGyy, kRed, kGreen, kBlue, kDepth };
 static_assert(kDepth + 1 == GSA_MOMENTS, "abi.h states the size of a slot");
 
-// out[k] = sum over lanes of m[k].
+constexpr int kSumSize = 16;  // room for a whole vector: loads right after it then need not wait
+
+// out[k] = sum over lanes of m[k]; out has room for kSumSize.
 inline void sum_lanes(const vf* m, float* out) {
 #if GSA_LANES == 16
   // A tree that halves the number of vectors at every step. Halves of 256 bits, then of 128:
@@ -33,7 +35,7 @@ inline void sum_lanes(const vf* m, float* out) {
   const vf r1 = _mm512_unpacklo_ps(q2, q2) + _mm512_unpackhi_ps(q2, q2);
   const vf s = _mm512_shuffle_ps(r0, r1, 0x44) + _mm512_shuffle_ps(r0, r1, 0xEE);
   const __m512i place = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 0, 0, 0, 0, 0, 0);
-  _mm512_mask_storeu_ps(out, 0x3FF, _mm512_permutexvar_ps(place, s));
+  store(out, _mm512_permutexvar_ps(place, s));
 #elif GSA_LANES == 8
   const auto four = [](vf a, vf b, vf c, vf d) {
     const vf h = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
@@ -56,63 +58,86 @@ struct Tile {
 };
 
 // What the walk over blocks leaves for the sums per Gaussian: one vector per (entry, block).
+constexpr int kSpare = kBatch * kBlocks;  // where entries past the end of a list write
 struct Visits {
-  alignas(64) float power[kBatch * kPixels];   // dL/dpower
-  alignas(64) float weight[kBatch * kPixels];
+  alignas(64) float power[kBatch * kPixels + GSA_LANES];  // dL/dpower
+  alignas(64) float weight[kBatch * kPixels + GSA_LANES];
   int start[kBatch];                           // first visit of each entry; then in order of blocks
 };
 
 // Walks one block front to back; false once all its pixels are opaque.
-GSA_ALONE bool walk_block(const Batch& batch, int count, int b, vf x, vf y, Tile& t, Visits& visits) {
+GSA_ALONE bool walk_block(const Batch& batch, int count, int b, const Pixels& pixels, Tile& t,
+                          Visits& visits) {
   const int i = b * GSA_LANES;
+  const BlockPixels p(pixels, i);
   vf transmittance = load(t.transmittance + i), behind = load(t.behind + i);
   const vf v_red = load(t.v_rgb[0] + i), v_green = load(t.v_rgb[1] + i);
   const vf v_blue = load(t.v_rgb[2] + i), v_depth = load(t.v_depth + i);
   const uint64_t before = (1ull << b) - 1;
-  for (int k = 0; k < count; ++k) {
-    const int n = batch.list[k];
-    const Entry& e = batch.entry[n];
-    const auto c = contribution(e, x - e.x, y - e.y, transmittance);
-    const vf slope = load(t.v_share[e.branch] + i) + v_red * e.color[0] + v_green * e.color[1] +
-                     v_blue * e.color[2] + v_depth * e.depth;
-    transmittance = c.transmittance;
-    behind = behind - c.weight * slope;
-    const int64_t at =
-        (visits.start[n] + __builtin_popcountll(batch.blocks[n] & before)) * (int64_t)GSA_LANES;
-    store(visits.power + at, contribute_bwd(c, slope, behind));
-    store(visits.weight + at, c.weight);
+  for (int k = 0; k < count; k += kAhead) {
+    const Entry* e[kAhead];
+    vf alpha[kAhead], slope[kAhead], rest[kAhead];
+    Contribution<vf, vm> c[kAhead];
+    next_entries(batch, k, e);
+    alphas(e, p, alpha);
+    for (int n = 0; n < kAhead; ++n) slope[n] = load(t.v_share[e[n]->branch] + i);
+    for (int n = 0; n < kAhead; ++n) slope[n] = slope[n] + v_red * e[n]->color[0];
+    for (int n = 0; n < kAhead; ++n) slope[n] = slope[n] + v_green * e[n]->color[1];
+    for (int n = 0; n < kAhead; ++n) slope[n] = slope[n] + v_blue * e[n]->color[2];
+    for (int n = 0; n < kAhead; ++n) slope[n] = slope[n] + v_depth * e[n]->depth;
+    for (int n = 0; n < kAhead; ++n) {
+      c[n] = contribute<vm>(alpha[n], transmittance);
+      transmittance = c[n].transmittance;
+      rest[n] = behind = behind - c[n].weight * slope[n];
+    }
+    for (int n = 0; n < kAhead; ++n) {
+      const int entry = batch.list[k + n];
+      const int64_t at = entry == kBatch ? kSpare : visits.start[entry] +
+                             __builtin_popcountll(batch.blocks[entry] & before);
+      store(visits.power + at * GSA_LANES, contribute_bwd(c[n], slope[n], rest[n]));
+      store(visits.weight + at * GSA_LANES, c[n].weight);
+    }
   }
   store(t.transmittance + i, transmittance), store(t.behind + i, behind);
   return any_transparent(transmittance);
 }
 
+// Moments about the Gaussian's mean out of those about the tile's centre.
+inline void recentre(float x, float y, float* m) {
+  m[kGxx] += x * (x * m[kG] - 2.0f * m[kGx]);
+  m[kGxy] += x * (y * m[kG] - m[kGy]) - y * m[kGx];
+  m[kGyy] += y * (y * m[kG] - 2.0f * m[kGy]);
+  m[kGx] -= x * m[kG];
+  m[kGy] -= y * m[kG];
+}
+
 // Sums of one Gaussian over the blocks it reaches.
 GSA_ALONE void sum_entry(const Entry& e, uint64_t blocks, const float* power, const float* weight,
-               const LaneOffsets& o, const Tile& t, float* slot) {
+                         const Pixels& p, const Tile& t, float* slot) {
   vf m[GSA_MOMENTS];
   for (int k = 0; k < GSA_MOMENTS; ++k) m[k] = broadcast(0.0f);
-  const vf lane_x = o.x - e.x, lane_y = o.y - e.y;
   for (; blocks; blocks &= blocks - 1) {
-    const int b = __builtin_ctzll(blocks), i = b * GSA_LANES;
+    const int i = __builtin_ctzll(blocks) * GSA_LANES;
     const vf g = load(power), w = load(weight);
-    const vf dx = lane_x + kCorner.x[b], dy = lane_y + kCorner.y[b];
-    const vf gx = g * dx, gy = g * dy;
     m[kG] = m[kG] + g;
-    m[kGx] = m[kGx] + gx;
-    m[kGy] = m[kGy] + gy;
-    m[kGxx] = m[kGxx] + gx * dx;
-    m[kGxy] = m[kGxy] + gx * dy;
-    m[kGyy] = m[kGyy] + gy * dy;
+    m[kGx] = m[kGx] + g * load(p.x + i);
+    m[kGy] = m[kGy] + g * load(p.y + i);
+    m[kGxx] = m[kGxx] + g * load(p.xx + i);
+    m[kGxy] = m[kGxy] + g * load(p.xy + i);
+    m[kGyy] = m[kGyy] + g * load(p.yy + i);
     m[kRed] = m[kRed] + w * load(t.v_rgb[0] + i);
     m[kGreen] = m[kGreen] + w * load(t.v_rgb[1] + i);
     m[kBlue] = m[kBlue] + w * load(t.v_rgb[2] + i);
     m[kDepth] = m[kDepth] + w * load(t.v_depth + i);
     power += GSA_LANES, weight += GSA_LANES;
   }
-  sum_lanes(m, slot);
+  alignas(64) float sums[kSumSize];
+  sum_lanes(m, sums);
+  recentre(e.x, e.y, sums);
+  memcpy(slot, sums, GSA_MOMENTS * sizeof(float));
 }
 
-void composite_batch_bwd(const gsa_raster_grad& v, const LaneOffsets& o, Batch& batch,
+void composite_batch_bwd(const gsa_raster_grad& v, const Pixels& pixels, Batch& batch,
                          uint64_t& alive, Tile& t, Visits& visits) {
   int count = 0;
   for (int n = 0; n < batch.count; ++n) {
@@ -123,12 +148,11 @@ void composite_batch_bwd(const gsa_raster_grad& v, const LaneOffsets& o, Batch& 
   for (uint64_t left = alive; left; left &= left - 1) {
     const int b = __builtin_ctzll(left);
     const int listed = list_block(batch, b);
-    if (listed && !walk_block(batch, listed, b, o.x + kCorner.x[b], o.y + kCorner.y[b], t, visits))
-      alive &= ~(1ull << b);
+    if (listed && !walk_block(batch, listed, b, pixels, t, visits)) alive &= ~(1ull << b);
   }
   for (int n = 0; n < batch.count; ++n) {
     const int64_t at = visits.start[n] * (int64_t)GSA_LANES;
-    sum_entry(batch.entry[n], batch.blocks[n], visits.power + at, visits.weight + at, o, t,
+    sum_entry(batch.entry[n], batch.blocks[n], visits.power + at, visits.weight + at, pixels, t,
               v.slots + GSA_MOMENTS * (int64_t)batch.entry[n].slot);
   }
 }
@@ -150,20 +174,26 @@ struct RowReader {
     separate(mixed, value[0], value[1], value[2]);
     memcpy(mixed, v_out + 3 * row, 3 * bytes);
     separate(mixed, band[0] + from, band[1] + from, band[2] + from);
-    for (int c = 0; c < 3; ++c)
-      for (int x = 0; x < kTile; ++x) sum[x] += band[c][from + x] * value[c][x];
+    for (int c = 0; c < 3; ++c) add_products(band[c] + from, value[c]);
   }
   void depth(float* band) const {
     alignas(64) float value[kTile] = {};
     memcpy(value, s.depth + row, bytes);
     memcpy(band + from, v.depth + row, bytes);
-    for (int x = 0; x < kTile; ++x) sum[x] += band[from + x] * value[x];
+    add_products(band + from, value);
   }
   void alpha() const {
     alignas(64) float value[kTile] = {}, slope[kTile] = {};
     memcpy(value, s.alpha + row, bytes);
     memcpy(slope, v.alpha + row, bytes);
-    for (int x = 0; x < kTile; ++x) sum[x] -= slope[x] * (1.0f - value[x]);
+    for (int x = 0; x < kTile; x += GSA_LANES) {
+      const vf left = broadcast(1.0f) - load(value + x);
+      store(sum + x, load(sum + x) - load(slope + x) * left);
+    }
+  }
+  void add_products(const float* a, const float* b) const {
+    for (int x = 0; x < kTile; x += GSA_LANES)
+      store(sum + x, load(sum + x) + load(a + x) * load(b + x));
   }
 };
 
@@ -208,11 +238,12 @@ void background_bwd(const gsa_raster& s, const gsa_raster_grad& v, const TileAre
 }
 
 void composite_tile_bwd(const gsa_raster& s, const gsa_raster_grad& v, int tile,
-                        const LaneOffsets& offsets, float* background_sums) {
+                        const Pixels& pixels, float* background_sums) {
   const TileArea area = tile_area(s, tile);
   if (v.background) background_bwd(s, v, area, background_sums + 3 * (int64_t)tile);
   const int last = s.tile_start[tile + 1];
   if (s.tile_start[tile] == last) return;
+  const FlushTiny flush;
   Tile t;
   memset(&t, 0, sizeof t);
   uint64_t alive = start_transmittance(area, t.transmittance);
@@ -226,8 +257,8 @@ void composite_tile_bwd(const gsa_raster& s, const gsa_raster_grad& v, int tile,
                GSA_MOMENTS * sizeof(float));
       break;
     }
-    read_batch(s, area, first, last, offsets, batch);
-    composite_batch_bwd(v, offsets, batch, alive, t, visits);
+    read_batch(s, area, first, last, pixels, batch);
+    composite_batch_bwd(v, pixels, batch, alive, t, visits);
   }
 }
 
@@ -276,8 +307,10 @@ void project_lanes_bwd(const gsa_raster& s, const gsa_raster_grad& v, const View
   screen.depth = field(kDepth);
   screen.moment_xx = field(kGxx), screen.moment_xy = field(kGxy), screen.moment_yy = field(kGyy);
   const vf tiny = broadcast(1e-12f);
-  screen.compensation = field(kG) * reciprocal(larger(p.compensation, tiny));
-  const vf v_opacity = field(kG) * reciprocal(larger(opacity, tiny));
+  const vm uncapped = less(opacity * p.compensation, broadcast(kOpacityMax));
+  const vf g_sum = zero_unless(uncapped, field(kG));
+  screen.compensation = g_sum * reciprocal(larger(p.compensation, tiny));
+  const vf v_opacity = g_sum * reciprocal(larger(opacity, tiny));
   ViewGrad<vf> here = {};
   const Gaussian3Grad<vf> grad = project_bwd(view, g, p, parts, screen, here);
   add_camera(camera, here, seen);
@@ -317,9 +350,9 @@ extern "C" int32_t gsa_raster_bwd(const gsa_raster* scene, const gsa_raster_grad
   const gsa_raster_grad& v = *grad;
   const int tiles = tiles_across(s) * tiles_down(s), chunks = (s.count + kChunk - 1) / kChunk;
   float *camera_sums = v.partial, *background_sums = v.partial + 16 * (int64_t)(s.count / kChunk + 1);
-  const LaneOffsets offsets = lane_offsets();
+  const Pixels pixels;
   Crew crew(s.threads);
-  crew.run(tiles, [&](int tile) { composite_tile_bwd(s, v, tile, offsets, background_sums); });
+  crew.run(tiles, [&](int tile) { composite_tile_bwd(s, v, tile, pixels, background_sums); });
   if (v.background && !s.background_is_image) {
     double sum[3] = {};
     for (int64_t i = 0; i < 3 * (int64_t)tiles; ++i) sum[i % 3] += background_sums[i];

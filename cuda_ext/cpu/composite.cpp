@@ -49,6 +49,8 @@ void bin(const gsa_raster& s, int tiles, Crew& crew) {
   });
 }
 
+constexpr float kInBranch[3][3] = {{1.0f, 0.0f, 0.0f}, {0.0f, 1.0f, 0.0f}, {0.0f, 0.0f, 1.0f}};
+
 struct Tile {
   alignas(64) float transmittance[kPixels];
   alignas(64) float rgb[3][kPixels];
@@ -56,27 +58,43 @@ struct Tile {
   alignas(64) float share[3][kPixels];
 };
 
-// Composites `count` listed Gaussians over one block; false once all its pixels are opaque.
-GSA_ALONE bool composite_block(const Batch& batch, int count, vf x, vf y, int i, Tile& t) {
+// Composites `count` listed Gaussians over the block at `i`; false once all its pixels are opaque.
+// Where all are of one branch, one sum of weights serves.
+template <bool Mixed>
+GSA_ALONE bool composite_block(const Batch& batch, int count, const Pixels& pixels, int i, Tile& t) {
+  const BlockPixels p(pixels, i);
   vf transmittance = load(t.transmittance + i), depth = load(t.depth + i);
   vf red = load(t.rgb[0] + i), green = load(t.rgb[1] + i), blue = load(t.rgb[2] + i);
-  vf share_0 = load(t.share[0] + i), share_1 = load(t.share[1] + i), share_2 = load(t.share[2] + i);
-  for (int k = 0; k < count; ++k) {
-    const Entry& e = batch.entry[batch.list[k]];
-    const auto c = contribution(e, x - e.x, y - e.y, transmittance);
-    transmittance = c.transmittance;
-    red = red + c.weight * e.color[0];
-    green = green + c.weight * e.color[1];
-    blue = blue + c.weight * e.color[2];
-    depth = depth + c.weight * e.depth;
-    share_0 = share_0 + c.weight * e.in_branch[0];
-    share_1 = share_1 + c.weight * e.in_branch[1];
-    share_2 = share_2 + c.weight * e.in_branch[2];
+  vf share[3];
+  for (int c = 0; c < 3; ++c) share[c] = Mixed ? load(t.share[c] + i) : broadcast(0.0f);
+  for (int k = 0; k < count; k += kAhead) {
+    const Entry* e[kAhead];
+    vf alpha[kAhead];
+    next_entries(batch, k, e);
+    alphas(e, p, alpha);
+    for (int n = 0; n < kAhead; ++n) {
+      const auto c = contribute<vm>(alpha[n], transmittance);
+      transmittance = c.transmittance;
+      red = red + c.weight * e[n]->color[0];
+      green = green + c.weight * e[n]->color[1];
+      blue = blue + c.weight * e[n]->color[2];
+      depth = depth + c.weight * e[n]->depth;
+      if (Mixed) {
+        for (int b = 0; b < 3; ++b) share[b] = share[b] + c.weight * kInBranch[b][e[n]->branch];
+      } else {
+        share[0] = share[0] + c.weight;
+      }
+    }
     if (!any_transparent(transmittance)) break;
+  }
+  if (Mixed) {
+    for (int c = 0; c < 3; ++c) store(t.share[c] + i, share[c]);
+  } else {
+    float* own = t.share[batch.entry[0].branch] + i;
+    store(own, load(own) + share[0]);
   }
   store(t.transmittance + i, transmittance), store(t.depth + i, depth);
   store(t.rgb[0] + i, red), store(t.rgb[1] + i, green), store(t.rgb[2] + i, blue);
-  store(t.share[0] + i, share_0), store(t.share[1] + i, share_1), store(t.share[2] + i, share_2);
   return any_transparent(transmittance);
 }
 
@@ -102,15 +120,13 @@ void write_three(const float* a, const float* b, const float* c, float* out, int
 }
 
 void write_tile(const gsa_raster& s, const TileArea& area, const Tile& t) {
-  alignas(64) float left[kBand], depth[kBand], rgb[3][kBand], share[3][kBand];
+  alignas(64) float depth[kBand], rgb[3][kBand], share[3][kBand];
   const size_t n = (size_t)area.width * sizeof(float);
   for (int top = 0; top < area.height; top += kBlockHeight) {
-    const int at = top * kTile;
-    band_to_rows(t.transmittance + at, left);
-    band_to_rows(t.depth + at, depth);
+    band_to_rows(t.depth + top * kTile, depth);
     for (int c = 0; c < 3; ++c) {
-      band_to_rows(t.rgb[c] + at, rgb[c]);
-      band_to_rows(t.share[c] + at, share[c]);
+      band_to_rows(t.rgb[c] + top * kTile, rgb[c]);
+      band_to_rows(t.share[c] + top * kTile, share[c]);
     }
     for (int y = 0; y < kBlockHeight && top + y < area.height; ++y) {
       const int64_t row = (int64_t)(area.top + top + y) * s.width + area.left;
@@ -119,13 +135,17 @@ void write_tile(const gsa_raster& s, const TileArea& area, const Tile& t) {
       if (s.background_is_image) {
         memcpy(mixed, s.background + 3 * row, 3 * n);
         separate(mixed, back[0], back[1], back[2]);
-      } else {
-        for (int c = 0; c < 3; ++c)
-          for (int x = 0; x < kTile; ++x) back[c][x] = s.background[c];
       }
-      for (int x = 0; x < kTile; ++x) alpha[x] = 1.0f - left[from + x];
-      for (int c = 0; c < 3; ++c)
-        for (int x = 0; x < kTile; ++x) rgb[c][from + x] += left[from + x] * back[c][x];
+      for (int x = 0; x < kTile; x += GSA_LANES) {
+        const vf opaque =
+            load(share[0] + from + x) + load(share[1] + from + x) + load(share[2] + from + x);
+        store(alpha + x, opaque);
+        for (int c = 0; c < 3; ++c) {
+          const vf behind = s.background_is_image ? load(back[c] + x) : broadcast(s.background[c]);
+          float* at = rgb[c] + from + x;
+          store(at, load(at) + (broadcast(1.0f) - opaque) * behind);
+        }
+      }
       memcpy(s.alpha + row, alpha, n);
       memcpy(s.depth + row, depth + from, n);
       write_three(rgb[0] + from, rgb[1] + from, rgb[2] + from, s.rgb + 3 * row, area.width);
@@ -135,23 +155,23 @@ void write_tile(const gsa_raster& s, const TileArea& area, const Tile& t) {
   }
 }
 
-void composite_tile(const gsa_raster& s, int tile, const LaneOffsets& offsets) {
+void composite_tile(const gsa_raster& s, int tile, const Pixels& pixels) {
   const TileArea area = tile_area(s, tile);
   const int last = s.tile_start[tile + 1];
   if (s.tile_start[tile] == last) return write_empty(s, area);
+  const FlushTiny flush;
   Tile t;
   memset(&t, 0, sizeof t);
   Batch batch;
   uint64_t alive = start_transmittance(area, t.transmittance);
   for (int first = s.tile_start[tile]; first < last && alive; first += kBatch) {
-    read_batch(s, area, first, last, offsets, batch);
+    read_batch(s, area, first, last, pixels, batch);
     for (uint64_t left = alive; left; left &= left - 1) {
       const int b = __builtin_ctzll(left);
       const int count = list_block(batch, b);
       if (count == 0) continue;
-      if (!composite_block(batch, count, offsets.x + kCorner.x[b], offsets.y + kCorner.y[b],
-                           b * GSA_LANES, t))
-        alive &= ~(1ull << b);
+      const auto composite = batch.mixed ? composite_block<true> : composite_block<false>;
+      if (!composite(batch, count, pixels, b * GSA_LANES, t)) alive &= ~(1ull << b);
     }
   }
   write_tile(s, area, t);
@@ -179,15 +199,15 @@ extern "C" int32_t gsa_composite(gsa_raster* scene) {
   const int tiles = tiles_across(s) * tiles_down(s);
   Crew crew(s.threads);
   bin(s, tiles, crew);
-  const LaneOffsets offsets = lane_offsets();
-  crew.run(tiles, [&](int tile) { composite_tile(s, tile, offsets); });
+  const Pixels pixels;
+  crew.run(tiles, [&](int tile) { composite_tile(s, tile, pixels); });
   return GSA_OK;
 }
 
 extern "C" int64_t gsa_count_contributions(const gsa_raster* scene) {
   using namespace gsa;
   const gsa_raster& s = *scene;
-  const LaneOffsets o = lane_offsets();
+  const Pixels pixels;
   std::atomic<int64_t> total{0};
   Crew crew(s.threads);
   crew.run(tiles_across(s) * tiles_down(s), [&](int tile) {
@@ -198,17 +218,23 @@ extern "C" int64_t gsa_count_contributions(const gsa_raster* scene) {
     int64_t found = 0;
     Batch batch;
     for (int first = s.tile_start[tile]; first < last; first += kBatch) {
-      read_batch(s, area, first, last, o, batch);
+      read_batch(s, area, first, last, pixels, batch);
       for (int b = 0; b < kBlocks; ++b) {
-        const vf x = o.x + kCorner.x[b], y = o.y + kCorner.y[b];
+        const BlockPixels p(pixels, b * GSA_LANES);
         const int count = list_block(batch, b);
-        for (int k = 0; k < count; ++k) {
-          const Entry& e = batch.entry[batch.list[k]];
-          float* left = transmittance + b * GSA_LANES;
-          const auto c = contribution(e, x - e.x, y - e.y, load(left));
-          store(left, c.transmittance);
-          found += __builtin_popcount(bits(less(broadcast(0.0f), c.weight)));
+        vf left = load(transmittance + b * GSA_LANES);
+        for (int k = 0; k < count; k += kAhead) {
+          const Entry* e[kAhead];
+          vf alpha[kAhead];
+          next_entries(batch, k, e);
+          alphas(e, p, alpha);
+          for (int n = 0; n < kAhead; ++n) {
+            const auto c = contribute<vm>(alpha[n], left);
+            left = c.transmittance;
+            found += __builtin_popcount(bits(less(broadcast(0.0f), c.weight)));
+          }
         }
+        store(transmittance + b * GSA_LANES, left);
       }
     }
     total += found;

@@ -57,7 +57,7 @@ int32_t find_tiles(const Record& r, Cover& c, const vf& column, const vf& row) {
     const vf y_low = row + (y + (float)(first / kWindow * kTile));
     const vf least = least_exponent(e, broadcast(r.slope_x), broadcast(r.slope_y), x_low,
                                     x_low + (float)(kTile - 1), y_low, y_low + (float)(kTile - 1));
-    c.mask |= (uint64_t)bits(less_equal(least, broadcast(r.reach))) << first;
+    c.mask |= (uint64_t)bits(less_equal(least, broadcast(-r.faintest))) << first;
   }
   const uint64_t one_row = (1ull << width) - 1;
   uint64_t inside = 0;
@@ -97,7 +97,7 @@ void project_lanes(const gsa_raster& s, const View& view, int first, int used,
     watch(check.sum[5], dx + dy);
     p.x = p.x + dx, p.y = p.y + dy;
   }
-  const vf dimmed = opacity * p.compensation;
+  const vf dimmed = smaller(opacity * p.compensation, broadcast(kOpacityMax));
   const vf reach = log2_above(larger(dimmed * (1.0f / kAlphaMin), broadcast(1e-30f)));
   const Exponent<vf> e = exponent_of(p.conic_xx, p.conic_xy, p.conic_yy);
   // P <= reach  <=>  q <= 2 ln 2 reach with q the quadratic of the conic.
@@ -109,11 +109,11 @@ void project_lanes(const gsa_raster& s, const View& view, int first, int used,
   const uint32_t seen = bits(both(both(in_front, small), less(broadcast(0.0f), reach)));
 
   Lanes<16> out;
-  out.put(0, p.x), out.put(1, p.y), out.put(2, e.xx), out.put(3, e.xy), out.put(4, e.yy);
-  out.put(5, dimmed), out.put(6, red), out.put(7, green), out.put(8, blue);
-  out.put(9, p.depth), out.put(10, reach);
-  out.put(11, slope_along(e.xx, e.xy)), out.put(12, slope_along(e.yy, e.xy));
-  out.put(13, extent_x), out.put(14, extent_y);
+  out.put(0, e.xx), out.put(1, e.xy), out.put(2, e.yy);
+  out.put(3, slope_along(e.xx, e.xy)), out.put(4, slope_along(e.yy, e.xy));
+  out.put(5, extent_x), out.put(6, dimmed), out.put(7, broadcast(0.0f) - reach);
+  out.put(8, red), out.put(9, green), out.put(10, blue), out.put(11, p.depth);
+  out.put(12, p.x), out.put(13, p.y), out.put(14, extent_y), out.put(15, broadcast(0.0f));
   vf column, row;
   window_offsets(column, row);
   Record* records = (Record*)s.records;
@@ -121,12 +121,12 @@ void project_lanes(const gsa_raster& s, const View& view, int first, int used,
   for (int l = 0; l < used; ++l) {
     Record& r = records[first + l];
     float* into = (float*)&r;
-    for (int i = 0; i < 13; ++i) into[i] = out.at(i, l);
+    for (int i = 0; i < GSA_RECORD; ++i) into[i] = out.at(i, l);
     const int32_t branch = s.branch[first + l];
     if (branch < 0 || branch > 2) check.bad_branch = true;
     int32_t count = 0;
     if ((seen >> l & 1) &&
-        find_bounds(r, out.at(13, l), out.at(14, l), s, covers[first + l]))
+        find_bounds(r, out.at(5, l), out.at(14, l), s, covers[first + l]))
       count = find_tiles(r, covers[first + l], column, row);
     r.branch = count ? branch : -1;
     pairs[first + l] = count;
@@ -223,7 +223,7 @@ extern "C" int32_t gsa_project(gsa_raster* scene) {
   }
   const uint32_t* sorted =
       radix_sort(keys, values, keys + 2 * s.count, keys + 3 * s.count, visible);
-  memcpy(s.order, sorted, sizeof(int32_t) * (size_t)visible);
+  if (visible > 0) memcpy(s.order, sorted, sizeof(int32_t) * (size_t)visible);
   s.visible = visible;
   s.pairs = pairs;
   return GSA_OK;

@@ -9,15 +9,16 @@
 namespace gsa {
 
 struct Record {
-  float x, y;                                   // mean, pixels
   float exponent_xx, exponent_xy, exponent_yy;  // see coverage.h
-  float opacity;                                // compensated
+  float slope_x, slope_y;                       // of the ellipse's sides, see least_exponent
+  float unused;
+  float opacity;   // compensated, at most kOpacityMax
+  float faintest;  // least power that counts, minus the reach
   float color[3];
   float depth;
-  float reach;             // largest P that counts
-  float slope_x, slope_y;  // of the ellipse's sides, see least_exponent
-  int32_t branch;          // -1 if it reaches no pixel
-  float unused[2];
+  float x, y;      // mean, pixels
+  int32_t branch;  // -1 if it reaches no pixel
+  int32_t slot;    // of tile.h
 };
 static_assert(sizeof(Record) == GSA_RECORD * sizeof(float), "a record is one cache line");
 
@@ -43,7 +44,7 @@ inline int tiles_down(const gsa_raster& s) { return (s.height + kTile - 1) / kTi
 inline bool reaches_tile(const Record& r, int tx, int ty) {
   const Exponent<float> e = {r.exponent_xx, r.exponent_xy, r.exponent_yy};
   const float x = (float)(tx * kTile) + 0.5f - r.x, y = (float)(ty * kTile) + 0.5f - r.y;
-  return least_exponent(e, r.slope_x, r.slope_y, x, x + (kTile - 1), y, y + (kTile - 1)) <= r.reach;
+  return least_exponent(e, r.slope_x, r.slope_y, x, x + (kTile - 1), y, y + (kTile - 1)) <= -r.faintest;
 }
 
 // Calls visit(tile) for every tile of the cover, row by row.

@@ -22,6 +22,7 @@ GSA_SIMD vm both(vm a, vm b) { return (vm)(a & b); }
 GSA_SIMD uint32_t bits(vm a) { return a; }
 GSA_SIMD vf choose(vm m, vf a, vf b) { return _mm512_mask_blend_ps(m, b, a); }
 GSA_SIMD vf zero_unless(vm m, vf a) { return _mm512_maskz_mov_ps(m, a); }
+GSA_SIMD vf product_if(vm m, vf a, vf b) { return _mm512_maskz_mul_ps(m, a, b); }
 GSA_SIMD vf smaller(vf a, vf b) { return _mm512_min_ps(a, b); }
 GSA_SIMD vf larger(vf a, vf b) { return _mm512_max_ps(a, b); }
 GSA_SIMD vf root(vf a) { return _mm512_sqrt_ps(a); }
@@ -29,17 +30,12 @@ GSA_SIMD vf reciprocal(vf a) {  // 14 bits, then one Newton step
   const vf r = _mm512_rcp14_ps(a);
   return r * (broadcast(2.0f) - a * r);
 }
-// 2^t by the polynomial of scalar.h; vscalef applies the integer part, and flushes below 2^-126.
-GSA_SIMD vf power_of_two(vf t) {
-  const vf whole = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const vf f = t - whole;
-  vf p = f * 1.3266970e-3f + broadcast(9.6754597e-3f);
-  p = p * f + broadcast(5.5507426e-2f);
-  p = p * f + broadcast(2.4022122e-1f);
-  p = p * f + broadcast(6.9314695e-1f);
-  p = p * f + broadcast(1.0f);
-  return _mm512_scalef_ps(p, whole);
+// The integer part of an exponent, and 2^(integer part) p for p in about 0.7 … 1.4.
+GSA_SIMD vf whole_part(vf& t) {
+  return _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
+GSA_SIMD vf fraction(vf t, vf whole) { return t - whole; }
+GSA_SIMD vf scaled_by(vf p, vf whole) { return _mm512_scalef_ps(p, whole); }
 }  // namespace gsa
 
 #elif defined(__AVX2__) && defined(__FMA__) && defined(GSA_AVX2)
@@ -59,6 +55,7 @@ GSA_SIMD vm both(vm a, vm b) { return {_mm256_and_ps(a.m, b.m)}; }
 GSA_SIMD uint32_t bits(vm a) { return (uint32_t)_mm256_movemask_ps(a.m); }
 GSA_SIMD vf choose(vm m, vf a, vf b) { return _mm256_blendv_ps(b, a, m.m); }
 GSA_SIMD vf zero_unless(vm m, vf a) { return _mm256_and_ps(m.m, a); }
+GSA_SIMD vf product_if(vm m, vf a, vf b) { return _mm256_and_ps(m.m, a * b); }
 GSA_SIMD vf smaller(vf a, vf b) { return _mm256_min_ps(a, b); }
 GSA_SIMD vf larger(vf a, vf b) { return _mm256_max_ps(a, b); }
 GSA_SIMD vf root(vf a) { return _mm256_sqrt_ps(a); }
@@ -66,16 +63,14 @@ GSA_SIMD vf reciprocal(vf a) {  // 12 bits, then one Newton step
   const vf r = _mm256_rcp_ps(a);
   return r * (broadcast(2.0f) - a * r);
 }
-GSA_SIMD vf power_of_two(vf t) {
+// The integer part of an exponent, as the low bits of 1.5 * 2^23 plus it, and its use.
+GSA_SIMD vf whole_part(vf& t) {
   t = larger(t, broadcast(-126.0f));
-  const vf shifted = t + broadcast(12582912.0f);
-  const vf f = t - (shifted - broadcast(12582912.0f));
-  vf p = f * 1.3266970e-3f + broadcast(9.6754597e-3f);
-  p = p * f + broadcast(5.5507426e-2f);
-  p = p * f + broadcast(2.4022122e-1f);
-  p = p * f + broadcast(6.9314695e-1f);
-  p = p * f + broadcast(1.0f);
-  const vi step = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
+  return t + broadcast(12582912.0f);
+}
+GSA_SIMD vf fraction(vf t, vf whole) { return t - (whole - broadcast(12582912.0f)); }
+GSA_SIMD vf scaled_by(vf p, vf whole) {
+  const vi step = _mm256_slli_epi32(_mm256_castps_si256(whole), 23);
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), step));
 }
 }  // namespace gsa
@@ -97,25 +92,41 @@ GSA_SIMD uint32_t bits(vm a) {
 }
 GSA_SIMD vf zero_unless(vm m, vf a) { return (vf)(m & (vi)a); }
 GSA_SIMD vf choose(vm m, vf a, vf b) { return (vf)((m & (vi)a) | (~m & (vi)b)); }
+GSA_SIMD vf product_if(vm m, vf a, vf b) { return zero_unless(m, a * b); }
 GSA_SIMD vf smaller(vf a, vf b) { return choose(a < b, a, b); }
 GSA_SIMD vf larger(vf a, vf b) { return choose(a > b, a, b); }
 GSA_SIMD vf root(vf a) { return vf{sqrtf(a[0]), sqrtf(a[1]), sqrtf(a[2]), sqrtf(a[3])}; }
 GSA_SIMD vf reciprocal(vf a) { return broadcast(1.0f) / a; }
-GSA_SIMD vf power_of_two(vf t) {
+// The integer part of an exponent, as the low bits of 1.5 * 2^23 plus it, and its use.
+GSA_SIMD vf whole_part(vf& t) {
   t = larger(t, broadcast(-126.0f));
-  const vf shifted = t + broadcast(12582912.0f);
-  const vf f = t - (shifted - broadcast(12582912.0f));
-  vf p = f * broadcast(1.3266970e-3f) + broadcast(9.6754597e-3f);
-  p = p * f + broadcast(5.5507426e-2f);
-  p = p * f + broadcast(2.4022122e-1f);
-  p = p * f + broadcast(6.9314695e-1f);
-  p = p * f + broadcast(1.0f);
-  return (vf)((vi)p + ((vi)shifted << 23));
+  return t + broadcast(12582912.0f);
 }
+GSA_SIMD vf fraction(vf t, vf whole) { return t - (whole - broadcast(12582912.0f)); }
+GSA_SIMD vf scaled_by(vf p, vf whole) { return (vf)((vi)p + ((vi)whole << 23)); }
 }  // namespace gsa
 #endif
 
 namespace gsa {
+
+// 2^t for N vectors by the polynomial of scalar.h, one step of all before the next of any: the steps
+// of one wait for each other, and the processor looks ahead less far than that takes.
+template <int N>
+GSA_SIMD void powers_of_two(vf* t) {
+  vf whole[N], p[N];
+  for (int i = 0; i < N; ++i) whole[i] = whole_part(t[i]);
+  for (int i = 0; i < N; ++i) t[i] = fraction(t[i], whole[i]);
+  for (int i = 0; i < N; ++i) p[i] = t[i] * broadcast(1.3266970e-3f) + broadcast(9.6754597e-3f);
+  for (int i = 0; i < N; ++i) p[i] = p[i] * t[i] + broadcast(5.5507426e-2f);
+  for (int i = 0; i < N; ++i) p[i] = p[i] * t[i] + broadcast(2.4022122e-1f);
+  for (int i = 0; i < N; ++i) p[i] = p[i] * t[i] + broadcast(6.9314695e-1f);
+  for (int i = 0; i < N; ++i) p[i] = p[i] * t[i] + broadcast(1.0f);
+  for (int i = 0; i < N; ++i) t[i] = scaled_by(p[i], whole[i]);
+}
+GSA_SIMD vf power_of_two(vf t) {
+  powers_of_two<1>(&t);
+  return t;
+}
 
 GSA_SIMD vf splat(vf, float value) { return broadcast(value); }
 GSA_SIMD vf load(const float* p) {
@@ -145,5 +156,22 @@ GSA_SIMD vf log2_above(vf a) {
   p = p * m + broadcast(-2.79415368f);
   return load(whole) + p + broadcast(3e-5f);
 }
+
+// While it lives, numbers below 1e-38 count as 0: the transmittance of an opaque pixel shrinks
+// through them, and the CPU handles each by microcode. They are far below what a picture holds.
+class FlushTiny {
+#if defined(__SSE__)
+ public:
+  FlushTiny() : before_(__builtin_ia32_stmxcsr()) { __builtin_ia32_ldmxcsr(before_ | 0x8040); }
+  ~FlushTiny() { __builtin_ia32_ldmxcsr(before_); }
+
+ private:
+  unsigned before_;
+#else
+ public:
+  FlushTiny() {}
+  ~FlushTiny() {}
+#endif
+};
 
 }  // namespace gsa

@@ -6,6 +6,8 @@
 // block whose pixels are all opaque drops out.
 #pragma once
 
+#include <stddef.h>
+
 #include "record.h"
 #include "composite.h"
 
@@ -16,48 +18,36 @@ namespace gsa {
 
 constexpr int kBatch = 128;
 
-// Pixels are stored block by block: block b holds pixels 4 wide, kBlockHeight high.
-struct Block {
-  int x, y;  // first pixel, relative to the tile
-};
-inline Block block_at(int b) {
-  return {kBlockWidth * (b % kBlocksAcross), kBlockHeight * (b / kBlocksAcross)};
-}
+// Gaussians whose alpha is computed together, see powers_of_two.
+#if GSA_LANES == 16
+constexpr int kAhead = 4;
+#else
+constexpr int kAhead = 2;  // half the registers
+#endif
 
-// The same as floats, without a conversion in the loops.
-struct BlockCorners {
-  float x[kBlocks], y[kBlocks];
-  constexpr BlockCorners() : x(), y() {
+// Pixels are stored block by block: block b holds pixels 4 wide, kBlockHeight high.
+
+// Pixel centres relative to the tile's centre, their products, and the blocks' first centres
+// relative to its corner.
+struct Pixels {
+  alignas(64) float x[kPixels], y[kPixels], xx[kPixels], xy[kPixels], yy[kPixels];
+  alignas(64) float block_x[kBlocks], block_y[kBlocks];
+
+  Pixels() {
     for (int b = 0; b < kBlocks; ++b) {
-      x[b] = (float)(kBlockWidth * (b % kBlocksAcross));
-      y[b] = (float)(kBlockHeight * (b / kBlocksAcross));
+      const int left = kBlockWidth * (b % kBlocksAcross), top = kBlockHeight * (b / kBlocksAcross);
+      block_x[b] = (float)left + 0.5f, block_y[b] = (float)top + 0.5f;
+      for (int l = 0; l < GSA_LANES; ++l) {
+        const int i = b * GSA_LANES + l;
+        x[i] = block_x[b] + (float)(l % kBlockWidth) - kCentre;
+        y[i] = block_y[b] + (float)(l / kBlockWidth) - kCentre;
+        xx[i] = x[i] * x[i], xy[i] = x[i] * y[i], yy[i] = y[i] * y[i];
+      }
     }
   }
-};
-constexpr BlockCorners kCorner;
-
-struct LaneOffsets {
-  vf x, y;                            // pixel centres within a block
-  vf block_x[kBlocks / GSA_LANES];    // first centre of every block
-  vf block_y[kBlocks / GSA_LANES];
+  static constexpr float kCentre = 0.5f * (float)kTile;
 };
 static_assert(kBlocks % GSA_LANES == 0, "the block mask is made of whole vectors");
-
-inline LaneOffsets lane_offsets() {
-  LaneOffsets o;
-  float x[GSA_LANES], y[GSA_LANES];
-  for (int l = 0; l < GSA_LANES; ++l)
-    x[l] = (float)(l % kBlockWidth) + 0.5f, y[l] = (float)(l / kBlockWidth) + 0.5f;
-  o.x = load(x), o.y = load(y);
-  for (int i = 0; i < kBlocks / GSA_LANES; ++i) {
-    for (int l = 0; l < GSA_LANES; ++l) {
-      const Block b = block_at(i * GSA_LANES + l);
-      x[l] = (float)b.x + 0.5f, y[l] = (float)b.y + 0.5f;
-    }
-    o.block_x[i] = load(x), o.block_y[i] = load(y);
-  }
-  return o;
-}
 
 struct TileArea {
   int left, top, width, height;  // pixels of it inside the picture
@@ -71,64 +61,72 @@ inline TileArea tile_area(const gsa_raster& s, int tile) {
   return a;
 }
 
-// One Gaussian of a batch, its mean relative to the tile.
+// One Gaussian of a batch, relative to the tile's centre: a Record in which the falloff has taken the
+// place of the ellipse.
 struct Entry {
-  float x, y;
-  Exponent<float> exponent;
-  float opacity;
+  Falloff<float> falloff;
+  float opacity, faintest;
   float color[3];
   float depth;
-  float in_branch[3];  // 1 for its branch, else 0
+  float x, y;
   int32_t branch;
   int32_t slot;
-  int32_t unused;
 };
+static_assert(sizeof(Entry) == sizeof(Record), "an entry is copied from a record");
+static_assert(offsetof(Entry, opacity) == offsetof(Record, opacity), "and keeps what follows");
 
 struct Batch {
-  alignas(64) Entry entry[kBatch];
-  uint64_t blocks[kBatch];        // which blocks it reaches
-  uint8_t list[kBatch + 8];       // entries of the block in hand, written in groups of 8
+  alignas(64) Entry entry[kBatch + 1];  // the last counts nowhere
+  uint64_t blocks[kBatch];              // which blocks each reaches
+  uint8_t list[kBatch + 8];             // entries of the block in hand, written in groups of 8
   int count;
+  bool mixed;  // holds more than one branch
+
+  Batch() {
+    memset((void*)(entry + kBatch), 0, sizeof(Entry));
+    entry[kBatch].faintest = 1.0f;  // no power is above 0 by that much
+  }
 };
 
 // Bit b is set where block b holds a point within reach of the Gaussian.
-inline uint64_t block_mask(const Record& r, const LaneOffsets& o, float x, float y) {
+inline uint64_t block_mask(const Record& r, const Pixels& p, float x, float y) {
   const Exponent<vf> e = {broadcast(r.exponent_xx), broadcast(r.exponent_xy),
                           broadcast(r.exponent_yy)};
   const vf slope_x = broadcast(r.slope_x), slope_y = broadcast(r.slope_y);
   uint64_t mask = 0;
-  for (int i = 0; i < kBlocks / GSA_LANES; ++i) {
-    const vf x_low = o.block_x[i] - x, y_low = o.block_y[i] - y;
+  for (int i = 0; i < kBlocks; i += GSA_LANES) {
+    const vf x_low = load(p.block_x + i) - x, y_low = load(p.block_y + i) - y;
     const vf least = least_exponent(e, slope_x, slope_y, x_low, x_low + (float)(kBlockWidth - 1),
                                     y_low, y_low + (float)(kBlockHeight - 1));
-    mask |= (uint64_t)bits(less_equal(least, broadcast(r.reach))) << (i * GSA_LANES);
+    mask |= (uint64_t)bits(less_equal(least, broadcast(-r.faintest))) << i;
   }
   return mask;
 }
 
 // Reads the pairs [first, first + batch.count) of the tile's list.
 inline void read_batch(const gsa_raster& s, const TileArea& area, int first, int last,
-                       const LaneOffsets& o, Batch& batch) {
+                       const Pixels& p, Batch& batch) {
   const Record* records = (const Record*)s.records;
   const int32_t* pair = s.list + 2 * (int64_t)first;
   batch.count = last - first < kBatch ? last - first : kBatch;
+  int branches = 0;
   for (int i = 0; i < batch.count; ++i) {
     if (first + i + 8 < last) __builtin_prefetch(records + pair[2 * (i + 8)]);
     const Record& r = records[pair[2 * i]];
+    const float x = r.x - (float)area.left, y = r.y - (float)area.top;
+    batch.blocks[i] = block_mask(r, p, x, y);
     Entry& e = batch.entry[i];
-    e.x = r.x - (float)area.left, e.y = r.y - (float)area.top;
-    e.exponent = {r.exponent_xx, r.exponent_xy, r.exponent_yy};
-    e.opacity = r.opacity;
-    for (int c = 0; c < 3; ++c) e.color[c] = r.color[c], e.in_branch[c] = c == r.branch ? 1.0f : 0.0f;
-    e.depth = r.depth;
-    e.branch = r.branch;
+    memcpy((void*)&e, &r, sizeof e);
+    e.x = x - Pixels::kCentre, e.y = y - Pixels::kCentre;
+    e.falloff = falloff_of(Exponent<float>{r.exponent_xx, r.exponent_xy, r.exponent_yy}, e.x, e.y);
     e.slot = pair[2 * i + 1];
-    batch.blocks[i] = block_mask(r, o, e.x, e.y);
+    branches |= 1 << r.branch;
   }
+  batch.mixed = (branches & (branches - 1)) != 0;
 }
 
 // Fills batch.list with the entries that reach block b, in order; returns how many.
-inline int list_block(Batch& batch, int b) {
+inline int find_listed(Batch& batch, int b) {
 #if GSA_LANES == 16
   const __m512i bit = _mm512_set1_epi64(1ll << b);
   const __m128i step = _mm_set1_epi8(8);
@@ -154,15 +152,21 @@ inline int list_block(Batch& batch, int b) {
 #endif
 }
 
+inline int list_block(Batch& batch, int b) {
+  const int n = find_listed(batch, b);
+  for (int i = 0; i < kAhead; ++i) batch.list[n + i] = kBatch;
+  return n;
+}
+
 // Transmittance before the first Gaussian: 1, and 0 outside the picture so that nothing counts
 // there. Returns the blocks that hold a pixel.
 inline uint64_t start_transmittance(const TileArea& area, float* transmittance) {
   uint64_t alive = 0;
   for (int b = 0; b < kBlocks; ++b) {
-    const Block at = block_at(b);
+    const int left = kBlockWidth * (b % kBlocksAcross), top = kBlockHeight * (b / kBlocksAcross);
     bool any = false;
     for (int l = 0; l < GSA_LANES; ++l) {
-      const bool inside = at.x + l % kBlockWidth < area.width && at.y + l / kBlockWidth < area.height;
+      const bool inside = left + l % kBlockWidth < area.width && top + l / kBlockWidth < area.height;
       transmittance[b * GSA_LANES + l] = inside ? 1.0f : 0.0f;
       any = any || inside;
     }
@@ -175,10 +179,31 @@ inline bool any_transparent(vf transmittance) {
   return bits(less_equal(broadcast(kTransmittanceMin), transmittance)) != 0;
 }
 
-inline Contribution<vf, vm> contribution(const Entry& e, vf dx, vf dy, vf transmittance) {
-  const Exponent<vf> exponent = {broadcast(e.exponent.xx), broadcast(e.exponent.xy),
-                                 broadcast(e.exponent.yy)};
-  return contribute<vf, vm>(exponent, broadcast(e.opacity), dx, dy, transmittance);
+// The pixels of one block.
+struct BlockPixels {
+  vf x, y, xx, xy, yy;
+  BlockPixels(const Pixels& p, int i)
+      : x(load(p.x + i)), y(load(p.y + i)), xx(load(p.xx + i)), xy(load(p.xy + i)),
+        yy(load(p.yy + i)) {}
+};
+
+// alpha of kAhead listed Gaussians, their steps interleaved.
+inline void alphas(const Entry* const* e, const BlockPixels& p, vf* alpha) {
+  vf power[kAhead];
+  for (int i = 0; i < kAhead; ++i) power[i] = p.x * e[i]->falloff.x + broadcast(e[i]->falloff.one);
+  for (int i = 0; i < kAhead; ++i) power[i] = p.y * e[i]->falloff.y + power[i];
+  for (int i = 0; i < kAhead; ++i) power[i] = p.xx * e[i]->falloff.xx + power[i];
+  for (int i = 0; i < kAhead; ++i) power[i] = p.xy * e[i]->falloff.xy + power[i];
+  for (int i = 0; i < kAhead; ++i) power[i] = p.yy * e[i]->falloff.yy + power[i];
+  for (int i = 0; i < kAhead; ++i) alpha[i] = power[i];
+  powers_of_two<kAhead>(alpha);
+  for (int i = 0; i < kAhead; ++i)
+    alpha[i] = alpha_of(power[i], alpha[i], broadcast(e[i]->faintest), broadcast(e[i]->opacity));
+}
+
+// The entries `batch.list[k …]`; past the end of the list one that counts nowhere.
+inline void next_entries(const Batch& batch, int k, const Entry** e) {
+  for (int i = 0; i < kAhead; ++i) e[i] = batch.entry + batch.list[k + i];
 }
 
 // A band of kBlockHeight rows: between the tile's order, where a vector is a block, and rows of 16

@@ -21,10 +21,10 @@ constexpr int kBatchBwd = 64;
 constexpr uint32_t kAll = 0xFFFFFFFFu;
 
 struct Record {  // as in cpu/record.h
-  float x, y, exponent_xx, exponent_xy, exponent_yy, opacity, color[3], depth;
-  float reach, slope_x, slope_y;
+  float exponent_xx, exponent_xy, exponent_yy, slope_x, slope_y, extent_x;
+  float opacity, faintest, color[3], depth, x, y;
   int32_t branch;
-  float extent_x, extent_y;
+  float extent_y;
 };
 static_assert(sizeof(Record) == GSA_RECORD * sizeof(float), "see abi.h");
 
@@ -73,7 +73,7 @@ __device__ Bounds bounds_of(const gsa_raster& s, const Record& r) {
 __device__ __forceinline__ bool reaches(const Record& r, float x, float y, float wide, float high) {
   const Exponent<float> e = {r.exponent_xx, r.exponent_xy, r.exponent_yy};
   const float dx = x - r.x, dy = y - r.y;
-  return least_exponent(e, r.slope_x, r.slope_y, dx, dx + wide, dy, dy + high) <= r.reach;
+  return least_exponent(e, r.slope_x, r.slope_y, dx, dx + wide, dy, dy + high) <= -r.faintest;
 }
 
 template <class Visit>
@@ -100,16 +100,17 @@ __global__ void project_kernel(gsa_cuda_raster call) {
   if (s.screen_probe) r.x += s.screen_probe[2 * i], r.y += s.screen_probe[2 * i + 1];
   const Exponent<float> e = exponent_of(p.conic_xx, p.conic_xy, p.conic_yy);
   r.exponent_xx = e.xx, r.exponent_xy = e.xy, r.exponent_yy = e.yy;
-  r.opacity = s.opacities[i] * p.compensation;
+  r.opacity = fminf(s.opacities[i] * p.compensation, kOpacityMax);
   for (int c = 0; c < 3; ++c) r.color[c] = s.colors[3 * i + c];
   r.depth = p.depth;
-  r.reach = log2f(fmaxf(r.opacity / kAlphaMin, 1e-30f)) + 3e-5f;
+  const float reach = log2f(fmaxf(r.opacity / kAlphaMin, 1e-30f));
+  r.faintest = -reach;
   r.slope_x = slope_along(e.xx, e.xy), r.slope_y = slope_along(e.yy, e.xy);
   r.branch = s.branch[i];
-  const float spread = fmaxf(r.reach, 0.0f) * (2.0f / kLog2e);
+  const float spread = fmaxf(reach, 0.0f) * (2.0f / kLog2e);
   r.extent_x = sqrtf(spread * p.cov_xx), r.extent_y = sqrtf(spread * p.cov_yy);
   int32_t count = 0;
-  if (p.depth > kNear && r.reach > 0.0f && p.cov_xx < 1e12f && p.cov_yy < 1e12f &&
+  if (p.depth > kNear && reach > 0.0f && p.cov_xx < 1e12f && p.cov_yy < 1e12f &&
       wrong == GSA_OK)
     for_tiles(s, r, [&](int) { ++count; });
   ((Record*)s.records)[i] = r;
@@ -204,8 +205,10 @@ struct Shared {
 __device__ __forceinline__ Contribution<float, bool> contribution(const Record& r, const Pixel& p,
                                                                   float transmittance) {
   const Exponent<float> e = {r.exponent_xx, r.exponent_xy, r.exponent_yy};
-  return contribute<float, bool>(e, r.opacity, (float)p.x + 0.5f - r.x, (float)p.y + 0.5f - r.y,
-                                 transmittance);
+  const float dx = (float)p.x + 0.5f - r.x, dy = (float)p.y + 0.5f - r.y;
+  const float power = -exponent_at(e, dx, dy);
+  return contribute<bool>(alpha_of(power, power_of_two(power), r.faintest, r.opacity),
+                          transmittance);
 }
 
 __global__ void __launch_bounds__(kThreads) composite_kernel(gsa_cuda_raster call) {
@@ -240,13 +243,14 @@ __global__ void __launch_bounds__(kThreads) composite_kernel(gsa_cuda_raster cal
   if (!p.inside) return;
   const int64_t pixel = (int64_t)p.y * s.width + p.x;
   const float* back = s.background + (s.background_is_image ? 3 * pixel : 0);
+  const float alpha = share[0] + share[1] + share[2];
   bool fine = true;
   for (int k = 0; k < 3; ++k) {
     fine = fine && finite(back[k]);
-    s.rgb[3 * pixel + k] = rgb[k] + left * back[k];
+    s.rgb[3 * pixel + k] = rgb[k] + (1.0f - alpha) * back[k];
     s.branch_alpha[3 * pixel + k] = share[k];
   }
-  s.alpha[pixel] = 1.0f - left;
+  s.alpha[pixel] = alpha;
   s.depth[pixel] = depth;
   if (!fine) atomicMax(call.status + 1, GSA_NOT_FINITE + 7);
 }
@@ -358,8 +362,9 @@ __global__ void __launch_bounds__(kThreads)
       screen.y = p.conic_xy * m[1] + p.conic_yy * m[2];
       screen.depth = m[9];
       screen.moment_xx = m[3], screen.moment_xy = m[4], screen.moment_yy = m[5];
-      screen.compensation = m[0] / fmaxf(p.compensation, 1e-12f);
-      v_opacity = m[0] / fmaxf(s.opacities[i], 1e-12f);
+      const float g_sum = s.opacities[i] * p.compensation < kOpacityMax ? m[0] : 0.0f;
+      screen.compensation = g_sum / fmaxf(p.compensation, 1e-12f);
+      v_opacity = g_sum / fmaxf(s.opacities[i], 1e-12f);
       grad = project_bwd(view, g, p, parts, screen, camera);
     }
     v.means[3 * i] = grad.mean.x, v.means[3 * i + 1] = grad.mean.y, v.means[3 * i + 2] = grad.mean.z;

@@ -1,7 +1,8 @@
 // Front-to-back alpha compositing of one Gaussian over pixels, and its derivative.
 //
 // Kerbl et al. 2023, eq. 3: C = sum_i c_i alpha_i T_i with T_i = prod_{j<i} (1 - alpha_j), plus the
-// background times the last T. A Gaussian counts where alpha >= kAlphaMin and T >= kTransmittanceMin.
+// background times the last T. alpha is the opacity, at most kOpacityMax, times the falloff; a Gaussian
+// counts where alpha >= kAlphaMin and T >= kTransmittanceMin.
 #pragma once
 
 #include "coverage.h"
@@ -10,26 +11,24 @@ namespace gsa {
 
 template <class F, class M>
 struct Contribution {
-  F weight;        // alpha T, 0 where the Gaussian does not count
-  F transmittance; // T behind it
-  M free;          // where it counts and alpha is below its ceiling, so that it has a gradient
+  F weight;         // alpha T, 0 where the Gaussian does not count
+  F transmittance;  // T behind it
+  M open;           // where the pixel still takes something
 };
 
-template <class F, class M, class G>
-GSA_FN Contribution<F, M> contribute(const Exponent<G>& e, const G& opacity, const F& dx,
-                                     const F& dy, const F& transmittance) {
-  const F raw = opacity * power_of_two(-exponent_at(e, dx, dy));
-  const F ceiling = splat(dx, kAlphaMax);
-  const M bright = less_equal(splat(dx, kAlphaMin), raw);
-  const M open = less_equal(splat(dx, kTransmittanceMin), transmittance);
-  // Two choices rather than one by `bright and open`: only the second waits for the transmittance,
-  // on which the next Gaussian waits in turn.
-  const F alpha = zero_unless(bright, smaller(raw, ceiling));
-  Contribution<F, M> c;
-  c.weight = zero_unless(open, alpha * transmittance);
-  c.transmittance = transmittance - c.weight;
-  c.free = both(both(bright, less(raw, ceiling)), open);
-  return c;
+// alpha, or 0 where it is too faint to count. `power` is -P of coverage.h, `falloff` its power of two
+// and `faintest` the least power that counts, -reach.
+template <class F>
+GSA_FN F alpha_of(const F& power, const F& falloff, const F& faintest, const F& opacity) {
+  return product_if(less_equal(faintest, power), falloff, opacity);
+}
+
+// The next Gaussian waits for T and for nothing else: a pixel that takes nothing more still lets its
+// T shrink, only the weight is cut. Its opacity is therefore the sum of the weights, not 1 - T.
+template <class M, class F>
+GSA_FN Contribution<F, M> contribute(const F& alpha, const F& transmittance) {
+  const M open = less_equal(splat(alpha, kTransmittanceMin), transmittance);
+  return {product_if(open, alpha, transmittance), transmittance - alpha * transmittance, open};
 }
 
 // dL/dpower of one Gaussian, where power = -P ln 2 is the exponent of its falloff.
@@ -40,7 +39,7 @@ GSA_FN Contribution<F, M> contribute(const Exponent<G>& e, const G& opacity, con
 // alpha dL/dalpha = weight (slope - R / T_behind).
 template <class F, class M>
 GSA_FN F contribute_bwd(const Contribution<F, M>& c, const F& slope, const F& behind) {
-  return zero_unless(c.free, c.weight * (slope - behind * reciprocal(c.transmittance)));
+  return product_if(c.open, c.weight, slope - behind * reciprocal(c.transmittance));
 }
 
 }  // namespace gsa

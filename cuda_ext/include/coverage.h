@@ -24,6 +24,34 @@ GSA_FN F exponent_at(const Exponent<G>& e, const F& dx, const F& dy) {
   return dx * (e.xx * dx + e.xy * dy) + e.yy * dy * dy;
 }
 
+// -P as a polynomial of the pixel instead of its distance from the mean: five multiply-adds with the
+// pixel's own products, which are the same for all Gaussians. Keep the origin near the pixels: the
+// terms are as large as P at the origin and cancel.
+template <class F>
+struct Falloff {
+  F one, x, y, xx, xy, yy;
+};
+
+template <class F>
+GSA_FN Falloff<F> falloff_of(const Exponent<F>& e, const F& mean_x, const F& mean_y) {
+  Falloff<F> f;
+  f.x = 2.0f * e.xx * mean_x + e.xy * mean_y;
+  f.y = 2.0f * e.yy * mean_y + e.xy * mean_x;
+  f.one = -0.5f * (f.x * mean_x + f.y * mean_y);
+  f.xx = -e.xx, f.xy = -e.xy, f.yy = -e.yy;
+  return f;
+}
+
+template <class F, class G>
+GSA_FN F falloff_at(const Falloff<G>& f, const F& x, const F& y, const F& xx, const F& xy,
+                    const F& yy) {
+  F t = x * f.x + splat(x, f.one);
+  t = y * f.y + t;
+  t = xx * f.xx + t;
+  t = xy * f.xy + t;
+  return yy * f.yy + t;
+}
+
 template <class F>
 GSA_FN F clamped(const F& value, const F& low, const F& high) {
   return smaller(larger(value, low), high);

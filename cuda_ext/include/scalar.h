@@ -18,7 +18,7 @@
 namespace gsa {
 
 constexpr float kAlphaMin = 1.0f / 255.0f;  // fainter contributions are dropped
-constexpr float kAlphaMax = 0.999f;         // keeps 1 - alpha away from 0
+constexpr float kOpacityMax = 0.999f;       // keeps 1 - alpha away from 0
 constexpr float kTransmittanceMin = 1e-4f;  // a pixel takes nothing more below this
 constexpr float kScreenBlur = 0.3f;         // px^2 added to the projected covariance
 constexpr float kNear = 0.01f;              // metres
@@ -30,6 +30,7 @@ GSA_FN bool less_equal(float a, float b) { return a <= b; }
 GSA_FN bool both(bool a, bool b) { return a && b; }
 GSA_FN float choose(bool which, float a, float b) { return which ? a : b; }
 GSA_FN float zero_unless(bool which, float a) { return which ? a : 0.0f; }
+GSA_FN float product_if(bool which, float a, float b) { return which ? a * b : 0.0f; }
 GSA_FN float smaller(float a, float b) { return a < b ? a : b; }
 GSA_FN float larger(float a, float b) { return a > b ? a : b; }
 GSA_FN float root(float a) { return sqrtf(a); }

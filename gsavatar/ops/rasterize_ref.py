@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gsavatar.types import Rendering
 
-ALPHA_MIN, ALPHA_MAX = 1.0 / 255.0, 0.999
+ALPHA_MIN, OPACITY_MAX = 1.0 / 255.0, 0.999
 TRANSMITTANCE_MIN = 1e-4
 SCREEN_BLUR = 0.3  # px^2
 NEAR = 0.01  # metres
@@ -96,8 +96,8 @@ def rasterize_ref(
     offset = centres - screen[order, None]  # [M, P, 2]
     conic = torch.linalg.inv(covariances[order])
     power = -0.5 * torch.einsum("mpi,mij,mpj->mp", offset, conic, offset)
-    raw = (opacities * compensation)[order, None] * power.exp()
-    alpha = torch.where(raw >= ALPHA_MIN, raw.clamp_max(ALPHA_MAX), torch.zeros_like(raw))
+    alpha = (opacities * compensation).clamp_max(OPACITY_MAX)[order, None] * power.exp()
+    alpha = torch.where(alpha >= ALPHA_MIN, alpha, torch.zeros_like(alpha))
     left = torch.cumprod(torch.cat((torch.ones_like(alpha[:1]), 1 - alpha)), dim=0)
     counts = left[:-1] >= TRANSMITTANCE_MIN
     alpha = torch.where(counts, alpha, torch.zeros_like(alpha))
