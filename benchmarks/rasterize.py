@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 
 from gsavatar import ops
-from gsavatar.ops import native
+from gsavatar.ops import machinery, native
 from gsavatar.ops.rasterize import rasterize_op, scene_of
 
 PAIRS_PER_PIXEL = 25.0
 SIZES, COUNTS = (256, 512, 1024), (5_000, 20_000, 50_000, 200_000)
+COEFFICIENTS = 48
 FLOP_PER_PAIR = (45.0, 105.0)
 """Useful arithmetic of one contributing pair, forward and backward (projection left out)."""
 
@@ -99,25 +100,83 @@ def _median_ms(run: Callable[[], tuple[float, ...]], seconds: float) -> list[flo
     return [1e3 * statistics.median(column) for column in zip(*rows, strict=True)]
 
 
-def time_rasterize(arguments: Scene, backend: str, seconds: float) -> tuple[float, float, float]:
-    """Milliseconds of inference, of the forward pass that records and of the backward pass."""
-    floats = ("means", "quats", "scales", "opacities", "colors")
-    leaves = {n: arguments[n].clone().requires_grad_() for n in floats}
-    trained = arguments | leaves
-    v = torch.randn(arguments["height"], arguments["width"], 3)
+def _now(device: torch.device) -> float:
+    """Seconds, once the device has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _timed(
+    forward: Callable[[], Tensor], leaves: list[Tensor], seconds: float
+) -> tuple[float, float, float]:
+    """Milliseconds of a forward pass that records, of its backward pass, and of both."""
+    device = leaves[0].device
+    v = torch.randn_like(forward())
 
     def step() -> tuple[float, ...]:
-        for leaf in leaves.values():
+        for leaf in leaves:
             leaf.grad = None
-        start = time.perf_counter()
-        rendering = ops.rasterize(*trained.values(), backend=backend)
-        middle = time.perf_counter()
-        rendering.rgb.backward(v)
-        end = time.perf_counter()
+        start = _now(device)
+        result = forward()
+        middle = _now(device)
+        result.backward(v)
+        end = _now(device)
         return middle - start, end - middle, end - start
 
-    forward, backward, total = _median_ms(step, seconds)
-    return forward, backward, total
+    first, second, total = _median_ms(step, seconds)
+    return first, second, total
+
+
+FLOATS = ("means", "quats", "scales", "opacities", "colors")
+
+
+def time_rasterize(arguments: Scene, backend: str, seconds: float) -> tuple[float, float, float]:
+    """Milliseconds of ``rasterize`` with gradients for the whole cloud."""
+    leaves = {n: arguments[n].clone().requires_grad_() for n in FLOATS}
+    trained = arguments | leaves
+    return _timed(
+        lambda: ops.rasterize(*trained.values(), backend=backend).rgb,
+        list(leaves.values()),
+        seconds,
+    )
+
+
+def time_blended(arguments: Scene, seconds: float) -> float:
+    """Milliseconds of blend, projection and compositing in one pass, for inference."""
+    moving = motion_of(arguments)
+    still = (arguments[n] for n in ("opacities", "colors", "branch", "world_to_cam", "K"))
+    size = (arguments["width"], arguments["height"], arguments["background"])
+    held = (*moving, *still, *size)
+
+    def run() -> tuple[float, ...]:
+        start = time.perf_counter()
+        ops.rasterize_blended(*held)
+        return (time.perf_counter() - start,)
+
+    return _median_ms(run, seconds)[0]
+
+
+def time_blend(arguments: Scene, seconds: float) -> tuple[float, float, float]:
+    """Milliseconds of ``blend_motion`` with gradients for everything that moves."""
+    leaves = [t.clone().requires_grad_() for t in motion_of(arguments)]
+    return _timed(lambda: torch.cat(ops.blend_motion(*leaves), dim=-1), leaves, seconds)
+
+
+def motion_of(arguments: Scene) -> tuple[Tensor, ...]:
+    """Means, quats, scales, and a basis of 48 coefficients with values for them."""
+    g = torch.Generator().manual_seed(1)
+    cloud = tuple(arguments[n] for n in ("means", "quats", "scales"))
+    basis = 1e-3 * torch.randn(COEFFICIENTS, len(cloud[0]), 9, generator=g)
+    return (*cloud, basis, torch.rand(COEFFICIENTS, generator=g))
+
+
+def time_ssim(size: int, seconds: float, op: Callable[..., Tensor]) -> tuple[float, float, float]:
+    """Milliseconds of SSIM of two pictures with the gradient of the first."""
+    g = torch.Generator().manual_seed(2)
+    a, b = torch.rand(2, size, size, 3, generator=g)
+    a.requires_grad_()
+    return _timed(lambda: op(a, b), [a], seconds)
 
 
 def yardstick(seconds: float = 1.0) -> float:
@@ -134,27 +193,69 @@ def yardstick(seconds: float = 1.0) -> float:
 
 def measure(sizes: tuple[int, ...], counts: tuple[int, ...], isas: tuple[str, ...],
             seconds: float) -> list[dict[str, Any]]:  # fmt: skip
-    """Rows of ``results`` for the native rasterizer."""
+    """Rows of ``results`` for the CPU kernels, one instruction set after the other."""
+    rows = []
+    for isa in isas:
+        os.environ["GSAVATAR_ISA"] = isa
+        for size in sizes:
+            for count in counts:
+                arguments = scene(size, count)
+                pairs = _scaled(size, count, 0)[1]
+                where = {"backend": "native", "isa": isa, "threads": native.threads()}
+                times = time_rasterize(arguments, "native", seconds)
+                rows.append(row("rasterize", where, size, count, times, pairs))
+                alone = time_blended(arguments, seconds)
+                rows.append(
+                    row("rasterize_blended", where, size, count, (alone, 0.0, alone), pairs)
+                )
+        for count in counts:
+            times = time_blend(scene(256, count), seconds)
+            rows.append(row("blend_motion", where, 0, count, times))
+        for size in sizes:
+            times = time_ssim(size, seconds, ops.ssim)
+            rows.append(row("ssim", where, size, 0, times))
+    for size in sizes:
+        where = {"backend": "torch", "isa": "", "threads": torch.get_num_threads()}
+        rows.append(row("ssim", where, size, 0, time_ssim(size, seconds, ops.ssim_ref)))
+    return rows
+
+
+def measure_cuda(
+    sizes: tuple[int, ...], counts: tuple[int, ...], seconds: float
+) -> list[dict[str, Any]]:
+    """Rows of ``results`` for the GPU: our kernels, and gsplat where it is installed."""
+    facts = machinery.available()
+    backends = [b for b, key in (("native", "cuda"), ("gsplat", "gsplat")) if facts[key]]
     rows = []
     for size in sizes:
         for count in counts:
-            arguments = scene(size, count)
             pairs = _scaled(size, count, 0)[1]
-            for isa in isas:
-                os.environ["GSAVATAR_ISA"] = isa
-                forward, backward, total = time_rasterize(arguments, "native", seconds)
-                rows.append({
-                    "op": "rasterize", "backend": "native", "isa": isa,
-                    "threads": native.threads(), "size": size, "n": count,
-                    "forward_ms": forward, "backward_ms": backward, "total_ms": total,
-                    "pairs": pairs, "gflops": pairs * sum(FLOP_PER_PAIR) / total / 1e6,
-                    "pairs_per_s": pairs / total * 1e3,
-                })  # fmt: skip
-                print(
-                    f"rasterize {isa:6} {size:4}^2 {count:6}  forward {forward:7.2f}  "
-                    f"backward {backward:7.2f}  total {total:7.2f} ms  {pairs / 1e6:.2f} M pairs"
-                )
+            moved = {
+                k: v.cuda() if isinstance(v, Tensor) else v for k, v in scene(size, count).items()
+            }
+            for backend in backends:
+                where = {"backend": backend, "isa": "cuda", "threads": 0}
+                times = time_rasterize(moved, backend, seconds)
+                rows.append(row("rasterize", where, size, count, times, pairs))
     return rows
+
+
+def row(
+    op: str, where: dict[str, Any], size: int, count: int,
+    times: tuple[float, float, float], pairs: int = 0,
+) -> dict[str, Any]:  # fmt: skip
+    """One row of ``results``, printed as well."""
+    forward, backward, total = times
+    flop = FLOP_PER_PAIR[0] + (FLOP_PER_PAIR[1] if backward else 0.0)
+    print(
+        f"{op:18} {where['backend']:6} {where['isa']:6} {size:4}^2 {count:6}  "
+        f"forward {forward:7.2f}  backward {backward:7.2f}  total {total:7.2f} ms"
+    )
+    return {
+        "op": op, **where, "size": size, "n": count, "forward_ms": forward,
+        "backward_ms": backward, "total_ms": total, "pairs": pairs,
+        "gflops": pairs * flop / total / 1e6, "pairs_per_s": pairs / total * 1e3,
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -164,16 +265,23 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS))
     parser.add_argument("--isas", nargs="+", default=[])
     parser.add_argument("--seconds", type=float, default=2.0, help="time spent on each row")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
-    level = native.ISAS.index(native.machine_isa())
-    isas = tuple(options.isas or reversed(native.ISAS[: level + 1]))
-    rows = measure(tuple(options.sizes), tuple(options.counts), isas, options.seconds)
+    sizes, counts = tuple(options.sizes), tuple(options.counts)
+    if options.device == "cuda":
+        rows = measure_cuda(sizes, counts, options.seconds)
+    else:
+        level = native.ISAS.index(native.machine_isa())
+        isas = tuple(options.isas or reversed(native.ISAS[: level + 1]))
+        rows = measure(sizes, counts, isas, options.seconds)
+    product_ms = yardstick()
     out = {
         "results": rows,
-        "yardstick_ms": yardstick(),
+        "yardstick_ms": product_ms,
+        "yardstick_gflops": 2 * 2048**3 / product_ms / 1e6,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
-    print(f"yardstick {out['yardstick_ms']:.1f} ms")
+    print(f"yardstick {product_ms:.1f} ms, {out['yardstick_gflops']:.0f} GFLOP/s")
     if options.json:
         options.json.write_text(json.dumps(out, indent=1))
 

@@ -139,7 +139,7 @@ def project(points: Tensor, head_pose: Tensor, camera: Camera) -> Tensor:
     return torch.cat((pixels[:, :2] / pixels[:, 2:], seen[:, 2:]), dim=-1)
 
 
-def _look_up(picture: np.ndarray, pixels: Tensor) -> Tensor:
+def look_up(picture: np.ndarray, pixels: Tensor) -> Tensor:
     """Values of a picture under pixel positions [N, 2]; clamped at the border."""
     height, width = picture.shape[:2]
     x = pixels[:, 0].floor().long().clamp(0, width - 1)
@@ -160,8 +160,8 @@ def seen_colors(
     for i, row in enumerate(rows):
         moved = points + torch.einsum("k,knc->nc", clip.track.coefficients[row], shapes)
         seen = project(moved, clip.track.head_pose[row], clip.camera(row))
-        labels = _look_up(clip.regions(row), seen)
-        colors = _look_up(clip.frame(row), seen).float() / 255.0
+        labels = look_up(clip.regions(row), seen)
+        colors = look_up(clip.frame(row), seen).float() / 255.0
         allowed = torch.zeros(len(labels), dtype=torch.bool)
         for kind, regions in allowed_regions.items():
             allowed |= (part == int(kind)) & torch.isin(labels, torch.tensor(regions).to(labels))
@@ -249,7 +249,7 @@ def _torso_points(clip: Clip, rows: list[int], count: int) -> tuple[Tensor, Tens
         bulge = (1.0 - (points[:, 0] / TORSO_HALF_WIDTH_M) ** 2).clamp_min(0.0).sqrt()
         depth = torch.where(is_neck, round_neck, TORSO_BACK_M + TORSO_BULGE_M * bulge)
     colors = torch.stack(
-        [_look_up(clip.frame(row), pixels).float() / 255.0 for row in rows[::3]]
+        [look_up(clip.frame(row), pixels).float() / 255.0 for row in rows[::3]]
     ).median(0).values  # fmt: skip
     chin = clip.track.face.vertices[clip.track.face.part == int(FacePart.SKIN)][:, 1].amin()
     height = ((points[:, 1] - chin + NECK_FADE_M) / NECK_FADE_M).clamp(0.0, 1.0)

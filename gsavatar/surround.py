@@ -15,15 +15,23 @@ import torch
 from torch import Tensor
 
 from gsavatar.clip import Clip
-from gsavatar.seeding import REFERENCE_FRAMES, seen_colors, spread_rows
-from gsavatar.types import Camera, Drive, FacePart, FittedFace
+from gsavatar.seeding import REFERENCE_FRAMES, look_up, project, spread_rows
+from gsavatar.types import Camera, Drive, FacePart, FittedFace, Region
 
 SIZE = 72
 """Side of the coarse pictures in pixels: a few vertices of the mesh for each."""
 YAW_DEG = 40.0
 PITCH_DEG = 15.0
-COLORED_PARTS = (FacePart.SKIN, FacePart.LIPS)
+COLORED_PARTS = (FacePart.SKIN, FacePart.LIPS, FacePart.SCALP)
+COLORED_REGIONS = (Region.SKIN, Region.LIPS, Region.HAIR)
 MIN_FACING = 0.15
+SEEN_FACING = 0.3
+"""Cosine from which a frame shows a vertex rather than its silhouette."""
+EDGE_PX = 4
+"""Pixels of a protocol frame this near another region may show that."""
+NEIGHBOURS = 8
+REACH_M = 0.04
+"""How far colours are continued over what no frame faces."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +51,13 @@ class Surround:
         wanted = torch.zeros(len(face.part), dtype=torch.bool)
         for part in COLORED_PARTS:
             wanted |= face.part == int(part)
-        rows = spread_rows(clip.train_rows, REFERENCE_FRAMES)
         chosen = wanted.nonzero()[:, 0]
-        colors, seen = seen_colors(
-            clip, rows, face.vertices[chosen], face.basis[:, chosen], face.part[chosen]
-        )
-        kept = chosen[seen]
+        normals = vertex_normals(face)
+        colors, known = mesh_colors(clip, chosen, normals[chosen])
+        kept = chosen[known]
         self.vertices, self.basis = face.vertices[kept], face.basis[:, kept]
-        self.normals = vertex_normals(face)[kept]
-        self.colors = colors[seen]
+        self.normals = normals[kept]
+        self.colors = colors[known]
         self.centre = face.vertices[wanted].mean(0)
         self.camera = clip.track.cameras[0].resized(SIZE, SIZE)
 
@@ -83,6 +89,63 @@ class Surround:
         color[at] = self.colors[order].numpy()
         covered[at] = (facing[order] > MIN_FACING).float().numpy()
         return CoarseView(camera, torch.from_numpy(color), torch.from_numpy(covered))
+
+
+def mesh_colors(clip: Clip, chosen: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
+    """Colours [N, 3] of chosen vertices of the fitted mesh, and which of them [N] have one.
+
+    A vertex takes the median over frames that look onto it and show the head around it: at a
+    silhouette the background is a pixel away. One that no frame looks onto continues its
+    neighbours, skin or hair, unless those turned out to be something else.
+    """
+    face = clip.track.face
+    points, shapes = face.vertices[chosen], face.basis[:, chosen]
+    rows = spread_rows(clip.train_rows, REFERENCE_FRAMES)
+    samples = torch.full((len(rows), len(points), 3), float("nan"))
+    faced = torch.zeros(len(points), dtype=torch.bool)
+    for i, row in enumerate(rows):
+        moved = points + torch.einsum("k,knc->nc", clip.track.coefficients[row], shapes)
+        to_cam = clip.camera(row).world_to_cam @ clip.track.head_pose[row]
+        toward = torch.nn.functional.normalize(moved @ to_cam[:3, :3].T + to_cam[:3, 3], dim=-1)
+        looked_at = -(normals @ to_cam[:3, :3].T * toward).sum(-1) > SEEN_FACING
+        pixels = project(moved, clip.track.head_pose[row], clip.camera(row))
+        regions = torch.from_numpy(clip.regions(row))
+        inside = _eroded(torch.isin(regions, torch.tensor(COLORED_REGIONS).to(regions)))
+        shown = look_up(inside.numpy(), pixels)
+        colors = look_up(clip.frame(row), pixels).float() / 255.0
+        samples[i, looked_at & shown] = colors[looked_at & shown]
+        faced |= looked_at
+    colors = samples.nanmedian(0).values
+    known = ~colors.isnan().any(-1)
+    return _continued(points, colors, known, faced)
+
+
+def _eroded(mask: Tensor) -> Tensor:
+    """A mask [H, W] without what lies within ``EDGE_PX`` of its border."""
+    outside = (~mask).float()[None, None]
+    grown = torch.nn.functional.max_pool2d(outside, 2 * EDGE_PX + 1, 1, EDGE_PX)
+    return grown[0, 0] == 0.0
+
+
+def _continued(
+    points: Tensor, colors: Tensor, known: Tensor, faced: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Colours and mask with the vertices that no frame faced filled from their neighbours."""
+    if not known.any() or faced.all():
+        return colors, known
+    judged = known | faced
+    hidden = (~judged).nonzero()[:, 0]
+    distance, near = torch.cdist(points[hidden], points[judged]).topk(
+        min(NEIGHBOURS, int(judged.sum())), largest=False
+    )
+    trusted = known[judged][near].float()
+    share = trusted / (distance + 1e-3)
+    palette = torch.where(known[:, None], colors, 0.0)[judged]
+    mixed = (share[..., None] * palette[near]).sum(1) / share.sum(1, keepdim=True).clamp_min(1e-9)
+    usable = (trusted.mean(1) > 0.5) & (distance[:, 0] < REACH_M)
+    result, mask = colors.clone(), known.clone()
+    result[hidden[usable]], mask[hidden[usable]] = mixed[usable], True
+    return result, mask
 
 
 def turned(camera: Camera, centre: Tensor, yaw: float, pitch: float) -> Camera:
