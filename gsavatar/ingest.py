@@ -37,6 +37,7 @@ from gsavatar.frames import (
     write_bytes_atomic,
     write_text_atomic,
 )
+from gsavatar.idle import jump_cuts
 from gsavatar.landmarks import FaceLandmarker, mouth_opening
 from gsavatar.plate import background_plate
 from gsavatar.progress import Reporter
@@ -358,6 +359,14 @@ def _finish(
         write_bytes_atomic(root / f"plate{file}.png", encode_png(plate))
         meta["plate_unseen"].append(round(unseen, 4))
     meta["provider"] = track.face.provider
+    files = track.file_index.numpy()
+    cuts = [i for i in jump_cuts(track.head_pose) if files[i] == files[i - 1]]
+    if cuts:
+        seconds = ", ".join(f"{float(track.time_s[i]):.1f}" for i in cuts[:8])
+        meta["notes"].append(
+            f"The head jumps at {seconds} s, as after a cut; the motion that is replayed under a "
+            "speech keeps clear of that."
+        )
     for note in meta["notes"] + meta.get("speech_notes", []):
         reporter.note(note)
     save_meta(root, meta)

@@ -24,6 +24,7 @@ from gsavatar.config import Settings
 from gsavatar.errors import InputError
 from gsavatar.evaluate import evaluate
 from gsavatar.frames import write_text_atomic
+from gsavatar.idle import jump_cuts
 from gsavatar.ingest import IngestOptions, ingest
 from gsavatar.landmarks import mouth_opening
 from gsavatar.package import Package, save_package
@@ -172,10 +173,11 @@ def build_package(
 
 
 def idle_performance(clip: Clip, rows: torch.Tensor) -> Curves:
-    """The longest stretch of the training part without a gap: poses and curves to replay."""
+    """The longest stretch of the training part without gap or cut: poses and curves to replay."""
     times = clip.time_s[rows].numpy()
     files = clip.track.file_index[rows].numpy()
-    breaks = np.flatnonzero((np.diff(times) > MAX_IDLE_GAP_S) | (np.diff(files) != 0)) + 1
+    gaps = np.flatnonzero((np.diff(times) > MAX_IDLE_GAP_S) | (np.diff(files) != 0)) + 1
+    breaks = np.union1d(gaps, jump_cuts(clip.track.head_pose[rows]))
     edges = [0, *breaks.tolist(), len(rows)]
     spans = [(b - a, a, b) for a, b in pairwise(edges)]
     _, start, end = max(spans, key=lambda s: (s[0], -s[1]))

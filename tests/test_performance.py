@@ -12,7 +12,7 @@ import torch
 from gsavatar import performance, speech_motion
 from gsavatar.errors import InputError
 from gsavatar.geometry import rigid, so3_exp, so3_log
-from gsavatar.idle import IdlePath
+from gsavatar.idle import IdlePath, jump_cuts
 from gsavatar.speech import SpeechFeatures
 from gsavatar.types import Curves
 
@@ -97,6 +97,19 @@ def test_a_path_of_a_few_frames_still_plays(frames: int) -> None:
     assert bool(torch.isfinite(played.values).all() and torch.isfinite(played.head_pose).all())
     low, high = idle.values.amin(0), idle.values.amax(0)
     assert bool((played.values >= low - 1e-6).all() and (played.values <= high + 1e-6).all())
+
+
+def test_a_cut_is_told_from_a_quick_head() -> None:
+    idle = wandering(20.0)
+    assert len(jump_cuts(idle.head_pose)) == 0
+    cut = idle.head_pose.clone()
+    cut[200:, 0, 3] += 0.02
+    cut[350:, :3, :3] = so3_exp(torch.tensor([[0.0, 0.2, 0.0]]))[0].float() @ cut[350:, :3, :3]
+    assert jump_cuts(cut).tolist() == [200, 350]
+    quick = idle.head_pose.clone()
+    quick[300:310, 0, 3] += 0.03 * torch.sin(torch.linspace(0, torch.pi, 10))
+    assert len(jump_cuts(quick)) == 0
+    assert len(jump_cuts(idle.head_pose[:2])) == len(jump_cuts(idle.head_pose[:1])) == 0
 
 
 # Speech over it
