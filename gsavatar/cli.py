@@ -60,7 +60,8 @@ def _fit(options: Fit) -> None:
     _say(f"report  {result.report_path}")
     _say(f"took    {clock(time.monotonic() - started)}")
     _say(f"next    gsavatar view {result.avatar_path}")
-    _say(f"        gsavatar render {result.avatar_path} --audio SPEECH.wav --out talk.mp4")
+    source = "--audio SPEECH.wav" if result.speaks else "--drive VIDEO"
+    _say(f"        gsavatar render {result.avatar_path} {source} --out talk.mp4")
 
 
 def _track(options: Track) -> None:

@@ -51,6 +51,7 @@ class FitResult:
     avatar_path: Path
     report_path: Path
     metrics: dict[str, Any]
+    speaks: bool  # whether it can be driven by speech
 
 
 def fit(
@@ -69,8 +70,10 @@ def fit(
             "give a longer clip."
         )
     name = avatar_name(run)
-    with clock.stage("learn how speech moves the face"):
-        speech = learn_speech(clip)
+    speech = None
+    if clip.features is not None:
+        with clock.stage("learn how speech moves the face"):
+            speech = learn_speech(clip)
     live = _LiveFile(run / "live.gsavatar", clip, speech, settings, clock)
     with clock.stage("train the avatar") as progress:
         started = time.monotonic()
@@ -89,7 +92,7 @@ def fit(
     save_package(path, package, thumbnail(package))
     with clock.stage("write the report"):
         report = write_report(run)
-    return FitResult(path, report, metrics)
+    return FitResult(path, report, metrics, speech is not None)
 
 
 def track(videos: list[Path], run: Path, options: IngestOptions, reporter: Reporter) -> Path:

@@ -21,7 +21,7 @@ from gsavatar.pipeline import FitResult
 from gsavatar.progress import PlainReporter, clock, make_reporter, progress_words
 from gsavatar.video import VideoWriter
 
-COMMANDS = ("fit", "track", "render", "view", "evaluate", "doctor", "assets")
+COMMANDS = ("fit", "check", "track", "render", "view", "evaluate", "doctor", "assets")
 
 
 def film(path: Path, frames: int = 5) -> Path:
@@ -54,7 +54,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             progress(1, 1)
         (run / "clip").mkdir(exist_ok=True)
         (run / "clip" / "decode.json").write_text("{}")
-        return FitResult(run / "x.gsavatar", run / "report.html", {})
+        return FitResult(run / "x.gsavatar", run / "report.html", {}, speaks="mute" not in run.name)
 
     monkeypatch.setattr(pipeline, "fit", fit)
     return made
@@ -82,6 +82,14 @@ def test_the_list_of_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     shown = capsys.readouterr().out
     assert all(command in shown for command in COMMANDS)
+
+
+def test_the_next_step_suits_the_avatar(
+    here: Path, calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("fit", "me.mp4") == 0 and "--audio SPEECH.wav" in capsys.readouterr().out
+    assert run("fit", "me.mp4", "--out", "mute") == 0
+    assert "--drive VIDEO" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [("fut",), ("fit", "me.mp4", "--prest", "preview"), ("render",)])
