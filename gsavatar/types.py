@@ -119,6 +119,7 @@ class Rendering:
     alpha: Tensor  # [*B, H, W, 1]
     branch_alpha: Tensor  # [*B, H, W, 3], share of the composited weight per Branch
     depth: Tensor  # [*B, H, W, 1], weighted z / alpha is the mean depth
+    extras: Tensor | None = None  # [*B, H, W, C], other values composited over zero
 
 
 @dataclass(frozen=True)

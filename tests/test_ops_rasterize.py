@@ -129,6 +129,27 @@ def test_matches_reference(isa: str, count: int, image: bool) -> None:
         assert_alike(name, got_grads[name], want_grads[name], 3e-3)
 
 
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_extra_channels_are_composited_as_colours_are(backend: str) -> None:
+    s = single(scene(80, seed=9))
+    s["background"] = torch.zeros(3)
+    extra = torch.cat((s["colors"].flip(1), s["colors"][:, :1] * 2.0), dim=1).requires_grad_()
+    seen = call(ops.rasterize, s, 40, extra_channels=extra, backend=backend)
+    assert seen.extras is not None and seen.extras.shape == (40, 47, 4)
+    torch.testing.assert_close(seen.extras[..., :3], seen.rgb.flip(-1))
+    torch.testing.assert_close(seen.extras[..., 3], 2.0 * seen.rgb[..., 0])
+    seen.extras[..., 3].sum().backward()
+    extra_grad = extra.grad
+    assert extra_grad is not None and bool((extra_grad[:, :3] == 0).all())
+    colors = s["colors"].clone().requires_grad_()
+    again = call(ops.rasterize, s | {"colors": colors}, 40, backend=backend)
+    again.rgb[..., 0].sum().backward()
+    assert colors.grad is not None
+    torch.testing.assert_close(extra_grad[:, 3], colors.grad[:, 0])
+    with pytest.raises(ValueError, match="extra_channels"):
+        call(ops.rasterize, s, 40, extra_channels=extra[1:])
+
+
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_each_output_alone_has_the_right_gradients(output: str) -> None:
     s = scene(64, seed=3)

@@ -7,6 +7,7 @@ transmittance in front of it at least 1e-4. The mathematics is in ``cuda_ext/inc
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ def rasterize(
     background: Tensor,  # [3] or [H, W, 3]
     *,
     screen_probe: Tensor | None = None,  # [N, 2]
+    extra_channels: Tensor | None = None,  # [N, C]
     backend: str = "auto",
 ) -> Rendering:
     """The picture [H, W] of one cloud from one camera, background composited.
@@ -43,6 +45,8 @@ def rasterize(
     by ``alpha`` it is the mean depth. ``branch_alpha`` sums to ``alpha``. No Gaussians give the
     background. All float inputs get gradients from all four outputs; that of ``screen_probe``
     (zeros, added to the projected means) is the gradient by the screen position in pixels.
+    ``extra_channels`` (features, labels, normals) are composited as colours are, over zero, into
+    ``extras``; every three of them cost a pass of their own.
 
     Raises ``ValueError`` for a malformed argument (shape, dtype, device, NaN, branch out of range,
     empty picture) and ``native.NativeUnavailable`` when the backend asked for is not there.
@@ -51,17 +55,44 @@ def rasterize(
         means, quats, scales, opacities, colors, branch, world_to_cam, K, width, height,
         background, screen_probe,
     )  # fmt: skip
-    chosen = choose_backend(means, backend)
-    cloud = (means, quats, scales, opacities, colors, branch, world_to_cam, K, width, height)
+    geometry = (means, quats, scales, opacities)
+    view = (branch, world_to_cam, K, width, height)
+    rendering = _one_pass(geometry, colors, view, background, screen_probe, backend)
+    if extra_channels is None:
+        return rendering
+    if extra_channels.dim() != 2:
+        raise ValueError(f"extra_channels must be [N, C], got {list(extra_channels.shape)}")
+    check.shape("extra_channels", extra_channels, (means.shape[0], extra_channels.shape[1]))
+    check.dtype("extra_channels", extra_channels, means.dtype)
+    check.device("extra_channels", extra_channels, means.device)
+    count = extra_channels.shape[1]
+    padded = torch.nn.functional.pad(extra_channels, (0, -count % 3))
+    nothing = background.new_zeros(3)
+    passes = [
+        _one_pass(geometry, part, view, nothing, screen_probe, backend).rgb
+        for part in padded.split(3, dim=1)
+    ]
+    extras = torch.cat(passes, dim=-1)[..., :count] if passes else rendering.rgb[..., :0]
+    return replace(rendering, extras=extras)
+
+
+def _one_pass(  # noqa: PLR0917
+    geometry: tuple[Tensor, Tensor, Tensor, Tensor], colors: Tensor,
+    view: tuple[Tensor, Tensor, Tensor, int, int], background: Tensor,
+    screen_probe: Tensor | None, backend: str,
+) -> Rendering:  # fmt: skip
+    """Three channels of checked arguments by the backend that serves them."""
+    chosen = choose_backend(colors, backend)
+    cloud = (*geometry, colors, *view)
     if chosen == "native":
-        check.dtype("means", means, torch.float32)
-        op = rasterize_op if means.device.type == "cpu" else cuda_backend.rasterize_op
+        check.dtype("means", geometry[0], torch.float32)
+        op = rasterize_op if colors.device.type == "cpu" else cuda_backend.rasterize_op
         rgb, alpha, branch_alpha, depth, *_ = op(*cloud, background, screen_probe)
         return Rendering(rgb, alpha[..., None], branch_alpha, depth[..., None])
     if chosen == "gsplat":
         return rasterize_gsplat(*cloud, background, screen_probe=screen_probe)
-    _refuse_bad_values(means, quats, scales, opacities, colors, branch, world_to_cam, K,
-                       background, screen_probe)  # fmt: skip
+    branch, world_to_cam, K, *_ = view
+    _refuse_bad_values(*geometry, colors, branch, world_to_cam, K, background, screen_probe)
     return rasterize_ref(*cloud, background, screen_probe=screen_probe)
 
 
