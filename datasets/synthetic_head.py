@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gsavatar.morphable_ict import NECK_FRONT_M, NECK_SLOPE, NECK_TOP_M
+from gsavatar.types import Region
+
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
@@ -25,7 +28,9 @@ IRIS_RAD, PUPIL_RAD = 0.46, 0.19
 NECK_TOP, NECK_BASE = -0.095, -0.165
 CHEST_CUT_Y, SHOULDER_CUT_Y = -0.138, -0.104
 """Below the first height nothing of the model is drawn, below the second no shoulder: cloth is."""
-SURFACES = ("skin", "teeth", "gums", "eyes", "hair", "cloth")
+SURFACES = ("skin", "teeth", "gums", "eyes", "hair", "cloth", "glasses")
+DEVIATION_LENGTH_M = 0.03
+"""Over which distance a subject's departure from the model changes."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Surface:
     faces: Int  # [F, 3]
     colors: Float  # [V, 3], 0-1
     offset: Float  # [V, 3] added along the model's own motion (hair stands off the skin)
+    at_rest: Float  # [V, 3] where these vertices are on the model's average face
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,12 @@ def rotation(yaw: float, pitch: float, roll: float) -> Float:
     return about_y @ about_x @ about_z
 
 
-def load_head(path: Path, seed: int) -> Head:
-    """A random person of a seed, from the packed model file."""
+def load_head(path: Path, seed: int, deviation_m: float = 0.0, glasses: bool = False) -> Head:
+    """A random person of a seed, from the packed model file.
+
+    ``deviation_m`` is the size of a smooth random departure from everything the model can express,
+    so that a fit of the same model has something it cannot explain.
+    """
     rng = np.random.default_rng(seed)
     with np.load(path) as data:
         neutral = data["neutral"].astype(np.float64) * CM
@@ -85,10 +95,26 @@ def load_head(path: Path, seed: int) -> Head:
     vertices = neutral + np.tensordot(weights, identity[:IDENTITY_MODES], 1)
     names, shapes = _merged(raw_names, expression)
     triangles = np.concatenate((quads[:, :3], quads[quads[:, 3] >= 0][:, [0, 2, 3]]))
+    if deviation_m:
+        vertices = vertices + _deviation(neutral, deviation_m, seed)
     eyes = np.arange(TEETH_END, EYES_END)
     centres = np.stack([vertices[eyes[neutral[eyes, 0] * s > 0]].mean(0) for s in (1.0, -1.0)])
     surfaces = _surfaces(vertices, neutral, triangles, shapes[names.index("jawOpen")], centres, rng)
+    if glasses:
+        surfaces = (*surfaces, _glasses(centres))
     return Head(vertices, names, shapes, surfaces, centres)
+
+
+def _deviation(neutral: Float, size_m: float, seed: int) -> Float:
+    """A smooth displacement [V, 3] of the given deviation; eyeballs move as a whole."""
+    rng = np.random.default_rng([seed, 3])
+    moved = np.stack([noise(neutral, DEVIATION_LENGTH_M, rng, 200) for _ in range(3)], -1)
+    moved *= size_m
+    eyes = np.arange(TEETH_END, EYES_END)
+    for side in (1.0, -1.0):
+        mine = eyes[neutral[eyes, 0] * side > 0]
+        moved[mine] = moved[mine].mean(0)
+    return np.asarray(moved)
 
 
 def _merged(raw_names: list[str], expression: Float) -> tuple[tuple[str, ...], Float]:
@@ -130,7 +156,8 @@ def _surfaces(  # noqa: PLR0917
     colors[TEETH_END:EYES_END] = _eye_colors(vertices[TEETH_END:EYES_END], eyes)
     colors[LASH_START:] = (0.12, 0.08, 0.07)
     parts = [
-        _part(n, m, vertices, triangles, colors, np.zeros_like(vertices)) for n, m in groups.items()
+        _part(n, m, vertices, neutral, triangles, colors, np.zeros_like(vertices))
+        for n, m in groups.items()
     ]
     parts.append(_hair(vertices, neutral, normals, triangles, rng))
     parts.append(_shoulders(rng))
@@ -138,8 +165,8 @@ def _surfaces(  # noqa: PLR0917
 
 
 def _part(  # noqa: PLR0917
-    name: str, mask: NDArray[np.bool_], vertices: Float, triangles: Int, colors: Float,
-    offset: Float,
+    name: str, mask: NDArray[np.bool_], vertices: Float, neutral: Float, triangles: Int,
+    colors: Float, offset: Float,
 ) -> Surface:  # fmt: skip
     """The triangles of the model whose three corners are chosen."""
     rows = np.flatnonzero(mask)
@@ -147,7 +174,7 @@ def _part(  # noqa: PLR0917
     place[rows] = np.arange(len(rows))
     faces = place[triangles]
     faces = faces[(faces >= 0).all(1)]
-    return Surface(name, rows, vertices[rows], faces, colors[rows], offset[rows])
+    return Surface(name, rows, vertices[rows], faces, colors[rows], offset[rows], neutral[rows])
 
 
 def vertex_normals(vertices: Float, triangles: Int) -> Float:
@@ -257,7 +284,8 @@ def _hair(  # noqa: PLR0917
         * (1 + 0.22 * strands + 0.15 * noise(neutral, 0.02, rng))[:, None]
     )
     outward = normals if (normals[:FACE_END] * neutral[:FACE_END]).sum() > 0 else -normals
-    return _part("hair", mask, vertices, triangles, np.clip(color, 0, 1), outward * lift[:, None])
+    lifted = outward * lift[:, None]
+    return _part("hair", mask, vertices, neutral, triangles, np.clip(color, 0, 1), lifted)
 
 
 def _shoulders(rng: np.random.Generator) -> Surface:
@@ -282,4 +310,75 @@ def _shoulders(rng: np.random.Generator) -> Surface:
     faces = np.concatenate((quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]))
     cloth = np.array([0.16, 0.24, 0.40]) * (1 + 0.06 * noise(points, 0.02, rng))[:, None]
     cloth[np.repeat(t < 0.13, around)] = (0.86, 0.86, 0.88)
-    return Surface("cloth", None, points, faces, np.clip(cloth, 0, 1), np.zeros_like(points))
+    return Surface(
+        "cloth", None, points, faces, np.clip(cloth, 0, 1), np.zeros_like(points), points
+    )
+
+
+def _glasses(centres: Float) -> Surface:
+    """Two round rims in front of the eyes, a bridge and two temples, as thin tubes."""
+    around = np.linspace(0, 2 * np.pi, 49)
+    curves = []
+    for centre, side in zip(centres, (1.0, -1.0), strict=True):
+        middle = centre + np.array([0.002 * side, -0.002, 0.024])
+        curves.append(middle + np.stack(
+            (0.025 * np.cos(around), 0.020 * np.sin(around), -0.004 * np.abs(np.cos(around))), -1
+        ))  # fmt: skip
+        hinge = middle + np.array([0.025 * side, 0.006, -0.005])
+        behind = np.array([0.078 * side, hinge[1] - 0.004, -0.01])
+        curves.append(np.linspace(hinge, behind, 24))
+    sides = np.array([[-1.0], [1.0]])
+    inner = centres + sides * [0.023, 0, 0] + [0, 0.004, 0.023]
+    arch = np.linspace(inner[0], inner[1], 16)
+    arch[:, 1] += 0.004 * np.sin(np.linspace(0, np.pi, 16))
+    curves.append(arch)
+    points, faces, start = [], [], 0
+    for curve in curves:
+        tube, cells = _tube(curve, 0.0013)
+        points.append(tube)
+        faces.append(cells + start)
+        start += len(tube)
+    every = np.concatenate(points)
+    dark = np.tile((0.08, 0.07, 0.08), (len(every), 1))
+    return Surface("glasses", None, every, np.concatenate(faces), dark, np.zeros_like(every), every)
+
+
+def _tube(curve: Float, radius: float, sides: int = 8) -> tuple[Float, Int]:
+    """Vertices and triangles of a tube around a curve [P, 3]."""
+    along = np.gradient(curve, axis=0)
+    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    helper = np.where(np.abs(along[:, :1]) < 0.9, [[1.0, 0, 0]], [[0, 1.0, 0]])
+    across = np.cross(along, helper)
+    across /= np.linalg.norm(across, axis=1, keepdims=True)
+    up = np.cross(along, across)
+    turn = np.linspace(0, 2 * np.pi, sides, endpoint=False)
+    ring = np.cos(turn)[None, :, None] * across[:, None] + np.sin(turn)[None, :, None] * up[:, None]
+    points = (curve[:, None] + radius * ring).reshape(-1, 3)
+    grid = np.arange(len(points)).reshape(len(curve), sides)
+    a, b = grid[:-1], grid[1:]
+    quads = np.stack((a, np.roll(a, -1, 1), np.roll(b, -1, 1), b), -1).reshape(-1, 4)
+    return points, np.concatenate((quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]))
+
+
+REGION_OF = {
+    "skin": Region.SKIN, "teeth": Region.INNER_MOUTH, "gums": Region.INNER_MOUTH,
+    "eyes": Region.EYES, "hair": Region.HAIR, "cloth": Region.TORSO, "glasses": Region.SKIN,
+}  # fmt: skip
+
+
+def label_colors(surface: Surface) -> NDArray[np.uint8]:
+    """Colours [V, 3] that spell a surface's regions: the region, then where lips and neck are.
+
+    The last two are interpolated over a triangle and cut at a half, so that their edges are smooth.
+    """
+    colors = np.zeros((len(surface.vertices), 3), np.uint8)
+    colors[:, 0] = int(REGION_OF[surface.name])
+    if surface.name == "skin" and surface.rows is not None:
+        rest = surface.at_rest
+        inside = (surface.rows >= NECK_END) & (surface.rows < SOCKET_END)
+        colors[inside, 0] = int(Region.INNER_MOUTH)
+        face = surface.rows < FACE_END
+        colors[:, 1] = np.where(face, 255 * _lip_mask(rest), 0)
+        below = (NECK_TOP_M + NECK_SLOPE * (NECK_FRONT_M - rest[:, 2]) - rest[:, 1]) / 0.004
+        colors[:, 2] = np.where(surface.rows < NECK_END, 255 * np.clip(below + 0.5, 0, 1), 0)
+    return colors

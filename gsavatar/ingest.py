@@ -359,6 +359,7 @@ def _finish(
         write_bytes_atomic(root / f"plate{file}.png", encode_png(plate))
         meta["plate_unseen"].append(round(unseen, 4))
     meta["provider"] = track.face.provider
+    meta["focal_sigma"] = track.focal_sigma
     files = track.file_index.numpy()
     cuts = [i for i in jump_cuts(track.head_pose) if files[i] == files[i - 1]]
     if cuts:

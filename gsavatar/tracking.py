@@ -1,9 +1,10 @@
 """The 3DMM fit over a whole clip: camera, the person's rest face, every pose and expression.
 
-The order of the work: the person's shape from a few hundred frames (poses, expressions and shape in
-turn), then every frame's pose from the points that sit on bone, the path of the head freed from the
-detector's shake, and every frame's expression on landmarks from which the same shake was taken.
-Focal length and distance cannot be told apart in frontal footage, so the focal length is a prior.
+The order of the work: the person's shape from a hundred frames (poses, expressions and shape in
+turn); poses and focal length again, from patches of rigid skin and hair in the same frames, and the
+shape with them; then every frame's pose from those patches, joined with the optical flow between
+frames; and every frame's expression on landmarks from which the detector's shake was taken. Focal
+length and distance cannot be told apart in frontal footage: there a prior decides.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gsavatar import geometry, tracking_shape
+from gsavatar import geometry, tracking_shape, tracking_skin
 from gsavatar.errors import InputError
 from gsavatar.morphable import FITTED_POINTS, Floats, Ints, choose_provider
-from gsavatar.tracking_flow import Pictures, join_flow, measure_flow
+from gsavatar.tracking_bundle import Bundle, adjust, locate_all
+from gsavatar.tracking_flow import SHAKE_SD, SKIN_SHAKE_SD, Flow, Pictures, join_flow, measure_flow
 from gsavatar.tracking_motion import rest_pose
 from gsavatar.tracking_priors import EXPRESSION_WEIGHT, RIGID_WEIGHT, expression_prior
 from gsavatar.tracking_shape import Fit
+from gsavatar.tracking_skin import FACING, facing
 from gsavatar.tracking_solve import (
     Lens,
     Poses,
@@ -43,7 +46,8 @@ FOCAL_PRIOR = 1200 / 512
 """Focal length over the side of the picture: a short telephoto, usual for head and shoulders."""
 SAMPLE_FRAMES = 120
 MIN_FRAMES = 2
-STEPS = 4
+STEPS = 5
+FLOW_POINTS = 60
 DOUBTFUL = 2.0
 """Residual over the clip's median from which a frame starts to lose weight."""
 
@@ -81,8 +85,6 @@ def fit_track(
     tell = progress or (lambda done, total: None)
     footage = _usable(landmarks, time_s, file_index)
     focal = FOCAL_PRIOR * image_size if focal_px is None else float(focal_px)
-    if focal_px is None:
-        log.info("focal length: %.0f px by default, as frontal footage does not show it", focal)
     K = geometry.pinhole(focal, image_size, principal_point)
     lens = Lens(focal, float(K[0, 2]), float(K[1, 2]))
     tell(0, STEPS)
@@ -90,8 +92,17 @@ def fit_track(
     model = tracking_shape.load_model(choose_provider(provider), sample.seen_px, lens)
     fit = tracking_shape.fit_person(model, sample.seen_px, sample.scores, sample.time_s, lens)
     tell(1, STEPS)
+    bundle = _bundle(fit, sample, lens, pictures, focal_known=focal_px is not None)
+    if bundle is not None:
+        lens = bundle.lens
+        K = geometry.pinhole(lens.focal, image_size, (lens.cx, lens.cy))
+        known = sample.at(bundle.rows)
+        fit = tracking_shape.fit_person(
+            model, known.seen_px, known.scores, known.time_s, lens, held=bundle.poses
+        )
+    tell(2, STEPS)
     poses, coefficients, weight = _all_frames(
-        fit, footage, lens, pictures, lambda i: tell(1 + i, STEPS)
+        fit, footage, lens, pictures, bundle, lambda i: tell(2 + i, STEPS)
     )
     cameras, head_pose = _rooms(poses, footage.file_index, K, image_size)
     picked = torch.from_numpy(footage.rows)
@@ -104,6 +115,7 @@ def fit_track(
         coefficients=torch.from_numpy(coefficients).float(),
         weight=torch.from_numpy(weight).float(),
         face=fit.model.face(fit.vertices),
+        focal_sigma=None if bundle is None or focal_px is not None else bundle.focal_sigma,
     )
     tell(STEPS, STEPS)
     return track
@@ -168,27 +180,49 @@ def _spread(count: int, most: int) -> Ints:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
-def _all_frames(
-    fit: Fit, footage: _Footage, lens: Lens, pictures: Pictures | None, tell: Callable[[int], None]
-) -> tuple[Poses, Floats, Floats]:
+def _bundle(
+    fit: Fit, sample: _Footage, lens: Lens, pictures: Pictures | None, *, focal_known: bool
+) -> Bundle | None:
+    """Poses and focal length from the skin of the sample frames."""
+    start = first_poses(fit.rest, sample.seen_px, RIGID_WEIGHT, lens)
+    start = refine_poses(start, fit.rest[None], sample.seen_px, fit.rigid_weight, lens)
+    bundle = adjust(
+        pictures, sample.rows, start, tracking_skin.surface_of(fit), lens, focal_known=focal_known
+    )
+    if bundle is not None and not focal_known:
+        log.info(
+            "focal length: %.0f px, give or take %.0f %%", bundle.lens.focal,
+            100 * bundle.focal_sigma,
+        )  # fmt: skip
+    return bundle
+
+
+def _all_frames(  # noqa: PLR0917
+    fit: Fit, footage: _Footage, lens: Lens, pictures: Pictures | None, bundle: Bundle | None,
+    tell: Callable[[int], None],
+) -> tuple[Poses, Floats, Floats]:  # fmt: skip
     """Poses, coefficients [T, K] and weights [T] of every frame, with the person's shape fixed."""
     seen = footage.seen_px
     start = first_poses(fit.rest, seen, RIGID_WEIGHT, lens)
     raw = refine_poses(start, fit.rest[None], seen, fit.rigid_weight, lens)
     prior = expression_prior(fit.model.names, footage.scores, fit.score_rest, footage.time_s)
     coefficients: Floats = np.zeros((len(seen), len(fit.model.names)))
-    poses, steady = raw, seen
     bone = np.flatnonzero(fit.rigid_weight > 0)
-    start_px, _ = project(raw, fit.rest[None, bone], lens)
+    points, worth, shake = fit.rest[bone], fit.rigid_weight[bone], SHAKE_SD
+    shown: Floats = np.ones((len(seen), len(points)))
+    if bundle is not None and pictures is not None:
+        raw, _ = locate_all(bundle.skin, pictures, footage.rows, raw, lens)
+        sure = bundle.skin.patches.best(FLOW_POINTS)
+        points, worth, shake = sure.points, np.ones(len(sure.points)), SKIN_SHAKE_SD
+        shown = (facing(raw, points, sure.normals) > FACING).astype(np.float64)
+    start_px, _ = project(raw, points[None], lens)
     flow = measure_flow(pictures, footage.rows, start_px)
+    flow = Flow(flow.shift, flow.trust * shown[:-1])
     for step in range(2):
-        if step > 0:
+        if step > 0 and bundle is None:
             moved = fit.rest + _upper_motion(fit, coefficients)
             raw = refine_poses(raw, moved, seen, fit.rigid_weight, lens, steps=3)
-        poses = join_flow(
-            raw, fit.rest[bone], fit.rigid_weight[bone], flow, footage.time_s,
-            footage.file_index, lens,
-        )  # fmt: skip
+        poses = join_flow(raw, points, worth, flow, footage.time_s, footage.file_index, lens, shake)
         steady, _ = steadied(poses, fit.rest[None], seen, fit.rigid_weight, lens)
         coefficients = fit_expressions(
             poses, fit.rest, fit.shapes, steady, EXPRESSION_WEIGHT, lens, prior

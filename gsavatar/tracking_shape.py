@@ -20,6 +20,7 @@ from gsavatar.tracking_priors import (
 )
 from gsavatar.tracking_solve import (
     Lens,
+    Poses,
     ShapePrior,
     first_poses,
     fit_expressions,
@@ -42,6 +43,8 @@ EYE_HEIGHTS = ((159, 145), (386, 374))
 CALM_MOUTH, CALM_EYES = 35.0, 30.0
 """Percentiles of the openings below and above which mouth and eyes count as at rest."""
 REST_LIMIT = 0.6
+WIDE_PERCENTILE = 98.0
+"""Of how far speech moves the skin; beyond are errors of single frames."""
 FIELD_PARTS = (FacePart.SKIN, FacePart.LIPS, FacePart.SCALP, FacePart.NECK, FacePart.LASH)
 MOUTH_PARTS = (FacePart.UPPER_TEETH, FacePart.LOWER_TEETH, FacePart.TONGUE, FacePart.SOCKET)
 
@@ -57,6 +60,7 @@ class Fit:
     upper: Floats  # [K], 1 for shapes of the upper face
     rigid_weight: Floats  # [L]
     score_rest: Floats | None  # [52]
+    mobility: Floats  # [L], metres that jaw, lips and cheeks move each landmark at their widest
 
 
 def load_model(provider: str, seen_px: Floats, lens: Lens) -> MorphableModel:
@@ -67,9 +71,13 @@ def load_model(provider: str, seen_px: Floats, lens: Lens) -> MorphableModel:
 
 
 def fit_person(
-    model: MorphableModel, seen_px: Floats, scores: Floats | None, time_s: Floats, lens: Lens
-) -> Fit:
-    """The person's shape from sample frames, by poses, expressions and shape in turn."""
+    model: MorphableModel, seen_px: Floats, scores: Floats | None, time_s: Floats, lens: Lens,
+    held: Poses | None = None,
+) -> Fit:  # fmt: skip
+    """The person's shape from sample frames, by poses, expressions and shape in turn.
+
+    With ``held`` poses [T], known better than landmarks know them, only the others are sought.
+    """
     base = model.at_landmarks(model.neutral)
     identity = model.at_landmarks(model.identity)
     shapes = model.at_landmarks(model.expression)
@@ -86,9 +94,10 @@ def fit_person(
     rest, offset = base, np.zeros_like(base)
     at_rest = np.zeros(len(model.names))
     moved = np.zeros((len(seen_px), *base.shape))
-    poses = first_poses(base, seen_px, RIGID_WEIGHT, lens)
+    poses = held or first_poses(base, seen_px, RIGID_WEIGHT, lens)
     for step in range(ROUNDS):
-        poses = refine_poses(poses, rest + moved, seen_px, RIGID_WEIGHT, lens)
+        if held is None:
+            poses = refine_poses(poses, rest + moved, seen_px, RIGID_WEIGHT, lens)
         steady, _ = steadied(poses, rest + moved, seen_px, RIGID_WEIGHT, lens)
         c = fit_expressions(poses, rest, shapes, steady, EXPRESSION_WEIGHT, lens, belief)
         calm = resting(c, steady)
@@ -96,14 +105,16 @@ def fit_person(
         moved, posture = np.tensordot(c, shapes, 1), np.tensordot(at_rest, shapes, 1)
         beta, offset = fit_shape(
             poses, base + posture, moved, identity, steady, SHAPE_WEIGHT, lens, prior,
-            EFFECTIVE_FRAMES, (beta, offset),
+            EFFECTIVE_FRAMES, (beta, offset), poses_known=held is not None,
         )  # fmt: skip
         rest = base + posture + np.tensordot(beta, identity, 1) + offset
         moved = np.tensordot(c * upper, shapes, 1) if step < ROUNDS - 1 else moved
     smooth = np.linalg.solve(field + np.diag(slip), offset)
     posture = np.tensordot(at_rest, model.expression, 1)
     vertices = model.rest(beta, _spread_offsets(model, base, smooth) + posture)
-    return Fit(model, vertices, rest, shapes, upper, RIGID_WEIGHT, score_rest)
+    spoken = np.tensordot(c * (1 - upper), shapes, 1)
+    mobility = np.percentile(np.linalg.norm(spoken, axis=-1), WIDE_PERCENTILE, axis=0)
+    return Fit(model, vertices, rest, shapes, upper, RIGID_WEIGHT, score_rest, mobility)
 
 
 def resting(coefficients: Floats, seen_px: Floats) -> Floats:

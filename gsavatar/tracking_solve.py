@@ -266,11 +266,13 @@ class ShapePrior:
 def fit_shape(
     poses: Poses, base: Floats, moved: Floats, identity: Floats, seen_px: Floats, weight: Floats,
     lens: Lens, prior: ShapePrior, effective_frames: float, start: tuple[Floats, Floats],
+    *, poses_known: bool = False,
 ) -> tuple[Floats, Floats]:  # fmt: skip
     """Identity weights [I] and landmark offsets [L, 3] that explain all frames together.
 
     ``base`` [L, 3] is the average face, ``moved`` [T, L, 3] what expression adds to it. Frames
     count as ``effective_frames`` independent ones, since a detector errs alike in similar frames.
+    ``poses_known`` keeps the poses; else they give way as the shape changes.
     One Gauss-Newton step from ``start``; ``weight`` [L] is in 1/px^2.
     """
     own, L = len(identity), len(base)
@@ -294,6 +296,10 @@ def fit_shape(
         block = slice(own + a * L, own + (a + 1) * L)
         A[block, block] += prior.offset_precision
     pull = g.T.ravel()
+    right = np.concatenate((ordered @ pull - prior.identity_precision * beta, pull - believed))
+    if poses_known:
+        step = _solve_spd(A, right)
+        return beta + step[:own], offset + step[own:].reshape(3, L).T
     # Poses give way as the shape changes (Schur complement); without it depth and turn, which
     # nearly compensate each other, would creep towards their values over hundreds of rounds.
     tie = tie.transpose(1, 0, 2, 3).reshape(3 * L, -1)  # [3L, 6T]
@@ -301,7 +307,6 @@ def fit_shape(
     held = np.linalg.inv(grip)
     eased = (both.reshape(len(A), -1, 1, 6) @ held).reshape(len(A), -1)
     A -= eased @ both.T
-    right = np.concatenate((ordered @ pull - prior.identity_precision * beta, pull - believed))
     right -= eased @ tug.ravel()
     step = _solve_spd(A, right)
     return beta + step[:own], offset + step[own:].reshape(3, L).T

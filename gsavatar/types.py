@@ -184,6 +184,7 @@ class Track:
     coefficients: Tensor  # [T, K] float32, in the order of face.names
     weight: Tensor  # [T] float32
     face: FittedFace
+    focal_sigma: float | None = None  # of the focal length over itself; None where it was assumed
 
 
 ARKIT_NAMES: tuple[str, ...] = (

@@ -1,0 +1,352 @@
+"""Bundle adjustment of skin patches that are followed from frame to frame: pose and focal length.
+
+At 30 degrees a pose from a detector's landmarks is off by a degree or more, always in the same way.
+Poses, the patches' places on the head and the focal length follow instead from one robust
+least-squares problem over where patches are seen (Triggs et al., "Bundle adjustment: a modern
+synthesis", 2000), the places eliminated first (Schur complement). Any other frame's pose then comes
+from the same patches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsavatar.morphable import Floats, Ints
+from gsavatar.tracking_flow import Pictures
+from gsavatar.tracking_motion import rotvecs
+from gsavatar.tracking_skin import MIN_POINTS, Patches, SkinMap, Surface, evened, find, pick
+from gsavatar.tracking_solve import Lens, Poses, pose_jacobian, project, rotations
+
+KEY_FRAMES, ADJUSTED_FRAMES = 14, 80
+CAUCHY = 2.0
+SHARED_ERROR, CAUTIOUS_SHARED_ERROR = 10.0, 25.0
+"""Errors of one patch in frame after frame agree; so many observations count as one. The focal
+length hangs on the smallest of differences, so it is sought with more caution than the poses."""
+CAUTIOUS_PLACES = 0.6
+"""While the focal length is sought, places are held this much closer to the fitted face."""
+POSE_SD = np.array([0.02, 0.02, 0.05, 0.05, 0.05, 0.05])
+"""How far a landmark pose may be off: metres (x, y, z) and radians. Holds the gauge."""
+FOCAL_SD = 0.25
+"""Belief in the focal length beforehand, of its logarithm."""
+ROUNDS = 12
+MIN_OBSERVATIONS = 25
+MIN_SIGHTINGS = 3
+NEAREST_KEYS = 3
+RESECTION_STEPS = 6
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The answer for the frames that were adjusted."""
+
+    lens: Lens
+    focal_sigma: float  # of the focal length's logarithm, by the curvature of the problem
+    rows: Ints  # of the frames given, which were adjusted
+    poses: Poses  # of those
+    skin: SkinMap
+
+
+def adjust(
+    pictures: Pictures | None, rows: Ints, poses: Poses, surface: Surface, lens: Lens, *,
+    focal_known: bool,
+) -> Bundle | None:  # fmt: skip
+    """Poses, focal length and patches of sample frames; None where the pictures say too little.
+
+    ``rows`` are the landmark rows of the frames, ``poses`` where landmarks put the head.
+    """
+    some = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), ADJUSTED_FRAMES)).astype(int))
+    found = [] if pictures is None else [(i, pictures(int(rows[i]))) for i in some]
+    there = [(i, evened(picture)) for i, picture in found if picture is not None]
+    if len(there) < MIN_OBSERVATIONS:
+        return None
+    index, images = np.array([i for i, _ in there]), [image for _, image in there]
+    own = poses[index]
+    keys = _spread_views(own, KEY_FRAMES)
+    picked = [pick(images[k], own[np.array([k])], surface, lens, n) for n, k in enumerate(keys)]
+    patches = Patches.join([p for p in picked if p is not None])
+    skin = SkinMap(tuple(images[k] for k in keys), own[keys], patches, surface)
+    new, sigma = own, 0.0
+    for cautious in (True, False):  # from better poses more patches are found, and better
+        seen = _sightings(skin, images, new, lens, keys)
+        count = np.bincount(seen.point, minlength=len(patches.points))
+        seen = seen.at(count[seen.point] >= MIN_SIGHTINGS)
+        if len(seen.point) < 10 * MIN_OBSERVATIONS:
+            return None
+        problem = _Problem(
+            own, patches.points, patches.place_sd * (CAUTIOUS_PLACES if cautious else 1.0), seen,
+            lens, focal_known or not cautious, CAUTIOUS_SHARED_ERROR if cautious else SHARED_ERROR,
+        )  # fmt: skip
+        solved = problem.solve(new, skin.patches.points, lens)
+        if solved is None:
+            return None
+        lens, found_sigma, new, places = solved
+        sigma = found_sigma if cautious else sigma
+        skin = replace(skin, key_poses=new[keys], patches=replace(skin.patches, points=places))
+    skin = replace(skin, patches=skin.patches.at(np.unique(seen.point)))
+    return Bundle(lens, sigma, index, new, skin)
+
+
+def locate(
+    skin: SkinMap, picture: NDArray[np.uint8], start: Poses, lens: Lens, passes: int = 1
+) -> Poses | None:
+    """The pose [1] of a head in a picture by its patches; None where too few are found.
+
+    ``start`` [1] is right to a few degrees; another pass finds more patches from a better start.
+    """
+    image = evened(picture)
+    pose = start
+    for _ in range(passes):
+        point, pixels = find(skin, image, pose, lens, NEAREST_KEYS)
+        if len(point) < MIN_POINTS:
+            return None
+        known = skin.patches.at(point)
+        pose = _resect(pose, start, known.points, pixels, known.trust, lens)
+    return pose
+
+
+def locate_all(
+    skin: SkinMap, pictures: Pictures, rows: Ints, raw: Poses, lens: Lens
+) -> tuple[Poses, NDArray[np.bool_]]:
+    """Poses of all frames by their patches, and for which frames patches gave it.
+
+    ``raw`` [T] are the landmarks' poses; they stand where the patches are not found. What the
+    patches said of a frame corrects where the search starts in the next.
+    """
+    R, t = raw.R.copy(), raw.t.copy()
+    good = np.zeros(len(R), dtype=bool)
+    for i, row in enumerate(rows):
+        picture = pictures(int(row))
+        if picture is None:
+            continue
+        start, passes = raw[np.array([i])], 2
+        if i and good[i - 1]:
+            turn = R[i - 1] @ raw.R[i - 1].T
+            start = Poses((turn @ raw.R[i])[None], (raw.t[i] + t[i - 1] - raw.t[i - 1])[None])
+            passes = 1
+        found = locate(skin, picture, start, lens, passes)
+        if found is not None:
+            R[i], t[i], good[i] = found.R[0], found.t[0], True
+    return Poses(R, t), good
+
+
+def _spread_views(poses: Poses, most: int) -> Ints:
+    """Rows of views that lie far apart, the usual one first (farthest point sampling)."""
+    turns = rotvecs(poses.R)
+    first = int(np.linalg.norm(turns - np.median(turns, axis=0), axis=1).argmin())
+    chosen, nearest = [first], np.linalg.norm(turns - turns[first], axis=1)
+    while len(chosen) < min(most, len(turns)):
+        far = int(nearest.argmax())
+        if nearest[far] < 0.02:
+            break
+        chosen.append(far)
+        nearest = np.minimum(nearest, np.linalg.norm(turns - turns[far], axis=1))
+    return np.array(chosen, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Sightings of patches in frames."""
+
+    point: Ints  # [O]
+    frame: Ints  # [O]
+    pixels: Floats  # [O, 2], pixel centres at +0.5
+
+    trust: Floats  # [O, 2, 2]
+
+    def at(self, rows: Any) -> _Seen:
+        return _Seen(self.point[rows], self.frame[rows], self.pixels[rows], self.trust[rows])
+
+
+def _sightings(
+    skin: SkinMap, images: list[NDArray[np.uint8]], poses: Poses, lens: Lens, keys: Ints
+) -> _Seen:
+    """Where every patch is in every frame that sees it from nearly the same side."""
+    points, frames, pixels = [], [], []
+    for frame, image in enumerate(images):
+        here, at = find(skin, image, poses[np.array([frame])], lens, KEY_FRAMES)
+        own = keys[skin.patches.key_of[here]] != frame
+        points.append(here[own])
+        pixels.append(at[own])
+        frames.append(np.full(int(own.sum()), frame, np.int64))
+    for number, key in enumerate(keys):  # in its own frame a patch is where it was picked
+        mine = np.flatnonzero(skin.patches.key_of == number)
+        points.append(mine)
+        pixels.append(skin.patches.key_px[mine] + 0.5)
+        frames.append(np.full(len(mine), int(key), np.int64))
+    every = np.concatenate(points)
+    return _Seen(every, np.concatenate(frames), np.concatenate(pixels), skin.patches.trust[every])
+
+
+def _moved(poses: Poses, change: Floats) -> Poses:
+    """Poses after a shift and a turn about the head's own origin, [T, 6]."""
+    return Poses(rotations(change[:, 3:]) @ poses.R, poses.t + change[:, :3])
+
+
+def _off_start(poses: Poses, start: Poses) -> Floats:
+    return np.concatenate(
+        (poses.t - start.t, rotvecs(poses.R @ start.R.transpose(0, 2, 1))), axis=1
+    )
+
+
+def _residuals(poses: Poses, points: Floats, seen: _Seen, lens: Lens) -> tuple[Floats, Floats]:
+    """What sightings differ by [O, 2] in their deviations, and camera coordinates [O, 3]."""
+    at = np.einsum("oab,ob->oa", poses.R[seen.frame], points[seen.point]) + poses.t[seen.frame]
+    pixels = at[:, :2] / at[:, 2:] * lens.focal + (lens.cx, lens.cy)
+    return np.einsum("oij,oj->oi", seen.trust, seen.pixels - pixels), at
+
+
+def _robust(residual: Floats, shared_error: float = SHARED_ERROR) -> Floats:
+    """Weights [O] of sightings: Cauchy's, thinned for errors that agree."""
+    square = (residual**2).sum(1) / CAUCHY**2
+    return np.asarray(1.0 / (1.0 + square) / shared_error)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What is believed beforehand and what was seen."""
+
+    start: Poses  # [T], by landmarks
+    places: Floats  # [N, 3], by the fitted face
+    place_sd: Floats  # [N]
+    seen: _Seen
+    lens: Lens
+    focal_known: bool
+    shared_error: float = SHARED_ERROR
+
+    def solve(
+        self, poses: Poses, points: Floats, lens: Lens
+    ) -> tuple[Lens, float, Poses, Floats] | None:
+        """Levenberg-Marquardt over poses, places and the focal length's logarithm."""
+        damping, before, sigma = 1e-3, np.inf, FOCAL_SD
+        for _ in range(ROUNDS):
+            cost = self.cost(poses, points, lens)
+            step = _Normal(self, poses, points, lens).step(damping)
+            if step is None:
+                return None
+            d_pose, d_point, d_focal, sigma = step
+            tried = _moved(poses, d_pose), points + d_point, replace(
+                lens, focal=float(lens.focal * np.exp(d_focal))
+            )  # fmt: skip
+            new = self.cost(*tried)
+            if new >= cost:
+                damping *= 10
+                continue
+            poses, points, lens = tried
+            damping = max(damping * 0.2, 1e-7)
+            if before - new < 1e-4 * new:
+                break
+            before = new
+        return lens, sigma, poses, points
+
+    def cost(self, poses: Poses, points: Floats, lens: Lens) -> float:
+        """Twice the negative logarithm of the belief in an answer."""
+        residual, _ = _residuals(poses, points, self.seen, lens)
+        cauchy = CAUCHY**2 * np.log1p((residual**2).sum(1) / CAUCHY**2)
+        held = ((_off_start(poses, self.start) / POSE_SD) ** 2).sum() / len(poses.t)
+        near = (((points - self.places) / self.place_sd[:, None]) ** 2).sum()
+        focal = (self.log_off(lens) / FOCAL_SD) ** 2
+        return float(cauchy.sum() / self.shared_error + held + near + focal)
+
+    def log_off(self, lens: Lens) -> float:
+        """How far a focal length is from the one believed."""
+        return float(np.log(lens.focal / self.lens.focal))
+
+
+class _Normal:
+    """The normal equations at one state, points eliminated."""
+
+    def __init__(self, problem: _Problem, poses: Poses, points: Floats, lens: Lens) -> None:
+        seen, self.focal_known = problem.seen, problem.focal_known
+        residual, at = _residuals(poses, points, seen, lens)
+        weight = _robust(residual, problem.shared_error)
+        arm = at - poses.t[seen.frame]
+        J = seen.trust @ pose_jacobian(at[None], arm[None], lens)[0]  # [O, 2, 6]
+        by_point = J[:, :, :3] @ poses.R[seen.frame]  # [O, 2, 3]
+        by_focal = np.einsum("oij,oj->oi", seen.trust, at[:, :2] / at[:, 2:] * lens.focal)
+        Jw, Pw = J * weight[:, None, None], by_point * weight[:, None, None]
+        T, N = len(poses.t), len(points)
+        self.count = T, N
+        self.frame, self.point = seen.frame, seen.point
+        # Landmark poses hold the gauge together, as one frame's worth of belief.
+        hold = np.diag(1 / POSE_SD**2) / T
+        self.H = np.tile(hold, (T, 1, 1))
+        np.add.at(self.H, seen.frame, np.einsum("oia,oib->oab", Jw, J))
+        self.g = -_off_start(poses, problem.start) @ hold
+        np.add.at(self.g, seen.frame, np.einsum("oia,oi->oa", Jw, residual))
+        tied = 1 / problem.place_sd[:, None] ** 2
+        self.V = tied[:, :, None] * np.eye(3)
+        np.add.at(self.V, seen.point, np.einsum("oia,oib->oab", Pw, by_point))
+        self.v = -(points - problem.places) * tied
+        np.add.at(self.v, seen.point, np.einsum("oia,oi->oa", Pw, residual))
+        self.W = np.einsum("oia,oib->oab", Jw, by_point)  # [O, 6, 3]
+        self.Hf = np.zeros((T, 6))
+        np.add.at(self.Hf, seen.frame, np.einsum("oia,oi->oa", Jw, by_focal))
+        self.Vf = np.zeros((N, 3))
+        np.add.at(self.Vf, seen.point, np.einsum("oia,oi->oa", Pw, by_focal))
+        self.ff = float((weight[:, None] * by_focal**2).sum()) + 1 / FOCAL_SD**2
+        self.f = (
+            float((weight[:, None] * by_focal * residual).sum())
+            - problem.log_off(lens) / FOCAL_SD**2
+        )
+
+    def step(self, damping: float) -> tuple[Floats, Floats, float, float] | None:
+        """Changes of poses [T, 6], points [N, 3], log focal, and the latter's deviation."""
+        from scipy.linalg import LinAlgError, cho_factor, cho_solve
+        from scipy.sparse import bsr_matrix
+
+        T, N = self.count
+        H = self.H + damping * np.einsum("taa->ta", self.H)[:, :, None] * np.eye(6)
+        V = self.V + damping * np.einsum("naa->na", self.V)[:, :, None] * np.eye(3)
+        inverse = np.linalg.inv(V)
+        order = np.lexsort((self.point, self.frame))
+        starts = np.searchsorted(self.frame[order], np.arange(T + 1))
+        W = bsr_matrix((self.W[order], self.point[order], starts), shape=(6 * T, 3 * N))
+        every = np.arange(N + 1)
+        Vi = bsr_matrix((inverse, np.arange(N), every), shape=(3 * N, 3 * N))
+        WV = W @ Vi
+        A = np.zeros((6 * T + 1, 6 * T + 1))
+        A[:-1, :-1] = -(WV @ W.T).toarray()
+        for t in range(T):
+            A[6 * t : 6 * t + 6, 6 * t : 6 * t + 6] += H[t]
+        A[:-1, -1] = self.Hf.ravel() - WV @ self.Vf.ravel()
+        A[-1, :-1] = A[:-1, -1]
+        eased = np.einsum("nab,nb->na", inverse, self.Vf)
+        A[-1, -1] = self.ff - float((self.Vf * eased).sum())
+        right = np.zeros(6 * T + 1)
+        right[:-1] = self.g.ravel() - WV @ self.v.ravel()
+        right[-1] = self.f - float((eased * self.v).sum())
+        if self.focal_known:
+            A[-1, :] = A[:, -1] = 0.0
+            A[-1, -1], right[-1] = 1.0, 0.0
+        try:
+            factor = cho_factor(A)
+        except LinAlgError:
+            return None
+        x = cho_solve(factor, right)
+        last = np.zeros(len(right))
+        last[-1] = 1.0
+        variance = 0.0 if self.focal_known else float(cho_solve(factor, last)[-1])
+        pose, focal = x[:-1].reshape(T, 6), float(x[-1])
+        pull = self.v - self.Vf * focal - (W.T @ x[:-1]).reshape(N, 3)
+        return pose, np.einsum("nab,nb->na", inverse, pull), focal, float(np.sqrt(variance))
+
+
+def _resect(  # noqa: PLR0917
+    start: Poses, belief: Poses, points: Floats, pixels: Floats, trust: Floats, lens: Lens
+) -> Poses:
+    """The pose [1] that puts known places [P, 3] onto pixels [P, 2], held weakly to ``belief``."""
+    pose = start
+    hold = 1 / (POSE_SD * (0.1, 0.1, 1, 1, 1, 1)) ** 2 * 1e-2
+    for _ in range(RESECTION_STEPS):
+        at, seen = project(pose, points[None], lens)
+        residual = np.einsum("pij,pj->pi", trust, pixels - at[0])
+        weight = _robust(residual)
+        J = trust @ pose_jacobian(seen, seen - pose.t[:, None], lens)[0]
+        H = np.einsum("pia,p,pib->ab", J, weight, J) + np.diag(hold)
+        g = np.einsum("pia,p,pi->a", J, weight, residual) - hold * _off_start(pose, belief)[0]
+        pose = _moved(pose, np.linalg.solve(H, g)[None])
+    return pose

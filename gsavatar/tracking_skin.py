@@ -1,0 +1,347 @@
+"""Patches of rigid skin: picked in key frames, found again in any other frame.
+
+A detector's landmarks slide over the skin as a head turns; what the skin and the hair show does
+not. A key frame is drawn as it would look from a frame's pose, over the fitted face's surface, and
+the small shift that is left is measured by Lucas and Kanade's iteration. What little texture or an
+edge leaves unknown is kept as the patch's trust.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsavatar.morphable import MESH_POINTS, Floats, Ints, canonical_face
+from gsavatar.tracking_motion import rotvecs
+from gsavatar.tracking_priors import (
+    BROWS,
+    CHEEKBONES,
+    EYELIDS,
+    FOREHEAD,
+    NOSE_BRIDGE,
+    NOSE_TIP,
+    TEMPLES,
+)
+from gsavatar.tracking_shape import Fit
+from gsavatar.tracking_solve import Lens, Poses, project
+from gsavatar.types import FacePart
+
+UInt8 = NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+
+POINTS_A_KEY = 110
+NEAR_RAD = 0.8
+"""Views that differ by more are not compared: a patch looks different from there."""
+MAP_STEP_PX = 8
+"""Key frames are redrawn by a map that is exact on a grid of this step."""
+WINDOW_PX, LEVELS, RETURN_PX = 21, 2, 0.5
+STOP = (3, 30, 0.005)
+TRACK_SD_PX = 0.25
+WEAK_TEXTURE = 60.0
+"""Mean squared gradient (evened grey levels a pixel) below which a patch is hard to place."""
+SOBEL_UNIT = 255.0**2 / 4
+"""OpenCV scales Sobel's gradients to pictures of 0-1 and twice the step."""
+EVEN_OUT_PX, EVEN_OUT_GAIN, EVEN_OUT_FLOOR = 27, 40.0, 12.0
+"""Pictures are compared by local contrast, so that a turning head's shading matters less."""
+FACING, DRAWN_FACING = 0.35, 0.15
+"""Least cosine between skin and view of a patch, and of surface that is drawn."""
+MIN_POINTS = 12
+STILL_M = 0.002
+"""Skin that jaw, lips and cheeks move further than this in the clip is not rigid."""
+SKIN_SD_M, HAIR_SD_M = 0.008, 0.015
+"""How far the true surface may be from the fitted one, on the face and where hair grows."""
+SCALP_POINTS, SCALP_LOW_M = 320, 0.0
+"""Points of the scalp that are used, and the height in the head frame from which on."""
+LID_MARGIN, BROW_MARGIN = 0.03, 0.035
+"""Nothing is picked this close to lids and brows, over the face's height."""
+RIGID = (*FOREHEAD, *TEMPLES, *NOSE_BRIDGE, *NOSE_TIP, *CHEEKBONES)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A head's surface as points: the fitted face's landmarks at rest, then points of the scalp."""
+
+    points: Floats  # [S, 3], in the head frame; the first 468 are MediaPipe's
+    normals: Floats  # [S, 3], outward
+    rigid: NDArray[np.bool_]  # [S], whether it moves with the skull alone
+    mobility: Floats  # [S], metres that speech moves it
+    place_sd: Floats  # [S], metres
+
+    def facing(self, poses: Poses) -> Floats:
+        """Cosine [T, S] between the surface and the view."""
+        return facing(poses, self.points, self.normals)
+
+
+def facing(poses: Poses, points: Floats, normals: Floats) -> Floats:
+    """Cosine [T, P] between skin at head points [P, 3] with normals [P, 3] and the view."""
+    seen = points @ poses.R.transpose(0, 2, 1) + poses.t[:, None]
+    turned = normals @ poses.R.transpose(0, 2, 1)
+    return np.asarray(-(turned * seen).sum(-1) / np.linalg.norm(seen, axis=-1))
+
+
+def surface_of(fit: Fit) -> Surface:
+    """The surface of a fitted person."""
+    face = fit.rest[:MESH_POINTS]
+    _, triangles = canonical_face()
+    scalp = np.flatnonzero(
+        (fit.model.part == int(FacePart.SCALP)) & (fit.vertices[:, 1] > SCALP_LOW_M)
+    )
+    scalp = scalp[:: max(len(scalp) // SCALP_POINTS, 1)]
+    normals = np.concatenate(
+        (_normals(face, triangles), _normals(fit.vertices, fit.model.faces)[scalp])
+    )
+    rigid = np.ones(len(normals), dtype=bool)
+    rigid[:MESH_POINTS] = np.isin(np.arange(MESH_POINTS), RIGID)
+    mobility = np.concatenate((fit.mobility[:MESH_POINTS], np.zeros(len(scalp))))
+    place_sd = np.full(len(normals), SKIN_SD_M)
+    place_sd[MESH_POINTS:] = HAIR_SD_M
+    return Surface(np.concatenate((face, fit.vertices[scalp])), normals, rigid, mobility, place_sd)
+
+
+def _normals(vertices: Floats, triangles: Ints) -> Floats:
+    """Outward normals [V, 3] of a face's mesh."""
+    a, b, c = (vertices[triangles[:, i]] for i in range(3))
+    flat = np.cross(b - a, c - a)
+    normals = np.zeros_like(vertices)
+    for i in range(3):
+        np.add.at(normals, triangles[:, i], flat)
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    return normals if normals[:, 2].sum() > 0 else -normals
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Patches of key frames."""
+
+    key_of: Ints  # [P], which key frame
+    key_px: Floats  # [P, 2], where in it, integer pixel centres
+    points: Floats  # [P, 3], where on the head
+    normals: Floats  # [P, 3]
+    place_sd: Floats  # [P], metres
+    trust: Floats  # [P, 2, 2], root of the information in 1/px
+
+    def at(self, rows: Any) -> Patches:
+        """Some of them."""
+        return Patches(
+            self.key_of[rows], self.key_px[rows], self.points[rows], self.normals[rows],
+            self.place_sd[rows], self.trust[rows],
+        )  # fmt: skip
+
+    @staticmethod
+    def join(parts: list[Patches]) -> Patches:
+        """All of several."""
+        columns = ("key_of", "key_px", "points", "normals", "place_sd", "trust")
+        return Patches(*(np.concatenate([getattr(p, c) for p in parts]) for c in columns))
+
+    def best(self, most: int) -> Patches:
+        """Those that are surest, spread over the head (farthest point sampling)."""
+        sure = np.linalg.det(self.trust)
+        worth = np.flatnonzero(sure >= np.median(sure))
+        chosen = [int(worth[sure[worth].argmax()])]
+        nearest = np.full(len(worth), np.inf)
+        while len(chosen) < min(most, len(worth)):
+            away = np.linalg.norm(self.points[worth] - self.points[chosen[-1]], axis=1)
+            nearest = np.minimum(nearest, away)
+            chosen.append(int(worth[nearest.argmax()]))
+        return self.at(np.array(chosen))
+
+
+@dataclass(frozen=True)
+class SkinMap:
+    """Key frames with their patches: what is needed to place a head in another picture."""
+
+    keys: tuple[UInt8, ...]  # the evened picture of each key frame
+    key_poses: Poses  # [K]
+    patches: Patches
+    surface: Surface
+
+
+def evened(picture: UInt8) -> UInt8:
+    """Local contrast of a picture as 8 bits, whatever the light."""
+    import cv2
+
+    gray = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    mean = cv2.blur(gray, (EVEN_OUT_PX, EVEN_OUT_PX))
+    off = gray - mean
+    spread = np.sqrt(cv2.blur(off * off, (EVEN_OUT_PX, EVEN_OUT_PX)))
+    even = 128 + EVEN_OUT_GAIN * off / (spread + EVEN_OUT_FLOOR)
+    return np.asarray(np.clip(even, 0, 255).astype(np.uint8))
+
+
+def pick(image: UInt8, pose: Poses, surface: Surface, lens: Lens, number: int) -> Patches | None:
+    """Patches of one key frame (an evened picture with its pose [1]); None where it shows none."""
+    import cv2
+    from scipy.interpolate import LinearNDInterpolator
+
+    flat, _ = project(pose, surface.points[None], lens)
+    flat = flat[0]
+    shown = surface.facing(pose)[0] > FACING
+    rigid = shown & surface.rigid
+    if rigid.sum() < MIN_POINTS:
+        return None
+    face = float(np.linalg.norm(flat[10] - flat[152]))
+    corners = cv2.goodFeaturesToTrack(
+        image, POINTS_A_KEY, 0.02, max(face / 28, 4.0), blockSize=7,
+        mask=_rigid_mask(image.shape, flat, rigid, surface, face),
+    )  # fmt: skip
+    if corners is None:
+        return None
+    chosen = corners[:, 0].astype(np.float64)
+    table = np.column_stack((surface.points, surface.normals, surface.mobility, surface.place_sd))[
+        shown
+    ]
+    found = LinearNDInterpolator(flat[shown], table)(chosen + 0.5)
+    good = np.isfinite(found).all(1) & (found[:, 6] < STILL_M)
+    found, chosen = found[good], chosen[good]
+    return Patches(
+        np.full(len(found), number, np.int64), chosen, found[:, :3], found[:, 3:6], found[:, 7],
+        _trust(image, chosen),
+    )  # fmt: skip
+
+
+def _rigid_mask(
+    shape: tuple[int, ...], flat: Floats, rigid: NDArray[np.bool_], surface: Surface, face: float
+) -> UInt8:
+    """Where patches may be picked: around rigid surface, away from lids and brows."""
+    import cv2
+
+    mask = np.zeros(shape, np.uint8)
+    hull = cv2.convexHull(flat[rigid].astype(np.float32)).astype(np.int32)
+    cv2.fillConvexPoly(mask, hull, 255)
+    for side in (-1, 1):
+        for group, margin in ((EYELIDS, LID_MARGIN), (BROWS, BROW_MARGIN)):
+            own = [i for i in group if surface.points[i, 0] * side > 0]
+            hull = cv2.convexHull(flat[own].astype(np.float32)).astype(np.int32)
+            cv2.fillConvexPoly(mask, hull, 0)
+            cv2.polylines(mask, [hull], True, 0, max(int(2 * margin * face), 1))
+    return mask
+
+
+def _trust(image: UInt8, pixels: Floats) -> Floats:
+    """Roots [P, 2, 2] of the information of patches: what little texture or an edge leaves."""
+    import cv2
+
+    field = cv2.cornerEigenValsAndVecs(image, WINDOW_PX, 3)
+    column, row = pixels.round().astype(int).T
+    values = field[row, column].astype(np.float64)
+    strength = np.maximum(values[:, :2] * SOBEL_UNIT, 1e-6)
+    deviation = TRACK_SD_PX * np.sqrt(1 + (WEAK_TEXTURE / strength) ** 2)
+    axes = values[:, 2:].reshape(-1, 2, 2)  # rows are the eigenvectors
+    return np.asarray(axes / deviation[:, :, None])
+
+
+def find(skin: SkinMap, image: UInt8, pose: Poses, lens: Lens, nearest: int) -> tuple[Ints, Floats]:
+    """Patches [F] that a picture shows and where [F, 2], from its key frames of nearest view.
+
+    A key frame is first drawn as it would look from here (over the landmarks' surface), so that
+    what is left to find is a small shift.
+    """
+    turn = rotvecs(skin.key_poses.R @ pose.R[0].T)
+    apart = np.linalg.norm(turn[:, :2], axis=1) + 0.5 * np.abs(turn[:, 2])
+    keys = [k for k in np.argsort(apart)[:nearest] if apart[k] < NEAR_RAD]
+    patches = skin.patches
+    guess, _ = project(pose, patches.points[None], lens)
+    shown = facing(pose, patches.points, patches.normals)[0] > FACING
+    points, pixels = [np.zeros(0, np.int64)], [np.zeros((0, 2))]
+    if not keys or not shown.any():
+        return points[0], pixels[0]
+    box = _box(guess[0, shown], image.shape)
+    if box is None:
+        return points[0], pixels[0]
+    maps = _maps(skin, pose, keys, box, lens)
+    top, left, bottom, right = box
+    crop = np.ascontiguousarray(image[top:bottom, left:right])
+    for key, warp in zip(keys, maps, strict=True):
+        mine = np.flatnonzero((patches.key_of == key) & shown)
+        if len(mine) == 0:
+            continue
+        found, at = _matched(skin.keys[key], warp, crop, patches.key_px[mine],
+                             guess[0, mine] - 0.5 - (left, top))  # fmt: skip
+        points.append(mine[found])
+        pixels.append(np.asarray(at[found] + 0.5 + (left, top), np.float64))
+    return np.concatenate(points), np.concatenate(pixels)
+
+
+def _box(pixels: Floats, shape: tuple[int, ...]) -> Box | None:
+    """Rows and columns of a picture around pixels, with room for the search."""
+    low, high = pixels.min(0) - 2 * WINDOW_PX, pixels.max(0) + 2 * WINDOW_PX
+    left, top = np.maximum(low, 0).astype(int)
+    right, bottom = np.minimum(high, (shape[1], shape[0])).astype(int)
+    if right - left < 4 * WINDOW_PX or bottom - top < 2 * WINDOW_PX:
+        return None
+    return int(top), int(left), int(bottom), int(right)
+
+
+def _maps(
+    skin: SkinMap, pose: Poses, keys: list[int], box: Box, lens: Lens
+) -> list[NDArray[np.float32]]:
+    """Per key frame, where in it each pixel of the box comes from: [h, w, 2], integer centres."""
+    import cv2
+    from scipy.interpolate import LinearNDInterpolator
+    from scipy.spatial import Delaunay
+
+    surface = skin.surface
+    shown = surface.facing(pose)[0] > DRAWN_FACING
+    here, _ = project(pose, surface.points[None], lens)
+    there, _ = project(skin.key_poses[np.array(keys)], surface.points[None], lens)
+    flat = here[0, shown] - 0.5
+    values = there[:, shown].transpose(1, 0, 2).reshape(len(flat), -1) - 0.5
+    top, left, bottom, right = box
+    rows, columns = -(-(bottom - top) // MAP_STEP_PX) + 1, -(-(right - left) // MAP_STEP_PX) + 1
+    y, x = np.mgrid[:rows, :columns] * MAP_STEP_PX
+    grid = np.stack((x + left, y + top), -1).reshape(-1, 2).astype(np.float64)
+    coarse = LinearNDInterpolator(Delaunay(flat), values)(grid)
+    outside = ~np.isfinite(coarse).all(1)
+    design = np.column_stack((flat, np.ones(len(flat))))
+    affine = np.linalg.lstsq(design, values, rcond=None)[0]
+    coarse[outside] = np.column_stack((grid, np.ones(len(grid))))[outside] @ affine
+    maps = []
+    step = np.mgrid[: bottom - top, : right - left].astype(np.float32) / MAP_STEP_PX
+    for i in range(len(keys)):
+        small = coarse[:, 2 * i : 2 * i + 2].reshape(rows, columns, 2).astype(np.float32)
+        maps.append(cv2.remap(small, step[1], step[0], cv2.INTER_LINEAR))
+    return maps
+
+
+def _matched(  # noqa: PLR0917
+    key: UInt8, warp: NDArray[np.float32], crop: UInt8, key_px: Floats,
+    guess: Floats,
+) -> tuple[NDArray[np.bool_], Floats]:  # fmt: skip
+    """Which patches of a key frame are found in a cropped picture, and where (integer centres)."""
+    import cv2
+
+    drawn = cv2.remap(key, warp[..., 0], warp[..., 1], cv2.INTER_LINEAR)
+    start = guess.copy()
+    right, down = np.array([2.0, 0.0]), np.array([0.0, 2.0])
+    for _ in range(2):  # where the drawing shows what the key frame has at key_px
+        at = _sampled(warp, start)
+        dx = (_sampled(warp, start + right) - _sampled(warp, start - right)) / 4
+        dy = (_sampled(warp, start + down) - _sampled(warp, start - down)) / 4
+        J = np.stack((dx, dy), -1)
+        J[np.abs(np.linalg.det(J)) < 0.1] = np.eye(2)
+        start += np.linalg.solve(J, (key_px - at)[..., None])[..., 0]
+    first = start.astype(np.float32)[:, None]
+    options: Any = {
+        "winSize": (WINDOW_PX, WINDOW_PX), "maxLevel": LEVELS, "criteria": STOP,
+        "flags": cv2.OPTFLOW_USE_INITIAL_FLOW,
+    }  # fmt: skip
+    end, there, _ = cv2.calcOpticalFlowPyrLK(drawn, crop, first, first.copy(), **options)
+    back, home, _ = cv2.calcOpticalFlowPyrLK(crop, drawn, end, first.copy(), **options)
+    miss = np.linalg.norm((back - first)[:, 0], axis=-1)
+    far = np.linalg.norm((end - first)[:, 0], axis=-1)
+    good = (there[:, 0] > 0) & (home[:, 0] > 0) & (miss < RETURN_PX) & (far < WINDOW_PX)
+    return good, end[:, 0].astype(np.float64)
+
+
+def _sampled(warp: NDArray[np.float32], at: Floats) -> Floats:
+    """Values [P, 2] of a map [h, w, 2] at pixels [P, 2]."""
+    import cv2
+
+    x, y = (at[:, i].astype(np.float32)[:, None] for i in (0, 1))
+    mode = cv2.BORDER_REPLICATE
+    return np.asarray(
+        cv2.remap(warp, x, y, cv2.INTER_LINEAR, borderMode=mode)[:, 0].astype(np.float64)
+    )
