@@ -48,6 +48,8 @@ SAMPLE_FRAMES = 120
 MIN_FRAMES = 2
 STEPS = 5
 FLOW_POINTS = 60
+UNLOOKED = 0.01
+"""What the pose of a frame counts whose skin was not looked at, over that of one whose was."""
 DOUBTFUL = 2.0
 """Residual over the clip's median from which a frame starts to lose weight."""
 
@@ -210,8 +212,10 @@ def _all_frames(  # noqa: PLR0917
     bone = np.flatnonzero(fit.rigid_weight > 0)
     points, worth, shake = fit.rest[bone], fit.rigid_weight[bone], SHAKE_SD
     shown: Floats = np.ones((len(seen), len(points)))
+    count: Floats = np.ones(len(seen))
     if bundle is not None and pictures is not None:
-        raw, _ = locate_all(bundle.skin, pictures, footage.rows, raw, lens)
+        raw, looked = locate_all(bundle.skin, pictures, footage.rows, raw, lens)
+        count = np.where(looked, 1.0, UNLOOKED)
         sure = bundle.skin.patches.best(FLOW_POINTS)
         points, worth, shake = sure.points, np.ones(len(sure.points)), SKIN_SHAKE_SD
         shown = (facing(raw, points, sure.normals) > FACING).astype(np.float64)
@@ -222,7 +226,9 @@ def _all_frames(  # noqa: PLR0917
         if step > 0 and bundle is None:
             moved = fit.rest + _upper_motion(fit, coefficients)
             raw = refine_poses(raw, moved, seen, fit.rigid_weight, lens, steps=3)
-        poses = join_flow(raw, points, worth, flow, footage.time_s, footage.file_index, lens, shake)
+        poses = join_flow(
+            raw, points, worth, flow, footage.time_s, footage.file_index, lens, shake, count
+        )
         steady, _ = steadied(poses, fit.rest[None], seen, fit.rigid_weight, lens)
         coefficients = fit_expressions(
             poses, fit.rest, fit.shapes, steady, EXPRESSION_WEIGHT, lens, prior

@@ -35,7 +35,7 @@ FOCAL_SD = 0.25
 ROUNDS = 12
 MIN_OBSERVATIONS = 25
 MIN_SIGHTINGS = 3
-NEAREST_KEYS = 3
+NEAREST_KEYS, LOOK_EVERY = 4, 2
 RESECTION_STEPS = 6
 
 
@@ -67,7 +67,10 @@ def adjust(
     own = poses[index]
     keys = _spread_views(own, KEY_FRAMES)
     picked = [pick(images[k], own[np.array([k])], surface, lens, n) for n, k in enumerate(keys)]
-    patches = Patches.join([p for p in picked if p is not None])
+    parts = [p for p in picked if p is not None]
+    if not parts:
+        return None
+    patches = Patches.join(parts)
     skin = SkinMap(tuple(images[k] for k in keys), own[keys], patches, surface)
     new, sigma = own, 0.0
     for cautious in (True, False):  # from better poses more patches are found, and better
@@ -111,25 +114,35 @@ def locate(
 def locate_all(
     skin: SkinMap, pictures: Pictures, rows: Ints, raw: Poses, lens: Lens
 ) -> tuple[Poses, NDArray[np.bool_]]:
-    """Poses of all frames by their patches, and for which frames patches gave it.
+    """Poses of all frames by their patches, and which frames were looked at and recognised.
 
-    ``raw`` [T] are the landmarks' poses; they stand where the patches are not found. What the
-    patches said of a frame corrects where the search starts in the next.
+    ``raw`` [T] are the landmarks' poses. Every few frames are looked at, as optical flow knows the
+    way between them; the others get what their neighbours' patches say of the landmarks' error.
     """
     R, t = raw.R.copy(), raw.t.copy()
     good = np.zeros(len(R), dtype=bool)
-    for i, row in enumerate(rows):
-        picture = pictures(int(row))
+    last = -1
+    for i in range(0, len(rows), LOOK_EVERY):
+        picture = pictures(int(rows[i]))
         if picture is None:
             continue
         start, passes = raw[np.array([i])], 2
-        if i and good[i - 1]:
-            turn = R[i - 1] @ raw.R[i - 1].T
-            start = Poses((turn @ raw.R[i])[None], (raw.t[i] + t[i - 1] - raw.t[i - 1])[None])
+        if last >= 0 and i - last <= 2 * LOOK_EVERY:
+            turn = R[last] @ raw.R[last].T
+            start = Poses((turn @ raw.R[i])[None], (raw.t[i] + t[last] - raw.t[last])[None])
             passes = 1
         found = locate(skin, picture, start, lens, passes)
         if found is not None:
-            R[i], t[i], good[i] = found.R[0], found.t[0], True
+            R[i], t[i], good[i], last = found.R[0], found.t[0], True, i
+    known = np.flatnonzero(good)
+    if len(known):
+        turns = rotvecs(R[known] @ raw.R[known].transpose(0, 2, 1))
+        shifts = t[known] - raw.t[known]
+        every = np.arange(len(R))
+        between = [np.interp(every, known, column) for column in np.hstack((turns, shifts)).T]
+        rest = np.flatnonzero(~good)
+        fix = np.stack(between, axis=1)[rest]
+        R[rest], t[rest] = rotations(fix[:, :3]) @ raw.R[rest], raw.t[rest] + fix[:, 3:]
     return Poses(R, t), good
 
 

@@ -93,27 +93,28 @@ def _follow(before: Any, after: Any, start: Floats) -> tuple[Floats, NDArray[np.
 
 def join_flow(
     raw: Poses, points: Floats, weight: Floats, flow: Flow, time_s: Floats, file_index: Ints,
-    lens: Lens, shake: Floats = SHAKE_SD,
+    lens: Lens, shake: Floats = SHAKE_SD, sure: Floats | None = None,
 ) -> Poses:  # fmt: skip
     """The path of poses that agrees best with each frame's own pose ``raw`` and with the flow.
 
     ``points`` [P, 3] are the tracked points in the head frame, ``weight`` [P] their worth,
-    ``shake`` [6] the error of a frame's own pose.
+    ``shake`` [6] the error of a frame's own pose, ``sure`` [T] how much it counts (1 each).
     """
     R, t = raw.R.copy(), raw.t.copy()
     step = float(np.median(np.diff(time_s))) if len(time_s) > 1 else 0.04
+    counts = np.ones(len(time_s)) if sure is None else sure
     for rows in runs(time_s, file_index):
         if len(rows) < 4:
             continue
         part = Flow(flow.shift[rows[:-1]], flow.trust[rows[:-1]] * weight)
-        joined = _join_run(raw[rows], points, weight, part, step, lens, shake)
+        joined = _join_run(raw[rows], points, weight, part, step, lens, shake, counts[rows])
         R[rows], t[rows] = joined.R, joined.t
     return Poses(R, t)
 
 
 def _join_run(  # noqa: PLR0917
     raw: Poses, points: Floats, weight: Floats, flow: Flow, step_s: float, lens: Lens,
-    shake: Floats,
+    shake: Floats, sure: Floats,
 ) -> Poses:  # fmt: skip
     pivot = points.mean(0)
     belief = _pose_information(raw, points, weight, pivot, lens, shake)
@@ -122,7 +123,7 @@ def _join_run(  # noqa: PLR0917
     for _ in range(ROUNDS):
         off = _difference(raw, now, pivot)  # [T, 6]
         size = np.sqrt(np.einsum("ta,ab,tb->t", off, belief, off) / 6)
-        trust = 1.0 / np.maximum(size / 2.0, 1.0)
+        trust = sure / np.maximum(size / 2.0, 1.0)
         diagonal = trust[:, None, None] * belief
         right = np.einsum("tab,tb->ta", diagonal, off)
         next_to = np.zeros((len(off) - 1, 6, 6))

@@ -166,7 +166,8 @@ def evened(picture: UInt8) -> UInt8:
     gray = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY).astype(np.float32)
     mean = cv2.blur(gray, (EVEN_OUT_PX, EVEN_OUT_PX))
     off = gray - mean
-    spread = np.sqrt(cv2.blur(off * off, (EVEN_OUT_PX, EVEN_OUT_PX)))
+    # OpenCV's running sums leave tiny negative values where a picture is even.
+    spread = np.sqrt(np.maximum(cv2.blur(off * off, (EVEN_OUT_PX, EVEN_OUT_PX)), 0.0))
     even = 128 + EVEN_OUT_GAIN * off / (spread + EVEN_OUT_FLOOR)
     return np.asarray(np.clip(even, 0, 255).astype(np.uint8))
 

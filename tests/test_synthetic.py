@@ -11,8 +11,8 @@ import pytest
 
 from gsavatar import audio, video
 from gsavatar.datasets.phones import CLOSURES, SHAPES, Phone, mouth_track, parse_phones
-from gsavatar.datasets.synthetic_motion import in_room
 from gsavatar.datasets.synthetic_head import NECK_BASE, NECK_TOP, rotation
+from gsavatar.datasets.synthetic_motion import in_room
 
 SAMPLE = Path(str(resources.files("gsavatar.datasets"))) / "sample"
 

@@ -1,0 +1,263 @@
+"""Patches of skin and the bundle adjustment over them, against poses and lenses that are known."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from gsavatar.morphable import MESH_POINTS, canonical_face
+from gsavatar.tracking_bundle import (
+    LOOK_EVERY,
+    SHARED_ERROR,
+    Bundle,
+    _moved,
+    _Normal,
+    _Problem,
+    _Seen,
+    adjust,
+    locate,
+    locate_all,
+)
+from gsavatar.tracking_skin import (
+    Patches,
+    SkinMap,
+    Surface,
+    _normals,
+    _trust,
+    evened,
+    facing,
+    find,
+    pick,
+)
+from gsavatar.tracking_solve import Lens, Poses, project, rotations
+
+LENS = Lens(1100.0, 256.0, 256.0)
+UPRIGHT = np.diag([1.0, -1.0, -1.0])
+
+
+def poses_at(turns: np.ndarray, shifts: np.ndarray) -> Poses:
+    return Poses(rotations(turns) @ UPRIGHT, shifts)
+
+
+def front() -> Poses:
+    return poses_at(np.zeros((1, 3)), np.array([[0.0, 0.0, 0.9]]))
+
+
+def a_surface() -> Surface:
+    points, triangles = canonical_face()
+    count = len(points)
+    assert count == MESH_POINTS
+    return Surface(
+        points, _normals(points, triangles), np.ones(count, bool), np.zeros(count),
+        np.full(count, 0.005),
+    )  # fmt: skip
+
+
+def a_picture(seed: int = 0) -> np.ndarray:
+    """Texture of several scales, RGB."""
+    rng = np.random.default_rng(seed)
+    layers = [cv2.GaussianBlur(rng.normal(size=(512, 512)), (0, 0), s) * s for s in (2, 4, 9)]
+    plane = np.sum(layers, axis=0)
+    plane = 128 + 50 * plane / plane.std()
+    return np.repeat(np.clip(plane, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def turned_camera(picture: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """What a camera that turns on the spot sees: exact whatever is in front of it."""
+    K = np.array([[LENS.focal, 0, LENS.cx - 0.5], [0, LENS.focal, LENS.cy - 0.5], [0, 0, 1]])
+    R = rotations(turn[None])[0]
+    return cv2.warpPerspective(picture, K @ R @ np.linalg.inv(K), (512, 512))
+
+
+def a_map(picture: np.ndarray) -> SkinMap:
+    image, surface = evened(picture), a_surface()
+    patches = pick(image, front(), surface, LENS, 0)
+    assert patches is not None and len(patches.points) > 40
+    return SkinMap((image,), front(), patches, surface)
+
+
+@pytest.mark.parametrize("turn", [(0.0, 0.0, 0.08), (0.008, -0.01, 0.0), (0.005, 0.01, -0.05)])
+def test_a_turned_camera_is_found(turn: tuple[float, float, float]) -> None:
+    picture = a_picture()
+    angle = np.array(turn)
+    R = rotations(angle[None])[0]
+    true = Poses((R @ front().R[0])[None], (R @ front().t[0])[None])
+    found = locate(a_map(picture), turned_camera(picture, angle), front(), LENS, passes=2)
+    assert found is not None
+    points = a_surface().points[None]
+    off = project(found, points, LENS)[0] - project(true, points, LENS)[0]
+    assert np.linalg.norm(off, axis=-1).max() < 0.15
+
+
+def test_patches_found_in_the_key_frame_itself_stay_in_place() -> None:
+    picture = a_picture(1)
+    skin = a_map(picture)
+    point, pixels = find(skin, evened(picture), front(), LENS, 1)
+    assert len(point) > 0.9 * len(skin.patches.points)
+    np.testing.assert_allclose(pixels, skin.patches.key_px[point] + 0.5, atol=0.02)
+
+
+def test_another_picture_is_not_recognised() -> None:
+    skin = a_map(a_picture(1))
+    assert locate(skin, np.full((512, 512, 3), 90, np.uint8), front(), LENS) is None
+
+
+def test_a_path_starts_each_search_where_the_last_one_ended() -> None:
+    picture = a_picture(2)
+    skin = a_map(picture)
+    count = 5 * LOOK_EVERY
+    angles = np.array([[0.0, 0.0015 * i, 0.0] for i in range(count)])
+    start = poses_at(np.zeros((count, 3)), np.tile(front().t, (count, 1)))
+    missing = 2 * LOOK_EVERY
+    poses, good = locate_all(
+        skin,
+        lambda row: turned_camera(picture, angles[row]) if row != missing else None,
+        np.arange(count), start, LENS,
+    )  # fmt: skip
+    assert np.flatnonzero(good).tolist() == [0, LOOK_EVERY, 3 * LOOK_EVERY, 4 * LOOK_EVERY]
+    turned = rotations(angles) @ start.R
+    assert np.abs(poses.R - turned)[: 4 * LOOK_EVERY].max() < 2e-3
+
+
+def test_edges_are_trusted_across_only() -> None:
+    image = np.full((200, 200), 60, np.uint8)
+    image[:, 100:] = 180
+    image = cv2.GaussianBlur(image, (0, 0), 1.5)
+    along = _trust(image, np.array([[100.0, 100.0]]))[0]
+    information = along.T @ along
+    assert information[0, 0] > 100 * max(information[1, 1], 1e-9)
+
+
+def test_surface_looks_at_the_camera() -> None:
+    surface = a_surface()
+    towards = surface.facing(front())[0]
+    assert towards[4] > 0.8  # the tip of the nose
+    away = facing(poses_at(np.array([[0.0, np.pi, 0.0]]), front().t), surface.points,
+                  surface.normals)[0]  # fmt: skip
+    assert away[4] < -0.8
+
+
+def test_the_best_patches_are_spread() -> None:
+    patches = a_map(a_picture(3)).patches
+    few = patches.best(10)
+    gaps = np.linalg.norm(few.points[:, None] - few.points[None], axis=-1)
+    assert len(few.points) == 10 and gaps[np.triu_indices(10, 1)].min() > 0.01
+
+
+class Scene:
+    """Poses, places and where the places are seen."""
+
+    def __init__(self, yaw: float, noise_px: float, focal: float = 1000.0) -> None:
+        rng = np.random.default_rng(5)
+        count = 40
+        s = np.linspace(0, 1, count)
+        turns = np.stack((0.1 * np.sin(9 * s), yaw * np.sin(6 * s), 0.05 * np.sin(4 * s)), -1)
+        shifts = np.stack((0.01 * s, 0.01 * np.cos(5 * s), 0.75 + 0.02 * s), -1)
+        self.poses = poses_at(turns, shifts)
+        self.lens = Lens(focal, 256.0, 256.0)
+        self.places = canonical_face()[0][rng.permutation(MESH_POINTS)[:150]]
+        pixels, _ = project(self.poses, self.places[None], self.lens)
+        frame, point = (a.ravel() for a in np.mgrid[:count, :150])
+        seen = pixels[frame, point] + rng.normal(0, noise_px, (len(frame), 2))
+        trust = np.tile(np.eye(2) / 0.25, (len(frame), 1, 1))
+        self.seen = _Seen(point, frame, seen, trust)
+        off = rng.normal(0, 1, (count, 6)) * (0.002, 0.002, 0.01, 0.02, 0.02, 0.02)
+        self.start = _moved(self.poses, off)
+        self.guessed = self.places + rng.normal(0, 0.003, self.places.shape)
+
+    def problem(self, focal_known: bool, lens: Lens) -> _Problem:
+        sd = np.full(len(self.places), 0.005)
+        return _Problem(self.start, self.guessed, sd, self.seen, lens, focal_known, 1.0)
+
+
+def test_poses_are_found_where_landmarks_are_wrong() -> None:
+    scene = Scene(yaw=0.5, noise_px=0.1)
+    solved = scene.problem(True, scene.lens).solve(scene.start, scene.guessed, scene.lens)
+    assert solved is not None
+    _, sigma, poses, places = solved
+    assert sigma == 0.0
+    turn = scene.poses.R.transpose(0, 2, 1) @ poses.R
+    u, _, vt = np.linalg.svd(turn.mean(0))
+    left = np.arccos(np.clip((np.einsum("ab,tab->t", u @ vt, turn) - 1) / 2, -1, 1))
+    assert np.degrees(left).max() < 0.1
+    at, _ = project(poses, places[None], scene.lens)
+    true, _ = project(scene.poses, scene.places[None], scene.lens)
+    assert np.sqrt(((at - true) ** 2).sum(-1).mean()) < 0.05
+
+
+def test_the_focal_length_shows_when_the_head_turns() -> None:
+    scene = Scene(yaw=0.6, noise_px=0.1)
+    wrong = Lens(1250.0, 256.0, 256.0)
+    solved = scene.problem(False, wrong).solve(scene.start, scene.guessed, wrong)
+    assert solved is not None
+    lens, sigma, _, _ = solved
+    off = abs(np.log(lens.focal / scene.lens.focal))
+    assert off < 0.04 and off < 3 * sigma + 0.01 and sigma < 0.05
+
+
+def test_a_still_head_leaves_the_focal_length_open() -> None:
+    scene = Scene(yaw=0.0, noise_px=0.3)
+    solved = scene.problem(False, scene.lens).solve(scene.start, scene.guessed, scene.lens)
+    turning = Scene(yaw=0.6, noise_px=0.3)
+    better = turning.problem(False, turning.lens).solve(
+        turning.start, turning.guessed, turning.lens
+    )
+    assert solved is not None and better is not None
+    assert solved[1] > 2 * better[1]
+
+
+def test_the_step_goes_down_the_costs_gradient() -> None:
+    """The normal equations' right-hand side is half the negative gradient of the cost."""
+    scene = Scene(yaw=0.4, noise_px=0.5)
+    problem = scene.problem(False, scene.lens)
+    system = _Normal(problem, scene.start, scene.guessed, scene.lens)
+    step = 1e-6
+
+    def slope(pose: np.ndarray, point: np.ndarray, focal: float) -> float:
+        costs = []
+        for sign in (1, -1):
+            lens = Lens(scene.lens.focal * np.exp(sign * step * focal), 256.0, 256.0)
+            costs.append(problem.cost(
+                _moved(scene.start, sign * step * pose), scene.guessed + sign * step * point, lens
+            ))  # fmt: skip
+        return (costs[0] - costs[1]) / (2 * step)
+
+    rng = np.random.default_rng(0)
+    still, fixed = np.zeros((40, 6)), np.zeros((150, 3))
+    pose, point = rng.normal(size=(40, 6)), rng.normal(size=(150, 3))
+    assert slope(pose, fixed, 0.0) == pytest.approx(-2 * (system.g * pose).sum(), rel=2e-3)
+    assert slope(still, point, 0.0) == pytest.approx(-2 * (system.v * point).sum(), rel=2e-3)
+    assert slope(still, fixed, 1.0) == pytest.approx(-2 * system.f, rel=2e-3)
+
+
+def test_too_little_to_see_is_said() -> None:
+    poses = poses_at(np.zeros((30, 3)), np.tile(front().t, (30, 1)))
+    rows = np.arange(30)
+    assert adjust(None, rows, poses, a_surface(), LENS, focal_known=False) is None
+    gray = np.full((512, 512, 3), 100, np.uint8)
+    nothing = adjust(lambda row: gray, rows, poses, a_surface(), LENS, focal_known=False)
+    assert nothing is None
+
+
+def test_a_whole_adjustment_of_a_turning_camera() -> None:
+    picture = a_picture(4)
+    s = np.linspace(0, 2 * np.pi, 40)
+    angles = np.stack((0.03 * np.sin(s), 0.05 * np.cos(s), 0.08 * np.sin(2 * s)), -1)
+    R = rotations(angles)
+    true = Poses(R @ front().R, R @ front().t[0])
+    pictures = [turned_camera(picture, a) for a in angles]
+    start = _moved(
+        true, np.random.default_rng(1).normal(0, 0.01, (40, 6)) * (0.1, 0.1, 0.3, 1, 1, 1)
+    )
+    bundle = adjust(
+        lambda row: pictures[row], np.arange(40), start, a_surface(), LENS, focal_known=True
+    )
+    assert isinstance(bundle, Bundle) and bundle.lens.focal == LENS.focal
+    points = a_surface().points[None]
+    before = project(start, points, LENS)[0] - project(true, points, LENS)[0]
+    after = project(bundle.poses, points, LENS)[0] - project(true, points, LENS)[0]
+    after -= after.mean((0, 1))  # the same shift of all frames is the gauge
+    assert np.abs(after).mean() < 0.15 * np.abs(before).mean()
+    assert SHARED_ERROR >= 1
+    assert isinstance(bundle.skin.patches, Patches)
