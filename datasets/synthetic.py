@@ -32,7 +32,7 @@ from gsavatar.datasets.synthetic_render import (
     with_grain,
 )
 from gsavatar.errors import InputError
-from gsavatar.frames import write_text_atomic
+from gsavatar.frames import encode_png, write_text_atomic
 
 Float = NDArray[np.float64]
 UInt8 = NDArray[np.uint8]
@@ -128,8 +128,6 @@ def make_truth(folder: Path, shot: Shot, *, every: int = 1, novel: bool = False)
     0.1 mm, 0 where nothing is), ``novel/yaw{+30}_pitch{+00}/{frame:06d}.png`` with its camera.
     Depth and labels go through the lens as the pictures do.
     """
-    import cv2
-
     head, performance = shot.head(), shot.performance()
     frames = range(0, len(performance.time_s), every)
     views = [("", shot.view)]
@@ -148,13 +146,17 @@ def make_truth(folder: Path, shot: Shot, *, every: int = 1, novel: bool = False)
             now = performance.instant(float(performance.time_s[frame]))
             labels, depth = renderer.truth(now)
             file = f"{frame:06d}.png"
-            cv2.imwrite(str(here / "regions" / file), distorted(labels, shot.k1, nearest=True))
+            _save(here / "regions" / file, distorted(labels, shot.k1, nearest=True))
             packed = (depth / DEPTH_UNIT_M).round().astype(np.uint16)
-            cv2.imwrite(str(here / "depth" / file), distorted(packed, shot.k1, nearest=True))
+            _save(here / "depth" / file, distorted(packed, shot.k1, nearest=True))
             if name:
                 picture = reduced(distorted(renderer.picture(now), shot.k1))
-                cv2.imwrite(str(here / "pictures" / file), picture[..., ::-1])
+                _save(here / "pictures" / file, picture)
         write_text_atomic(here / "camera.json", json.dumps(camera_truth(view)))
+
+
+def _save(path: Path, picture: Any) -> None:
+    path.write_bytes(encode_png(picture))
 
 
 def cached(shot: Shot, cache: Path, *, labels_every: int = 0, novel: bool = False) -> Path:

@@ -14,6 +14,7 @@ FOLDERS = {"gsavatar": "gsavatar", "viewer": "gsavatar.viewer", "datasets": "gsa
 OWNERS = {
     "av": {"gsavatar.video"},
     "cv2": {
+        "gsavatar.datasets.synthetic_render",
         "gsavatar.video", "gsavatar.landmarks", "gsavatar.segmentation", "gsavatar.tracking",
         "gsavatar.frames", "gsavatar.plate", "gsavatar.batches", "gsavatar.crop",
         "gsavatar.report", "gsavatar.check",
