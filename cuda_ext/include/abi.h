@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-#define GSA_ABI 4
+#define GSA_ABI 5
 #define GSA_RECORD 16  // floats of a projected Gaussian, see cpu/rasterize.cpp
 #define GSA_COVER 4    // int32 of the tiles a Gaussian meets, see cpu/record.h
 #define GSA_MOMENTS 10 // floats of a gradient slot
@@ -103,7 +103,7 @@ typedef struct {
   float* screen_probe;  // [N, 2] or null
 } gsa_raster_grad;
 
-#define GSA_SSIM_ROWS 82  // scratch rows of a thread: 7 planes x 11, 4 lines and the mask
+#define GSA_SSIM_ROWS 69  // scratch rows of a thread: 4 x 4 blurred down, 3 x 17 derivatives, mask, 0
 
 // Mean SSIM over pixels weighted by mask, and its gradient by a.
 typedef struct {
@@ -129,6 +129,9 @@ GSA_API int32_t gsa_raster_bwd(const gsa_raster* scene, const gsa_raster_grad* g
 GSA_API int32_t gsa_blend(const gsa_motion* motion);
 GSA_API int32_t gsa_blend_bwd(const gsa_motion* motion, const gsa_motion_grad* grad);
 GSA_API int32_t gsa_ssim(const gsa_ssim_args* arguments);
+// out = factor in, with as many threads as pay.
+GSA_API int32_t gsa_scaled(const float* in, const float* factor, float* out, int64_t count,
+                           int32_t threads);
 
 // Contributions of the scene (alpha >= 1/255 where T >= 1e-4), after gsa_composite: for benchmarks.
 GSA_API int64_t gsa_count_contributions(const gsa_raster* scene);

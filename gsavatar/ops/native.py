@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-ABI = 4
+ABI = 5
 RECORD, COVER, MOMENTS, TILE, CHUNK = 16, 4, 10, 16, 256
 """Sizes fixed by ``cuda_ext/include/abi.h``."""
 
@@ -85,7 +85,7 @@ SsimArguments = _structure(
     pointer: scratch row_sums value v_a
     """,
 )
-SSIM_ROWS = 82
+SSIM_ROWS = 69
 
 _SIGNATURES = {
     "gsa_project": [POINTER(Raster)],
@@ -94,6 +94,7 @@ _SIGNATURES = {
     "gsa_blend": [POINTER(Motion)],
     "gsa_blend_bwd": [POINTER(Motion), POINTER(MotionGrad)],
     "gsa_ssim": [POINTER(SsimArguments)],
+    "gsa_scaled": [c_void_p, c_void_p, c_void_p, c_int64, c_int32],
 }
 
 
