@@ -46,7 +46,7 @@ typedef struct {
   float* means;             // [N, 3]
   float* quats;             // [N, 4]
   float* scales;            // [N, 3]
-  float* basis;             // [K, N, 9] of zeros, or null
+  float* basis;             // [K, N, 9] or null
   float* coefficients;      // [K] or null
 } gsa_motion_grad;
 
