@@ -58,6 +58,7 @@ struct Tile {
 };
 
 // What the walk over blocks leaves for the sums per Gaussian: one vector per (entry, block).
+constexpr int kSlotsAhead = 12;  // slots lie scattered: their lines are asked for early
 constexpr int kSpare = kBatch * kBlocks;  // where entries past the end of a list write
 struct Visits {
   alignas(64) float power[kBatch * kPixels + GSA_LANES];  // dL/dpower
@@ -73,7 +74,7 @@ GSA_ALONE bool walk_block(const Batch& batch, int count, int b, const Pixels& pi
   vf transmittance = load(t.transmittance + i), behind = load(t.behind + i);
   const vf v_red = load(t.v_rgb[0] + i), v_green = load(t.v_rgb[1] + i);
   const vf v_blue = load(t.v_rgb[2] + i), v_depth = load(t.v_depth + i);
-  const uint64_t before = (1ull << b) - 1;
+  const BlockSet before = ((BlockSet)1 << b) - 1;
   for (int k = 0; k < count; k += kAhead) {
     const Entry* e[kAhead];
     vf alpha[kAhead], slope[kAhead], rest[kAhead];
@@ -112,7 +113,7 @@ inline void recentre(float x, float y, float* m) {
 }
 
 // Sums of one Gaussian over the blocks it reaches.
-GSA_ALONE void sum_entry(const Entry& e, uint64_t blocks, const float* power, const float* weight,
+GSA_ALONE void sum_entry(const Entry& e, BlockSet blocks, const float* power, const float* weight,
                          const Pixels& p, const Tile& t, float* slot) {
   vf m[GSA_MOMENTS];
   for (int k = 0; k < GSA_MOMENTS; ++k) m[k] = broadcast(0.0f);
@@ -138,22 +139,26 @@ GSA_ALONE void sum_entry(const Entry& e, uint64_t blocks, const float* power, co
 }
 
 void composite_batch_bwd(const gsa_raster_grad& v, const Pixels& pixels, Batch& batch,
-                         uint64_t& alive, Tile& t, Visits& visits) {
+                         BlockSet& alive, Tile& t, Visits& visits) {
   int count = 0;
   for (int n = 0; n < batch.count; ++n) {
     batch.blocks[n] &= alive;
     visits.start[n] = count;
     count += __builtin_popcountll(batch.blocks[n]);
   }
-  for (uint64_t left = alive; left; left &= left - 1) {
+  for (BlockSet left = alive; left; left &= left - 1) {
     const int b = __builtin_ctzll(left);
     const int listed = list_block(batch, b);
-    if (listed && !walk_block(batch, listed, b, pixels, t, visits)) alive &= ~(1ull << b);
+    if (listed && !walk_block(batch, listed, b, pixels, t, visits)) alive &= ~((BlockSet)1 << b);
   }
+  const auto slot_of = [&](int n) {
+    return v.slots + GSA_MOMENTS * (int64_t)batch.entry[n].slot;
+  };
   for (int n = 0; n < batch.count; ++n) {
+    if (n + kSlotsAhead < batch.count) __builtin_prefetch(slot_of(n + kSlotsAhead), 1);
     const int64_t at = visits.start[n] * (int64_t)GSA_LANES;
     sum_entry(batch.entry[n], batch.blocks[n], visits.power + at, visits.weight + at, pixels, t,
-              v.slots + GSA_MOMENTS * (int64_t)batch.entry[n].slot);
+              slot_of(n));
   }
 }
 
@@ -246,7 +251,7 @@ void composite_tile_bwd(const gsa_raster& s, const gsa_raster_grad& v, int tile,
   const FlushTiny flush;
   Tile t;
   memset(&t, 0, sizeof t);
-  uint64_t alive = start_transmittance(area, t.transmittance);
+  BlockSet alive = start_transmittance(area, t.transmittance);
   read_tile(s, v, area, t);
   Batch batch;
   Visits visits;

@@ -163,15 +163,15 @@ void composite_tile(const gsa_raster& s, int tile, const Pixels& pixels) {
   Tile t;
   memset(&t, 0, sizeof t);
   Batch batch;
-  uint64_t alive = start_transmittance(area, t.transmittance);
+  BlockSet alive = start_transmittance(area, t.transmittance);
   for (int first = s.tile_start[tile]; first < last && alive; first += kBatch) {
     read_batch(s, area, first, last, pixels, batch);
-    for (uint64_t left = alive; left; left &= left - 1) {
+    for (BlockSet left = alive; left; left &= left - 1) {
       const int b = __builtin_ctzll(left);
       const int count = list_block(batch, b);
       if (count == 0) continue;
       const auto composite = batch.mixed ? composite_block<true> : composite_block<false>;
-      if (!composite(batch, count, pixels, b * GSA_LANES, t)) alive &= ~(1ull << b);
+      if (!composite(batch, count, pixels, b * GSA_LANES, t)) alive &= ~((BlockSet)1 << b);
     }
   }
   write_tile(s, area, t);

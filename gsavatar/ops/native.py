@@ -135,7 +135,11 @@ def chosen_isa() -> str:
 
     Raises ``ValueError`` for an unknown name and ``NativeUnavailable`` for one the CPU lacks.
     """
-    forced = os.environ.get("GSAVATAR_ISA", "")
+    return _isa_for(os.environ.get("GSAVATAR_ISA", ""))
+
+
+@lru_cache(maxsize=len(ISAS) + 1)
+def _isa_for(forced: str) -> str:
     if forced and forced not in ISAS:
         raise ValueError(f"GSAVATAR_ISA={forced} is unknown; use one of {', '.join(ISAS)}")
     level = ISAS.index(machine_isa())
@@ -156,9 +160,14 @@ def cpu() -> ctypes.CDLL:
     return _cpu_of(chosen_isa())
 
 
+@lru_cache(maxsize=1)
+def _is_built() -> bool:
+    return library_path("base").exists()
+
+
 def present() -> bool:
     """Whether a CPU library is built and loads; a wrong ``GSAVATAR_ISA`` still raises."""
-    return library_path("base").exists() and cpu() is not None
+    return _is_built() and cpu() is not None
 
 
 def threads() -> int:
