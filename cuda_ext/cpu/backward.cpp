@@ -14,10 +14,13 @@ namespace {
 enum Moment { kG, kGx, kGy, kGxx, kGxy, kGyy, kRed, kGreen, kBlue, kDepth };
 static_assert(kDepth + 1 == GSA_MOMENTS, "abi.h states the size of a slot");
 
-constexpr int kSumSize = 16;  // room for a whole vector: loads right after it then need not wait
+struct Moments {
+  float g, gx, gy, gxx, gxy, gyy;
+};
 
-// out[k] = sum over lanes of m[k]; out has room for kSumSize.
-inline void sum_lanes(const vf* m, float* out) {
+// slot[k] = sum over lanes of m[k]; the first of them also by return. They stay in registers: stored
+// together and read again one by one, they wait until they have left for the cache.
+inline Moments sum_lanes(const vf* m, float* slot) {
 #if GSA_LANES == 16
   // A tree that halves the number of vectors at every step. Halves of 256 bits, then of 128:
   const auto halves = [](vf a, vf b) {
@@ -35,17 +38,22 @@ inline void sum_lanes(const vf* m, float* out) {
   const vf r1 = _mm512_unpacklo_ps(q2, q2) + _mm512_unpackhi_ps(q2, q2);
   const vf s = _mm512_shuffle_ps(r0, r1, 0x44) + _mm512_shuffle_ps(r0, r1, 0xEE);
   const __m512i place = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 0, 0, 0, 0, 0, 0);
-  store(out, _mm512_permutexvar_ps(place, s));
+  const vf placed = _mm512_permutexvar_ps(place, s);
+  _mm512_mask_storeu_ps(slot, (1 << GSA_MOMENTS) - 1, placed);
+  return {placed[0], placed[1], placed[2], placed[3], placed[4], placed[5]};
 #elif GSA_LANES == 8
   const auto four = [](vf a, vf b, vf c, vf d) {
     const vf h = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
     return _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
   };
-  _mm_storeu_ps(out, four(m[0], m[1], m[2], m[3]));
-  _mm_storeu_ps(out + 4, four(m[4], m[5], m[6], m[7]));
-  _mm_storel_pi((__m64*)(out + 8), four(m[8], m[9], m[8], m[9]));
+  const __m128 a = four(m[0], m[1], m[2], m[3]), b = four(m[4], m[5], m[6], m[7]);
+  _mm_storeu_ps(slot, a);
+  _mm_storeu_ps(slot + 4, b);
+  _mm_storel_pi((__m64*)(slot + 8), four(m[8], m[9], m[8], m[9]));
+  return {a[0], a[1], a[2], a[3], b[0], b[1]};
 #else
-  for (int k = 0; k < GSA_MOMENTS; ++k) out[k] = (m[k][0] + m[k][1]) + (m[k][2] + m[k][3]);
+  for (int k = 0; k < GSA_MOMENTS; ++k) slot[k] = (m[k][0] + m[k][1]) + (m[k][2] + m[k][3]);
+  return {slot[0], slot[1], slot[2], slot[3], slot[4], slot[5]};
 #endif
 }
 
@@ -104,12 +112,12 @@ GSA_ALONE bool walk_block(const Batch& batch, int count, int b, const Pixels& pi
 }
 
 // Moments about the Gaussian's mean out of those about the tile's centre.
-inline void recentre(float x, float y, float* m) {
-  m[kGxx] += x * (x * m[kG] - 2.0f * m[kGx]);
-  m[kGxy] += x * (y * m[kG] - m[kGy]) - y * m[kGx];
-  m[kGyy] += y * (y * m[kG] - 2.0f * m[kGy]);
-  m[kGx] -= x * m[kG];
-  m[kGy] -= y * m[kG];
+inline void recentre(float x, float y, const Moments& m, float* slot) {
+  slot[kGx] = m.gx - x * m.g;
+  slot[kGy] = m.gy - y * m.g;
+  slot[kGxx] = m.gxx + x * (x * m.g - 2.0f * m.gx);
+  slot[kGxy] = m.gxy + (x * (y * m.g - m.gy) - y * m.gx);
+  slot[kGyy] = m.gyy + y * (y * m.g - 2.0f * m.gy);
 }
 
 // Sums of one Gaussian over the blocks it reaches.
@@ -132,10 +140,7 @@ GSA_ALONE void sum_entry(const Entry& e, BlockSet blocks, const float* power, co
     m[kDepth] = m[kDepth] + w * load(t.v_depth + i);
     power += GSA_LANES, weight += GSA_LANES;
   }
-  alignas(64) float sums[kSumSize];
-  sum_lanes(m, sums);
-  recentre(e.x, e.y, sums);
-  memcpy(slot, sums, GSA_MOMENTS * sizeof(float));
+  recentre(e.x, e.y, sum_lanes(m, slot), slot);
 }
 
 void composite_batch_bwd(const gsa_raster_grad& v, const Pixels& pixels, Batch& batch,
