@@ -103,6 +103,23 @@ typedef struct {
   float* screen_probe;  // [N, 2] or null
 } gsa_raster_grad;
 
+// View-dependent colours of N Gaussians, S = 1, 4, 9 or 16 harmonics each.
+typedef struct {
+  const float* means;   // [N, 3]
+  const float* sh;      // [N, S, 3]
+  const float* centre;  // [3], of the camera
+  int32_t count, terms, threads;
+  float* colors;        // [N, 3]; unused by gsa_sh_bwd
+} gsa_sh_args;
+
+typedef struct {
+  const float* colors;  // [N, 3], gradient
+  float* partial;       // [N / 256 + 1, 3], scratch
+  float* means;         // [N, 3]
+  float* sh;            // [N, S, 3]
+  float* centre;        // [3]
+} gsa_sh_grad;
+
 #define GSA_SSIM_ROWS 69  // scratch rows of a thread: 4 x 4 blurred down, 3 x 17 derivatives, mask, 0
 
 // Mean SSIM over pixels weighted by mask, and its gradient by a.
@@ -128,6 +145,8 @@ GSA_API int32_t gsa_raster_bwd(const gsa_raster* scene, const gsa_raster_grad* g
 
 GSA_API int32_t gsa_blend(const gsa_motion* motion);
 GSA_API int32_t gsa_blend_bwd(const gsa_motion* motion, const gsa_motion_grad* grad);
+GSA_API int32_t gsa_sh(const gsa_sh_args* arguments);
+GSA_API int32_t gsa_sh_bwd(const gsa_sh_args* arguments, const gsa_sh_grad* grad);
 GSA_API int32_t gsa_ssim(const gsa_ssim_args* arguments);
 // out = factor in, with as many threads as pay.
 GSA_API int32_t gsa_scaled(const float* in, const float* factor, float* out, int64_t count,

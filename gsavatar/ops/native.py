@@ -77,6 +77,17 @@ MotionGrad = _structure(
     """,
 )
 
+ShArguments = _structure(
+    "ShArguments",
+    """
+    pointer: means sh centre
+    int32: count terms threads
+    pointer: colors
+    """,
+)
+
+ShGrad = _structure("ShGrad", "pointer: colors partial means sh centre")
+
 SsimArguments = _structure(
     "SsimArguments",
     """
@@ -93,6 +104,8 @@ _SIGNATURES = {
     "gsa_raster_bwd": [POINTER(Raster), POINTER(RasterGrad)],
     "gsa_blend": [POINTER(Motion)],
     "gsa_blend_bwd": [POINTER(Motion), POINTER(MotionGrad)],
+    "gsa_sh": [POINTER(ShArguments)],
+    "gsa_sh_bwd": [POINTER(ShArguments), POINTER(ShGrad)],
     "gsa_ssim": [POINTER(SsimArguments)],
     "gsa_scaled": [c_void_p, c_void_p, c_void_p, c_int64, c_int32],
 }

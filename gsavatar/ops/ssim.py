@@ -61,7 +61,7 @@ def _(a: Tensor, b: Tensor, mask: Tensor | None, needs_grad: bool) -> tuple[Tens
 
 @torch.library.custom_op("gsavatar::ssim_bwd", mutates_args=())
 def ssim_bwd_op(v_a: Tensor, v_value: Tensor) -> Tensor:
-    """``v_a * v_value``. By our own threads: torch's wait for each other, longer than this takes."""
+    """``v_a * v_value``, by our own threads: torch's wait for each other longer than it takes."""
     out = torch.empty_like(v_a)
     native.cpu().gsa_scaled(
         v_a.data_ptr(), v_value.data_ptr(), out.data_ptr(), v_a.numel(), native.threads()
