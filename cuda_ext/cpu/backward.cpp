@@ -173,29 +173,29 @@ struct RowReader {
   const gsa_raster& s;
   const gsa_raster_grad& v;
   int64_t row;
-  size_t bytes;  // of one channel of the row
+  int width;     // pixels of the row inside the picture
   int from;      // place of the row in its band
   float* sum;
 
   // Three channels: their gradients into the band, their products with the output into sum.
   void three(const float* v_out, const float* out, float (*band)[kBand]) const {
     alignas(64) float mixed[3 * kTile] = {}, value[3][kTile];
-    memcpy(mixed, out + 3 * row, 3 * bytes);
+    copy_row(mixed, out + 3 * row, width, 3);
     separate(mixed, value[0], value[1], value[2]);
-    memcpy(mixed, v_out + 3 * row, 3 * bytes);
+    copy_row(mixed, v_out + 3 * row, width, 3);
     separate(mixed, band[0] + from, band[1] + from, band[2] + from);
     for (int c = 0; c < 3; ++c) add_products(band[c] + from, value[c]);
   }
   void depth(float* band) const {
     alignas(64) float value[kTile] = {};
-    memcpy(value, s.depth + row, bytes);
-    memcpy(band + from, v.depth + row, bytes);
+    copy_row(value, s.depth + row, width);
+    copy_row(band + from, v.depth + row, width);
     add_products(band + from, value);
   }
   void alpha() const {
     alignas(64) float value[kTile] = {}, slope[kTile] = {};
-    memcpy(value, s.alpha + row, bytes);
-    memcpy(slope, v.alpha + row, bytes);
+    copy_row(value, s.alpha + row, width);
+    copy_row(slope, v.alpha + row, width);
     for (int x = 0; x < kTile; x += GSA_LANES) {
       const vf left = broadcast(1.0f) - load(value + x);
       store(sum + x, load(sum + x) - load(slope + x) * left);
@@ -213,7 +213,7 @@ void read_tile(const gsa_raster& s, const gsa_raster_grad& v, const TileArea& ar
     alignas(64) float behind[kBand] = {};
     for (int y = 0; y < kBlockHeight && top + y < area.height; ++y) {
       const int64_t row = (int64_t)(area.top + top + y) * s.width + area.left;
-      const RowReader reader = {s, v, row, (size_t)area.width * sizeof(float), y * kTile,
+      const RowReader reader = {s, v, row, area.width, y * kTile,
                                 behind + y * kTile};
       if (v.rgb) reader.three(v.rgb, s.rgb, rgb);
       if (v.branch_alpha) reader.three(v.branch_alpha, s.branch_alpha, share);

@@ -240,6 +240,16 @@ inline void rows_to_band(const float* rows, float* band) {
 }
 constexpr int kBand = kTile * kBlockHeight;  // pixels of a band
 
+// `width` pixels of a tile's row; nearly all rows are whole, and a known size needs no call.
+inline void copy_row(float* to, const float* from, int width, int channels = 1) {
+  if (width == kTile) {
+    for (int c = 0; c < channels; ++c)
+      memcpy(to + c * kTile, from + c * kTile, kTile * sizeof(float));
+  } else {
+    memcpy(to, from, (size_t)(width * channels) * sizeof(float));
+  }
+}
+
 // 16 pixels between three planes and interleaved memory.
 inline void interleave(const float* a, const float* b, const float* c, float* out) {
 #if GSA_LANES == 16
