@@ -1,7 +1,9 @@
 """Times of every op on head-like scenes: ``python benchmarks/rasterize.py --json out.json``.
 
-Each number is the median of many warm runs, in milliseconds. Compare numbers of one run only: the
-``yardstick_ms`` of a 2048^3 float32 matrix product says how fast the machine was meanwhile.
+Each number is the median of many warm runs, in milliseconds, in a process set up as every gsavatar
+command is (glibc keeps freed memory: fresh pages would cost up to 3 ms a picture). Compare numbers
+of one run only: the ``yardstick_ms`` of a 2048^3 float32 matrix product says how fast the machine
+was meanwhile.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import torch
 from torch import Tensor
 
 from gsavatar import ops
+from gsavatar.cli_env import prepare_process
 from gsavatar.ops import machinery, native
 from gsavatar.ops.rasterize import rasterize_op, scene_of
 
@@ -179,6 +182,17 @@ def time_ssim(size: int, seconds: float, op: Callable[..., Tensor]) -> tuple[flo
     return _timed(lambda: op(a, b), [a], seconds)
 
 
+def time_sh(
+    arguments: Scene, seconds: float, op: Callable[..., Tensor]
+) -> tuple[float, float, float]:
+    """Milliseconds of colours by harmonics of degree 3 with gradients for means and harmonics."""
+    g = torch.Generator().manual_seed(3)
+    means = arguments["means"].clone().requires_grad_()
+    sh = (0.3 * torch.randn(len(means), 16, 3, generator=g)).requires_grad_()
+    centre = torch.tensor([0.0, 0.0, 1.0])
+    return _timed(lambda: op(means, sh, centre), [means, sh], seconds)
+
+
 def yardstick(seconds: float = 1.0) -> float:
     """Milliseconds of a 2048^3 float32 matrix product."""
     a = torch.randn(2048, 2048)
@@ -211,11 +225,16 @@ def measure(sizes: tuple[int, ...], counts: tuple[int, ...], isas: tuple[str, ..
         for count in counts:
             times = time_blend(scene(256, count), seconds)
             rows.append(row("blend_motion", where, 0, count, times))
+            times = time_sh(scene(256, count), seconds, ops.evaluate_sh)
+            rows.append(row("evaluate_sh", where, 0, count, times))
         for size in sizes:
             times = time_ssim(size, seconds, ops.ssim)
             rows.append(row("ssim", where, size, 0, times))
+    where = {"backend": "torch", "isa": "", "threads": torch.get_num_threads()}
+    for count in counts:
+        times = time_sh(scene(256, count), seconds, ops.evaluate_sh_ref)
+        rows.append(row("evaluate_sh", where, 0, count, times))
     for size in sizes:
-        where = {"backend": "torch", "isa": "", "threads": torch.get_num_threads()}
         rows.append(row("ssim", where, size, 0, time_ssim(size, seconds, ops.ssim_ref)))
     return rows
 
@@ -259,6 +278,7 @@ def row(
 
 
 def main() -> None:
+    prepare_process()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -10,7 +12,10 @@ from torch import Tensor
 from gsavatar.gaussians import MAX_SCALE_M, MIN_SCALE_M, RawGaussians
 from gsavatar.geometry import matrix_to_quat, quat_multiply, rotvec_to_quat
 from gsavatar.motion import LinearMotion, torso_coefficients
+from gsavatar.ops.evaluate_sh import TERMS, sh_basis
 from gsavatar.types import Branch, Drive, Gaussians
+
+GOLDEN_ANGLE = math.pi * (3.0 - math.sqrt(5.0))
 
 
 @dataclass(frozen=True)
@@ -87,15 +92,27 @@ def _part_of_turn(turn: Tensor, weight: Tensor) -> Tensor:
 
 
 def rotate_sh(sh: Tensor, rotation: Tensor) -> Tensor:
-    """Spherical harmonics [*B, N, S, 3] of degree <= 1 after turning the object by ``rotation``.
+    """Spherical harmonics [*B, N, S, 3] after turning the object by ``rotation`` [*B, 3, 3].
 
-    Degree 1 is a vector in the order (y, z, x) with signs (-, +, -). Raises ``ValueError`` for
-    higher degrees, which the avatar does not use.
+    The new coefficients c' are those with Y(d) c' = Y(R^T d) c in every direction d; as a band
+    turns into itself, twice as many directions as terms determine them. Raises ``ValueError``
+    unless S is 1, 4, 9 or 16.
     """
-    if sh.shape[-2] == 1:
+    terms = sh.shape[-2]
+    if terms not in TERMS:
+        raise ValueError(f"spherical harmonics have one of {TERMS} terms, got {terms} terms")
+    if terms == 1:
         return sh
-    if sh.shape[-2] != 4:
-        raise ValueError(f"spherical harmonics of degree 0 or 1 expected, got {sh.shape[-2]} terms")
-    vector = torch.stack((-sh[..., 3, :], -sh[..., 1, :], sh[..., 2, :]), dim=-2)
-    x, y, z = (rotation[..., None, :, :] @ vector).unbind(-2)
-    return torch.cat((sh[..., :1, :], torch.stack((-y, z, -x), dim=-2)), dim=-2)
+    directions, inverse = (t.to(sh) for t in _sh_samples(terms))
+    mix = inverse @ sh_basis(directions @ rotation.to(sh), terms)
+    return mix[..., None, :, :] @ sh
+
+
+@lru_cache(maxsize=len(TERMS))
+def _sh_samples(terms: int) -> tuple[Tensor, Tensor]:
+    """Directions [2 S, 3], spread evenly, and the pseudo-inverse [S, 2 S] of the basis there."""
+    i = torch.arange(2 * terms, dtype=torch.float64) + 0.5
+    z = 1.0 - i / terms
+    turn, flat = GOLDEN_ANGLE * i, (1.0 - z * z).sqrt()
+    directions = torch.stack((flat * turn.cos(), flat * turn.sin(), z), dim=-1)
+    return directions, torch.linalg.pinv(sh_basis(directions, terms))

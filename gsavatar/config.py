@@ -53,7 +53,7 @@ class TrainSettings:
     mouth_init: int = 1500
     torso_init: int = 2500
     sh_degree: int = 0
-    """Degree of the view-dependent colour, 0 or 1."""
+    """Degree of the view-dependent colour, 0 to 3."""
     basis_pull: float = 0.001
     """Share by which the motion returns to the fitted shapes at every step."""
     basis_blend: float = 0.002
@@ -81,7 +81,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.face_init": (64, 1_000_000),
     "train.mouth_init": (16, 1_000_000),
     "train.torso_init": (16, 1_000_000),
-    "train.sh_degree": (0, 1),
+    "train.sh_degree": (0, 3),
     "train.checkpoint_every": (1, 10_000_000),
     "train.validate_every": (1, 10_000_000),
     "train.seed": (0, 2**63 - 1),

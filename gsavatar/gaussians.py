@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from gsavatar.render import SH_0
+from gsavatar.ops.evaluate_sh import SH_0
 
 MIN_SCALE_M = 1e-5
 MAX_SCALE_M = 0.05

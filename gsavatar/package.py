@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from gsavatar.errors import InputError
 from gsavatar.frames import decode_png, encode_png, write_bytes_atomic
 from gsavatar.gaussians import RawGaussians
 from gsavatar.motion import LinearMotion
+from gsavatar.ops.evaluate_sh import TERMS
 from gsavatar.speech import SpeechMotion
 from gsavatar.types import PROTOCOL_SIZE, Branch, Camera, Curves
 
@@ -226,7 +226,7 @@ def _branch(checked: _Checked, kind: Branch, k: int) -> AvatarBranch:
         raise ValueError(f"{prefix}: {count} Gaussians")
     columns = len(TORSO_NAMES) if kind == Branch.TORSO else k
     terms = checked.tensors[f"{prefix}.sh"].shape[1]
-    if math.isqrt(terms) ** 2 != terms or terms > 4:
+    if terms not in TERMS:
         raise ValueError(f"{prefix}.sh has {terms} terms")
     raw = RawGaussians(
         checked.take(f"{prefix}.means", (count, 3)),

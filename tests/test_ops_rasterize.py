@@ -297,6 +297,57 @@ def test_non_contiguous_inputs_give_the_same_picture() -> None:
     assert torch.equal(call(ops.rasterize, s).rgb, call(ops.rasterize, strided).rgb)
 
 
+@pytest.mark.parametrize("axes", [(3,), (2, 1)])
+@pytest.mark.parametrize("moving", ["cloud", "camera", "everything"])
+def test_batches_are_their_elements(axes: tuple[int, ...], moving: str) -> None:
+    s = single(scene(40, seed=6, image=True))
+    count = int(np.prod(axes))
+    g = torch.Generator().manual_seed(8)
+    cloud, camera = GRADIENTS[:5], ("world_to_cam", "K")
+    batched = {"cloud": cloud, "camera": camera, "everything": GRADIENTS}[moving]
+    stacked = {n: s[n].expand(*axes, *s[n].shape).clone() for n in batched}
+    for name in batched:
+        if name != "K":
+            stacked[name] += 0.003 * torch.randn(stacked[name].shape, generator=g)
+    together = {n: t if n == "branch" else t.requires_grad_() for n, t in (s | stacked).items()}
+    rendering = call(ops.rasterize, together)
+    v = torch.randn(40, 47, 3, generator=g)
+    (rendering.rgb * v).sum().backward()
+    shared = {n: torch.zeros_like(s[n]) for n in GRADIENTS if n not in batched}
+    for i, place in enumerate(np.ndindex(*axes)):
+        one = {n: t[place] if n in batched else t for n, t in together.items()}
+        one = {n: t if n == "branch" else t.detach().requires_grad_() for n, t in one.items()}
+        alone = call(ops.rasterize, one)
+        (alone.rgb * v).sum().backward()
+        for name in OUTPUTS:
+            assert torch.equal(getattr(rendering, name)[place], getattr(alone, name)), (i, name)
+        for name in batched:
+            assert torch.equal(together[name].grad[place], one[name].grad), (i, name)
+        for name in shared:
+            shared[name] += one[name].grad
+    assert count == 1 or not torch.equal(rendering.rgb[(0,) * len(axes)], alone.rgb)
+    for name, total in shared.items():
+        torch.testing.assert_close(together[name].grad, total)
+
+
+def test_batch_axes_that_differ_are_refused() -> None:
+    s = single(scene(5))
+    two, three = s["means"].expand(2, -1, -1), s["K"].expand(3, -1, -1)
+    with pytest.raises(ValueError, match=r"agree.*means \[2\].*K \[3\]"):
+        call(ops.rasterize, s | {"means": two, "K": three})
+    with pytest.raises(ValueError, match="nothing"):
+        call(ops.rasterize, s | {"means": s["means"].expand(0, -1, -1)})
+
+
+def test_extra_channels_of_a_batch() -> None:
+    s = single(scene(30, seed=4))
+    extra = torch.rand(2, 30, 2, generator=torch.Generator().manual_seed(1))
+    seen = call(ops.rasterize, s, extra_channels=extra)
+    assert seen.extras is not None and seen.extras.shape == (2, 40, 47, 2)
+    alone = call(ops.rasterize, s, extra_channels=extra[1])
+    assert alone.extras is not None and torch.equal(seen.extras[1], alone.extras)
+
+
 def test_unknown_backend_is_refused() -> None:
     with pytest.raises(ValueError, match="backend"):
         call(ops.rasterize, scene(3), backend="vulkan")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gsavatar import geometry
-from gsavatar.render import SH_0
+from gsavatar.ops.evaluate_sh import SH_0
 from gsavatar.types import Branch, Camera, Curves, Gaussians
 
 SPLAT_UNIT_M = 0.01

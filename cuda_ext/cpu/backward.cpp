@@ -14,10 +14,13 @@ namespace {
 enum Moment { kG, kGx, kGy, kGxx, kGxy, kGyy, kRed, kGreen, kBlue, kDepth };
 static_assert(kDepth + 1 == GSA_MOMENTS, "abi.h states the size of a slot");
 
-constexpr int kSumSize = 16;  // room for a whole vector: loads right after it then need not wait
+struct Moments {
+  float g, gx, gy, gxx, gxy, gyy;
+};
 
-// out[k] = sum over lanes of m[k]; out has room for kSumSize.
-inline void sum_lanes(const vf* m, float* out) {
+// slot[k] = sum over lanes of m[k]; the first of them also by return. They stay in registers: stored
+// together and read again one by one, they wait until they have left for the cache.
+inline Moments sum_lanes(const vf* m, float* slot) {
 #if GSA_LANES == 16
   // A tree that halves the number of vectors at every step. Halves of 256 bits, then of 128:
   const auto halves = [](vf a, vf b) {
@@ -35,17 +38,22 @@ inline void sum_lanes(const vf* m, float* out) {
   const vf r1 = _mm512_unpacklo_ps(q2, q2) + _mm512_unpackhi_ps(q2, q2);
   const vf s = _mm512_shuffle_ps(r0, r1, 0x44) + _mm512_shuffle_ps(r0, r1, 0xEE);
   const __m512i place = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 0, 0, 0, 0, 0, 0);
-  store(out, _mm512_permutexvar_ps(place, s));
+  const vf placed = _mm512_permutexvar_ps(place, s);
+  _mm512_mask_storeu_ps(slot, (1 << GSA_MOMENTS) - 1, placed);
+  return {placed[0], placed[1], placed[2], placed[3], placed[4], placed[5]};
 #elif GSA_LANES == 8
   const auto four = [](vf a, vf b, vf c, vf d) {
     const vf h = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
     return _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
   };
-  _mm_storeu_ps(out, four(m[0], m[1], m[2], m[3]));
-  _mm_storeu_ps(out + 4, four(m[4], m[5], m[6], m[7]));
-  _mm_storel_pi((__m64*)(out + 8), four(m[8], m[9], m[8], m[9]));
+  const __m128 a = four(m[0], m[1], m[2], m[3]), b = four(m[4], m[5], m[6], m[7]);
+  _mm_storeu_ps(slot, a);
+  _mm_storeu_ps(slot + 4, b);
+  _mm_storel_pi((__m64*)(slot + 8), four(m[8], m[9], m[8], m[9]));
+  return {a[0], a[1], a[2], a[3], b[0], b[1]};
 #else
-  for (int k = 0; k < GSA_MOMENTS; ++k) out[k] = (m[k][0] + m[k][1]) + (m[k][2] + m[k][3]);
+  for (int k = 0; k < GSA_MOMENTS; ++k) slot[k] = (m[k][0] + m[k][1]) + (m[k][2] + m[k][3]);
+  return {slot[0], slot[1], slot[2], slot[3], slot[4], slot[5]};
 #endif
 }
 
@@ -58,6 +66,7 @@ struct Tile {
 };
 
 // What the walk over blocks leaves for the sums per Gaussian: one vector per (entry, block).
+constexpr int kSlotsAhead = 12;  // slots lie scattered: their lines are asked for early
 constexpr int kSpare = kBatch * kBlocks;  // where entries past the end of a list write
 struct Visits {
   alignas(64) float power[kBatch * kPixels + GSA_LANES];  // dL/dpower
@@ -73,7 +82,7 @@ GSA_ALONE bool walk_block(const Batch& batch, int count, int b, const Pixels& pi
   vf transmittance = load(t.transmittance + i), behind = load(t.behind + i);
   const vf v_red = load(t.v_rgb[0] + i), v_green = load(t.v_rgb[1] + i);
   const vf v_blue = load(t.v_rgb[2] + i), v_depth = load(t.v_depth + i);
-  const uint64_t before = (1ull << b) - 1;
+  const BlockSet before = ((BlockSet)1 << b) - 1;
   for (int k = 0; k < count; k += kAhead) {
     const Entry* e[kAhead];
     vf alpha[kAhead], slope[kAhead], rest[kAhead];
@@ -103,16 +112,16 @@ GSA_ALONE bool walk_block(const Batch& batch, int count, int b, const Pixels& pi
 }
 
 // Moments about the Gaussian's mean out of those about the tile's centre.
-inline void recentre(float x, float y, float* m) {
-  m[kGxx] += x * (x * m[kG] - 2.0f * m[kGx]);
-  m[kGxy] += x * (y * m[kG] - m[kGy]) - y * m[kGx];
-  m[kGyy] += y * (y * m[kG] - 2.0f * m[kGy]);
-  m[kGx] -= x * m[kG];
-  m[kGy] -= y * m[kG];
+inline void recentre(float x, float y, const Moments& m, float* slot) {
+  slot[kGx] = m.gx - x * m.g;
+  slot[kGy] = m.gy - y * m.g;
+  slot[kGxx] = m.gxx + x * (x * m.g - 2.0f * m.gx);
+  slot[kGxy] = m.gxy + (x * (y * m.g - m.gy) - y * m.gx);
+  slot[kGyy] = m.gyy + y * (y * m.g - 2.0f * m.gy);
 }
 
 // Sums of one Gaussian over the blocks it reaches.
-GSA_ALONE void sum_entry(const Entry& e, uint64_t blocks, const float* power, const float* weight,
+GSA_ALONE void sum_entry(const Entry& e, BlockSet blocks, const float* power, const float* weight,
                          const Pixels& p, const Tile& t, float* slot) {
   vf m[GSA_MOMENTS];
   for (int k = 0; k < GSA_MOMENTS; ++k) m[k] = broadcast(0.0f);
@@ -131,29 +140,30 @@ GSA_ALONE void sum_entry(const Entry& e, uint64_t blocks, const float* power, co
     m[kDepth] = m[kDepth] + w * load(t.v_depth + i);
     power += GSA_LANES, weight += GSA_LANES;
   }
-  alignas(64) float sums[kSumSize];
-  sum_lanes(m, sums);
-  recentre(e.x, e.y, sums);
-  memcpy(slot, sums, GSA_MOMENTS * sizeof(float));
+  recentre(e.x, e.y, sum_lanes(m, slot), slot);
 }
 
 void composite_batch_bwd(const gsa_raster_grad& v, const Pixels& pixels, Batch& batch,
-                         uint64_t& alive, Tile& t, Visits& visits) {
+                         BlockSet& alive, Tile& t, Visits& visits) {
   int count = 0;
   for (int n = 0; n < batch.count; ++n) {
     batch.blocks[n] &= alive;
     visits.start[n] = count;
     count += __builtin_popcountll(batch.blocks[n]);
   }
-  for (uint64_t left = alive; left; left &= left - 1) {
+  for (BlockSet left = alive; left; left &= left - 1) {
     const int b = __builtin_ctzll(left);
     const int listed = list_block(batch, b);
-    if (listed && !walk_block(batch, listed, b, pixels, t, visits)) alive &= ~(1ull << b);
+    if (listed && !walk_block(batch, listed, b, pixels, t, visits)) alive &= ~((BlockSet)1 << b);
   }
+  const auto slot_of = [&](int n) {
+    return v.slots + GSA_MOMENTS * (int64_t)batch.entry[n].slot;
+  };
   for (int n = 0; n < batch.count; ++n) {
+    if (n + kSlotsAhead < batch.count) __builtin_prefetch(slot_of(n + kSlotsAhead), 1);
     const int64_t at = visits.start[n] * (int64_t)GSA_LANES;
     sum_entry(batch.entry[n], batch.blocks[n], visits.power + at, visits.weight + at, pixels, t,
-              v.slots + GSA_MOMENTS * (int64_t)batch.entry[n].slot);
+              slot_of(n));
   }
 }
 
@@ -163,29 +173,29 @@ struct RowReader {
   const gsa_raster& s;
   const gsa_raster_grad& v;
   int64_t row;
-  size_t bytes;  // of one channel of the row
+  int width;     // pixels of the row inside the picture
   int from;      // place of the row in its band
   float* sum;
 
   // Three channels: their gradients into the band, their products with the output into sum.
   void three(const float* v_out, const float* out, float (*band)[kBand]) const {
     alignas(64) float mixed[3 * kTile] = {}, value[3][kTile];
-    memcpy(mixed, out + 3 * row, 3 * bytes);
+    copy_row(mixed, out + 3 * row, width, 3);
     separate(mixed, value[0], value[1], value[2]);
-    memcpy(mixed, v_out + 3 * row, 3 * bytes);
+    copy_row(mixed, v_out + 3 * row, width, 3);
     separate(mixed, band[0] + from, band[1] + from, band[2] + from);
     for (int c = 0; c < 3; ++c) add_products(band[c] + from, value[c]);
   }
   void depth(float* band) const {
     alignas(64) float value[kTile] = {};
-    memcpy(value, s.depth + row, bytes);
-    memcpy(band + from, v.depth + row, bytes);
+    copy_row(value, s.depth + row, width);
+    copy_row(band + from, v.depth + row, width);
     add_products(band + from, value);
   }
   void alpha() const {
     alignas(64) float value[kTile] = {}, slope[kTile] = {};
-    memcpy(value, s.alpha + row, bytes);
-    memcpy(slope, v.alpha + row, bytes);
+    copy_row(value, s.alpha + row, width);
+    copy_row(slope, v.alpha + row, width);
     for (int x = 0; x < kTile; x += GSA_LANES) {
       const vf left = broadcast(1.0f) - load(value + x);
       store(sum + x, load(sum + x) - load(slope + x) * left);
@@ -203,7 +213,7 @@ void read_tile(const gsa_raster& s, const gsa_raster_grad& v, const TileArea& ar
     alignas(64) float behind[kBand] = {};
     for (int y = 0; y < kBlockHeight && top + y < area.height; ++y) {
       const int64_t row = (int64_t)(area.top + top + y) * s.width + area.left;
-      const RowReader reader = {s, v, row, (size_t)area.width * sizeof(float), y * kTile,
+      const RowReader reader = {s, v, row, area.width, y * kTile,
                                 behind + y * kTile};
       if (v.rgb) reader.three(v.rgb, s.rgb, rgb);
       if (v.branch_alpha) reader.three(v.branch_alpha, s.branch_alpha, share);
@@ -246,7 +256,7 @@ void composite_tile_bwd(const gsa_raster& s, const gsa_raster_grad& v, int tile,
   const FlushTiny flush;
   Tile t;
   memset(&t, 0, sizeof t);
-  uint64_t alive = start_transmittance(area, t.transmittance);
+  BlockSet alive = start_transmittance(area, t.transmittance);
   read_tile(s, v, area, t);
   Batch batch;
   Visits visits;

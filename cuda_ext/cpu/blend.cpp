@@ -1,5 +1,6 @@
 // Linear motion of a cloud, and its gradients.
 #include "motion.h"
+#include "pages.h"
 #include "parallel.h"
 
 namespace gsa {
@@ -44,15 +45,45 @@ void blend_chunk(const gsa_motion& m, Chunk c) {
   }
 }
 
-float dot_product(const float* a, const float* b, int length) {
-  vf sum = broadcast(0.0f);
+// Products of `Count` basis rows with the gradient of the offsets, sums[j] = row[j] . v.
+template <int Count>
+void dot_rows(const float* const* row, const float* v, int length, float* sums) {
+  vf sum[Count];
+  for (vf& s : sum) s = broadcast(0.0f);
   int i = 0;
-  for (; i + GSA_LANES <= length; i += GSA_LANES) sum = sum + load(a + i) * load(b + i);
-  float lane[GSA_LANES], total = 0.0f;
-  store(lane, sum);
-  for (int l = 0; l < GSA_LANES; ++l) total += lane[l];
-  for (; i < length; ++i) total += a[i] * b[i];
-  return total;
+  for (; i + GSA_LANES <= length; i += GSA_LANES) {
+    const vf slope = load(v + i);
+    for (int j = 0; j < Count; ++j) sum[j] = sum[j] + load(row[j] + i) * slope;
+  }
+  for (int j = 0; j < Count; ++j) {
+    float lane[GSA_LANES], total = 0.0f;
+    store(lane, sum[j]);
+    for (int l = 0; l < GSA_LANES; ++l) total += lane[l];
+    for (int n = i; n < length; ++n) total += row[j][n] * v[n];
+    sums[j] = total;
+  }
+}
+
+// Gradients of the basis and of the coefficients by those of the offsets, `v`.
+void sum_offsets_bwd(const gsa_motion& m, const gsa_motion_grad& grad, Chunk chunk, const float* v,
+                     float* coefficients) {
+  const int length = kOffsets * chunk.count, terms = m.coefficient_count;
+  const auto at = [&](int k) { return kOffsets * ((int64_t)k * m.count + chunk.first); };
+  for (int k = 0; grad.coefficients && k < terms; k += kStreams) {
+    const float* row[kStreams];
+    for (int j = 0; j < kStreams; ++j) row[j] = m.basis + at(k + j < terms ? k + j : terms - 1);
+    if (k + kStreams <= terms) {
+      dot_rows<kStreams>(row, v, length, coefficients + k);
+    } else {
+      for (int j = 0; k + j < terms; ++j) dot_rows<1>(row + j, v, length, coefficients + k + j);
+    }
+  }
+  for (int k = 0; grad.basis && k < terms; ++k) {
+    float* out = grad.basis + at(k);
+    int i = 0;
+    for (; i + GSA_LANES <= length; i += GSA_LANES) store(out + i, load(v + i) * m.coefficients[k]);
+    for (; i < length; ++i) out[i] = v[i] * m.coefficients[k];
+  }
 }
 
 // Gradients of one chunk; those of the coefficients as its share of the sum.
@@ -73,16 +104,7 @@ void blend_chunk_bwd(const gsa_motion& m, const gsa_motion_grad& v, Chunk c, flo
     store_three(v.scales + 3 * n, used, grad.scale);
     store_offset(offsets + kOffsets * i, used, v_offset);  // now the gradient of the offsets
   }
-  const int length = kOffsets * c.count;
-  for (int k = 0; k < m.coefficient_count; ++k) {
-    const int64_t at = kOffsets * ((int64_t)k * m.count + c.first);
-    if (v.coefficients) coefficients[k] = dot_product(m.basis + at, offsets, length);
-    if (!v.basis || m.coefficients[k] == 0.0f) continue;  // the caller gave zeros
-    int i = 0;
-    for (; i + GSA_LANES <= length; i += GSA_LANES)
-      store(v.basis + at + i, load(offsets + i) * m.coefficients[k]);
-    for (; i < length; ++i) v.basis[at + i] = offsets[i] * m.coefficients[k];
-  }
+  sum_offsets_bwd(m, v, c, offsets, coefficients);
 }
 
 }  // namespace
@@ -101,6 +123,7 @@ extern "C" int32_t gsa_blend_bwd(const gsa_motion* motion, const gsa_motion_grad
   const gsa_motion& m = *motion;
   const gsa_motion_grad& v = *grad;
   const int chunks = (m.count + kChunk - 1) / kChunk, terms = m.coefficient_count;
+  if (v.basis) prefer_large_pages(v.basis, sizeof(float) * kOffsets * (size_t)terms * (size_t)m.count);
   Crew crew(m.threads);
   crew.run(chunks, [&](int c) {
     blend_chunk_bwd(m, v, chunk_at(c, m.count), v.partial + (int64_t)c * terms);

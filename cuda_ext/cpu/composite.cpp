@@ -9,6 +9,8 @@
 namespace gsa {
 namespace {
 
+constexpr int kCoversAhead = 8;  // covers are read in the order of depth, all over memory
+
 // Counting sort of the visible Gaussians, near to far, into tiles. Part p of the order is counted
 // and placed by itself, so the lists do not depend on the number of parts.
 void bin(const gsa_raster& s, int tiles, Crew& crew) {
@@ -19,8 +21,10 @@ void bin(const gsa_raster& s, int tiles, Crew& crew) {
   const auto bound = [&](int p) { return (int)((int64_t)s.visible * p / parts); };
   crew.run(parts, [&](int p) {
     int32_t* counts = s.tile_counts + (int64_t)p * tiles;
-    for (int i = bound(p); i < bound(p + 1); ++i) {
+    const int end = bound(p + 1);
+    for (int i = bound(p); i < end; ++i) {
       const int32_t g = s.order[i];
+      if (i + kCoversAhead < end) __builtin_prefetch(covers + s.order[i + kCoversAhead]);
       for_tiles(covers[g], records + g, across, [&](int tile) { ++counts[tile]; });
     }
   });
@@ -37,8 +41,13 @@ void bin(const gsa_raster& s, int tiles, Crew& crew) {
   s.tile_start[tiles] = sum;
   crew.run(parts, [&](int p) {
     int32_t* cursor = s.tile_counts + (int64_t)p * tiles;
-    for (int i = bound(p); i < bound(p + 1); ++i) {
+    const int end = bound(p + 1);
+    for (int i = bound(p); i < end; ++i) {
       const int32_t g = s.order[i];
+      if (i + kCoversAhead < end) {
+        __builtin_prefetch(covers + s.order[i + kCoversAhead]);
+        __builtin_prefetch(s.pair_start + s.order[i + kCoversAhead]);
+      }
       int32_t slot = s.pair_start[g];
       for_tiles(covers[g], records + g, across, [&](int tile) {
         int32_t* entry = s.list + 2 * (int64_t)cursor[tile]++;
@@ -121,7 +130,6 @@ void write_three(const float* a, const float* b, const float* c, float* out, int
 
 void write_tile(const gsa_raster& s, const TileArea& area, const Tile& t) {
   alignas(64) float depth[kBand], rgb[3][kBand], share[3][kBand];
-  const size_t n = (size_t)area.width * sizeof(float);
   for (int top = 0; top < area.height; top += kBlockHeight) {
     band_to_rows(t.depth + top * kTile, depth);
     for (int c = 0; c < 3; ++c) {
@@ -133,7 +141,7 @@ void write_tile(const gsa_raster& s, const TileArea& area, const Tile& t) {
       const int from = y * kTile;
       alignas(64) float alpha[kTile], back[3][kTile], mixed[3 * kTile];
       if (s.background_is_image) {
-        memcpy(mixed, s.background + 3 * row, 3 * n);
+        copy_row(mixed, s.background + 3 * row, area.width, 3);
         separate(mixed, back[0], back[1], back[2]);
       }
       for (int x = 0; x < kTile; x += GSA_LANES) {
@@ -146,8 +154,8 @@ void write_tile(const gsa_raster& s, const TileArea& area, const Tile& t) {
           store(at, load(at) + (broadcast(1.0f) - opaque) * behind);
         }
       }
-      memcpy(s.alpha + row, alpha, n);
-      memcpy(s.depth + row, depth + from, n);
+      copy_row(s.alpha + row, alpha, area.width);
+      copy_row(s.depth + row, depth + from, area.width);
       write_three(rgb[0] + from, rgb[1] + from, rgb[2] + from, s.rgb + 3 * row, area.width);
       write_three(share[0] + from, share[1] + from, share[2] + from, s.branch_alpha + 3 * row,
                   area.width);
@@ -163,15 +171,15 @@ void composite_tile(const gsa_raster& s, int tile, const Pixels& pixels) {
   Tile t;
   memset(&t, 0, sizeof t);
   Batch batch;
-  uint64_t alive = start_transmittance(area, t.transmittance);
+  BlockSet alive = start_transmittance(area, t.transmittance);
   for (int first = s.tile_start[tile]; first < last && alive; first += kBatch) {
     read_batch(s, area, first, last, pixels, batch);
-    for (uint64_t left = alive; left; left &= left - 1) {
+    for (BlockSet left = alive; left; left &= left - 1) {
       const int b = __builtin_ctzll(left);
       const int count = list_block(batch, b);
       if (count == 0) continue;
       const auto composite = batch.mixed ? composite_block<true> : composite_block<false>;
-      if (!composite(batch, count, pixels, b * GSA_LANES, t)) alive &= ~(1ull << b);
+      if (!composite(batch, count, pixels, b * GSA_LANES, t)) alive &= ~((BlockSet)1 << b);
     }
   }
   write_tile(s, area, t);

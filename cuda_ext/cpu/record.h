@@ -37,6 +37,12 @@ constexpr int kBlockWidth = 4;
 constexpr int kBlockHeight = GSA_LANES / kBlockWidth;  // a block of pixels fills one vector
 constexpr int kBlocks = kPixels / GSA_LANES;
 constexpr int kBlocksAcross = kTile / kBlockWidth;
+#if GSA_LANES >= 8
+typedef uint32_t BlockSet;  // a bit for each block of a tile
+#else
+typedef uint64_t BlockSet;
+#endif
+static_assert(kBlocks <= 8 * (int)sizeof(BlockSet), "every block has a bit");
 
 inline int tiles_across(const gsa_raster& s) { return (s.width + kTile - 1) / kTile; }
 inline int tiles_down(const gsa_raster& s) { return (s.height + kTile - 1) / kTile; }

@@ -77,8 +77,8 @@ static_assert(offsetof(Entry, opacity) == offsetof(Record, opacity), "and keeps 
 
 struct Batch {
   alignas(64) Entry entry[kBatch + 1];  // the last counts nowhere
-  uint64_t blocks[kBatch];              // which blocks each reaches
-  uint8_t list[kBatch + 8];             // entries of the block in hand, written in groups of 8
+  BlockSet blocks[kBatch];              // which blocks each reaches
+  uint8_t list[kBatch + 16];            // entries of the block in hand, written in groups of 16
   int count;
   bool mixed;  // holds more than one branch
 
@@ -89,16 +89,16 @@ struct Batch {
 };
 
 // Bit b is set where block b holds a point within reach of the Gaussian.
-inline uint64_t block_mask(const Record& r, const Pixels& p, float x, float y) {
+inline BlockSet block_mask(const Record& r, const Pixels& p, float x, float y) {
   const Exponent<vf> e = {broadcast(r.exponent_xx), broadcast(r.exponent_xy),
                           broadcast(r.exponent_yy)};
   const vf slope_x = broadcast(r.slope_x), slope_y = broadcast(r.slope_y);
-  uint64_t mask = 0;
+  BlockSet mask = 0;
   for (int i = 0; i < kBlocks; i += GSA_LANES) {
     const vf x_low = load(p.block_x + i) - x, y_low = load(p.block_y + i) - y;
     const vf least = least_exponent(e, slope_x, slope_y, x_low, x_low + (float)(kBlockWidth - 1),
                                     y_low, y_low + (float)(kBlockHeight - 1));
-    mask |= (uint64_t)bits(less_equal(least, broadcast(-r.faintest))) << i;
+    mask |= (BlockSet)bits(less_equal(least, broadcast(-r.faintest))) << i;
   }
   return mask;
 }
@@ -122,24 +122,22 @@ inline void read_batch(const gsa_raster& s, const TileArea& area, int first, int
     e.slot = pair[2 * i + 1];
     branches |= 1 << r.branch;
   }
+  for (int i = batch.count; i < (batch.count + 15) / 16 * 16; ++i) batch.blocks[i] = 0;
   batch.mixed = (branches & (branches - 1)) != 0;
 }
 
 // Fills batch.list with the entries that reach block b, in order; returns how many.
 inline int find_listed(Batch& batch, int b) {
 #if GSA_LANES == 16
-  const __m512i bit = _mm512_set1_epi64(1ll << b);
-  const __m128i step = _mm_set1_epi8(8);
-  __m128i index = _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 0, 0, 0, 0, 0, 0, 0, 0);
+  const __m512i bit = _mm512_set1_epi32(1 << b), step = _mm512_set1_epi32(16);
+  __m512i index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   int n = 0;
-  for (int i = 0; i < batch.count; i += 8) {  // entries past the count are cut off below
-    const int left = batch.count - i;
-    const uint32_t valid = left < 8 ? (1u << left) - 1 : 0xFFu;
-    const uint32_t hit = valid & _mm512_test_epi64_mask(_mm512_loadu_si512(batch.blocks + i), bit);
-    const __m512i wide = _mm512_maskz_compress_epi64((__mmask8)hit, _mm512_cvtepu8_epi64(index));
-    _mm_storel_epi64((__m128i*)(batch.list + n), _mm512_cvtepi64_epi8(wide));
+  for (int i = 0; i < batch.count; i += 16) {  // read_batch left no bits past the count
+    const __mmask16 hit = _mm512_test_epi32_mask(_mm512_loadu_si512(batch.blocks + i), bit);
+    const __m512i listed = _mm512_maskz_compress_epi32(hit, index);
+    _mm_storeu_si128((__m128i*)(batch.list + n), _mm512_cvtepi32_epi8(listed));
     n += __builtin_popcount(hit);
-    index = _mm_add_epi8(index, step);
+    index = _mm512_add_epi32(index, step);
   }
   return n;
 #else
@@ -160,8 +158,8 @@ inline int list_block(Batch& batch, int b) {
 
 // Transmittance before the first Gaussian: 1, and 0 outside the picture so that nothing counts
 // there. Returns the blocks that hold a pixel.
-inline uint64_t start_transmittance(const TileArea& area, float* transmittance) {
-  uint64_t alive = 0;
+inline BlockSet start_transmittance(const TileArea& area, float* transmittance) {
+  BlockSet alive = 0;
   for (int b = 0; b < kBlocks; ++b) {
     const int left = kBlockWidth * (b % kBlocksAcross), top = kBlockHeight * (b / kBlocksAcross);
     bool any = false;
@@ -170,7 +168,7 @@ inline uint64_t start_transmittance(const TileArea& area, float* transmittance) 
       transmittance[b * GSA_LANES + l] = inside ? 1.0f : 0.0f;
       any = any || inside;
     }
-    if (any) alive |= 1ull << b;
+    if (any) alive |= (BlockSet)1 << b;
   }
   return alive;
 }
@@ -241,6 +239,16 @@ inline void rows_to_band(const float* rows, float* band) {
 #endif
 }
 constexpr int kBand = kTile * kBlockHeight;  // pixels of a band
+
+// `width` pixels of a tile's row; nearly all rows are whole, and a known size needs no call.
+inline void copy_row(float* to, const float* from, int width, int channels = 1) {
+  if (width == kTile) {
+    for (int c = 0; c < channels; ++c)
+      memcpy(to + c * kTile, from + c * kTile, kTile * sizeof(float));
+  } else {
+    memcpy(to, from, (size_t)(width * channels) * sizeof(float));
+  }
+}
 
 // 16 pixels between three planes and interleaved memory.
 inline void interleave(const float* a, const float* b, const float* c, float* out) {

@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-#define GSA_ABI 4
+#define GSA_ABI 5
 #define GSA_RECORD 16  // floats of a projected Gaussian, see cpu/rasterize.cpp
 #define GSA_COVER 4    // int32 of the tiles a Gaussian meets, see cpu/record.h
 #define GSA_MOMENTS 10 // floats of a gradient slot
@@ -46,7 +46,7 @@ typedef struct {
   float* means;             // [N, 3]
   float* quats;             // [N, 4]
   float* scales;            // [N, 3]
-  float* basis;             // [K, N, 9] of zeros, or null
+  float* basis;             // [K, N, 9] or null
   float* coefficients;      // [K] or null
 } gsa_motion_grad;
 
@@ -103,7 +103,24 @@ typedef struct {
   float* screen_probe;  // [N, 2] or null
 } gsa_raster_grad;
 
-#define GSA_SSIM_ROWS 82  // scratch rows of a thread: 7 planes x 11, 4 lines and the mask
+// View-dependent colours of N Gaussians, S = 1, 4, 9 or 16 harmonics each.
+typedef struct {
+  const float* means;   // [N, 3]
+  const float* sh;      // [N, S, 3]
+  const float* centre;  // [3], of the camera
+  int32_t count, terms, threads;
+  float* colors;        // [N, 3]; unused by gsa_sh_bwd
+} gsa_sh_args;
+
+typedef struct {
+  const float* colors;  // [N, 3], gradient
+  float* partial;       // [N / 256 + 1, 3], scratch
+  float* means;         // [N, 3]
+  float* sh;            // [N, S, 3]
+  float* centre;        // [3]
+} gsa_sh_grad;
+
+#define GSA_SSIM_ROWS 69  // scratch rows of a thread: 4 x 4 blurred down, 3 x 17 derivatives, mask, 0
 
 // Mean SSIM over pixels weighted by mask, and its gradient by a.
 typedef struct {
@@ -128,7 +145,12 @@ GSA_API int32_t gsa_raster_bwd(const gsa_raster* scene, const gsa_raster_grad* g
 
 GSA_API int32_t gsa_blend(const gsa_motion* motion);
 GSA_API int32_t gsa_blend_bwd(const gsa_motion* motion, const gsa_motion_grad* grad);
+GSA_API int32_t gsa_sh(const gsa_sh_args* arguments);
+GSA_API int32_t gsa_sh_bwd(const gsa_sh_args* arguments, const gsa_sh_grad* grad);
 GSA_API int32_t gsa_ssim(const gsa_ssim_args* arguments);
+// out = factor in, with as many threads as pay.
+GSA_API int32_t gsa_scaled(const float* in, const float* factor, float* out, int64_t count,
+                           int32_t threads);
 
 // Contributions of the scene (alpha >= 1/255 where T >= 1e-4), after gsa_composite: for benchmarks.
 GSA_API int64_t gsa_count_contributions(const gsa_raster* scene);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gsavatar.ops.blend_motion import blend_motion, blend_motion_ref, rasterize_blended
+from gsavatar.ops.evaluate_sh import evaluate_sh, evaluate_sh_ref
 from gsavatar.ops.machinery import available
 from gsavatar.ops.rasterize import rasterize
 from gsavatar.ops.rasterize_ref import rasterize_ref
@@ -12,6 +13,8 @@ __all__ = [
     "available",
     "blend_motion",
     "blend_motion_ref",
+    "evaluate_sh",
+    "evaluate_sh_ref",
     "rasterize",
     "rasterize_blended",
     "rasterize_ref",

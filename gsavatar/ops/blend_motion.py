@@ -137,8 +137,7 @@ def blend_motion_bwd_op(
     means, quats, scales = means.contiguous(), quats.contiguous(), scales.contiguous()
     basis, coefficients = basis.contiguous(), coefficients.contiguous()
     given = (v_means.contiguous(), v_quats.contiguous(), v_scales.contiguous())
-    # zeros, not empty: rows of coefficients at rest are never touched
-    v_basis = torch.zeros_like(basis) if needs_basis else torch.empty(0)
+    v_basis = torch.empty_like(basis) if needs_basis else torch.empty(0)
     out = (
         torch.empty_like(means), torch.empty_like(quats), torch.empty_like(scales), v_basis,
         torch.empty_like(coefficients),

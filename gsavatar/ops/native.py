@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-ABI = 4
+ABI = 5
 RECORD, COVER, MOMENTS, TILE, CHUNK = 16, 4, 10, 16, 256
 """Sizes fixed by ``cuda_ext/include/abi.h``."""
 
@@ -77,6 +77,17 @@ MotionGrad = _structure(
     """,
 )
 
+ShArguments = _structure(
+    "ShArguments",
+    """
+    pointer: means sh centre
+    int32: count terms threads
+    pointer: colors
+    """,
+)
+
+ShGrad = _structure("ShGrad", "pointer: colors partial means sh centre")
+
 SsimArguments = _structure(
     "SsimArguments",
     """
@@ -85,7 +96,7 @@ SsimArguments = _structure(
     pointer: scratch row_sums value v_a
     """,
 )
-SSIM_ROWS = 82
+SSIM_ROWS = 69
 
 _SIGNATURES = {
     "gsa_project": [POINTER(Raster)],
@@ -93,7 +104,10 @@ _SIGNATURES = {
     "gsa_raster_bwd": [POINTER(Raster), POINTER(RasterGrad)],
     "gsa_blend": [POINTER(Motion)],
     "gsa_blend_bwd": [POINTER(Motion), POINTER(MotionGrad)],
+    "gsa_sh": [POINTER(ShArguments)],
+    "gsa_sh_bwd": [POINTER(ShArguments), POINTER(ShGrad)],
     "gsa_ssim": [POINTER(SsimArguments)],
+    "gsa_scaled": [c_void_p, c_void_p, c_void_p, c_int64, c_int32],
 }
 
 
@@ -134,7 +148,11 @@ def chosen_isa() -> str:
 
     Raises ``ValueError`` for an unknown name and ``NativeUnavailable`` for one the CPU lacks.
     """
-    forced = os.environ.get("GSAVATAR_ISA", "")
+    return _isa_for(os.environ.get("GSAVATAR_ISA", ""))
+
+
+@lru_cache(maxsize=len(ISAS) + 1)
+def _isa_for(forced: str) -> str:
     if forced and forced not in ISAS:
         raise ValueError(f"GSAVATAR_ISA={forced} is unknown; use one of {', '.join(ISAS)}")
     level = ISAS.index(machine_isa())
@@ -155,9 +173,14 @@ def cpu() -> ctypes.CDLL:
     return _cpu_of(chosen_isa())
 
 
+@lru_cache(maxsize=1)
+def _is_built() -> bool:
+    return library_path("base").exists()
+
+
 def present() -> bool:
     """Whether a CPU library is built and loads; a wrong ``GSAVATAR_ISA`` still raises."""
-    return library_path("base").exists() and cpu() is not None
+    return _is_built() and cpu() is not None
 
 
 def threads() -> int:

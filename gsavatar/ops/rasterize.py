@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gsavatar.ops import check, cuda_backend, gsplat_backend, native
+from gsavatar.ops import batch, check, cuda_backend, gsplat_backend, native
 from gsavatar.ops.gsplat_backend import rasterize_gsplat
 from gsavatar.ops.rasterize_ref import rasterize_ref
 from gsavatar.types import Rendering
@@ -21,25 +21,33 @@ from gsavatar.types import Rendering
 BACKENDS = ("auto", "native", "gsplat", "torch")
 
 
+OWN_AXES = {
+    "means": 2, "quats": 2, "scales": 2, "opacities": 1, "colors": 2, "world_to_cam": 2, "K": 2,
+    "background": 3, "screen_probe": 2, "extra_channels": 2,
+}  # fmt: skip
+"""Axes of an input that belong to one picture; those before them are batch axes."""
+
+
 def rasterize(
-    means: Tensor,  # [N, 3]
-    quats: Tensor,  # [N, 4]
-    scales: Tensor,  # [N, 3]
-    opacities: Tensor,  # [N]
-    colors: Tensor,  # [N, 3]
+    means: Tensor,  # [*B, N, 3]
+    quats: Tensor,  # [*B, N, 4]
+    scales: Tensor,  # [*B, N, 3]
+    opacities: Tensor,  # [*B, N]
+    colors: Tensor,  # [*B, N, 3]
     branch: Tensor,  # [N] int32
-    world_to_cam: Tensor,  # [4, 4]
-    K: Tensor,  # [3, 3]
+    world_to_cam: Tensor,  # [*B, 4, 4]
+    K: Tensor,  # [*B, 3, 3]
     width: int,
     height: int,
-    background: Tensor,  # [3] or [H, W, 3]
+    background: Tensor,  # [3], [H, W, 3] or [*B, H, W, 3]
     *,
-    screen_probe: Tensor | None = None,  # [N, 2]
-    extra_channels: Tensor | None = None,  # [N, C]
+    screen_probe: Tensor | None = None,  # [*B, N, 2]
+    extra_channels: Tensor | None = None,  # [*B, N, C]
     backend: str = "auto",
 ) -> Rendering:
-    """The picture [H, W] of one cloud from one camera, background composited.
+    """The picture [*B, H, W] of a cloud from a camera, background composited.
 
+    Batch axes ``*B`` are the same wherever they are; inputs without them are shared by all.
     means and scales in metres, quats wxyz of any length, opacities in 0..1, colors sRGB, branch
     0..2 (``types.Branch``), K in pixels without skew. ``depth`` is the weighted sum of z: divided
     by ``alpha`` it is the mean depth. ``branch_alpha`` sums to ``alpha``. No Gaussians give the
@@ -51,6 +59,16 @@ def rasterize(
     Raises ``ValueError`` for a malformed argument (shape, dtype, device, NaN, branch out of range,
     empty picture) and ``native.NativeUnavailable`` when the backend asked for is not there.
     """
+    inputs = {
+        "means": means, "quats": quats, "scales": scales, "opacities": opacities,
+        "colors": colors, "world_to_cam": world_to_cam, "K": K, "background": background,
+        "screen_probe": screen_probe, "extra_channels": extra_channels,
+    }  # fmt: skip
+    axes = batch.axes_of(inputs, OWN_AXES)
+    if axes:
+        fixed: Any = {"branch": branch, "width": width, "height": height, "backend": backend}
+        views = [rasterize(**e, **fixed) for e in batch.elements(inputs, OWN_AXES, axes)]
+        return _joined(views, axes)
     check.raster_arguments(
         means, quats, scales, opacities, colors, branch, world_to_cam, K, width, height,
         background, screen_probe,
@@ -74,6 +92,18 @@ def rasterize(
     ]
     extras = torch.cat(passes, dim=-1)[..., :count] if passes else rendering.rgb[..., :0]
     return replace(rendering, extras=extras)
+
+
+def _joined(views: list[Rendering], axes: tuple[int, ...]) -> Rendering:
+    """Pictures of one size as one of batch axes ``axes``."""
+    rgb, alpha, branch_alpha, depth = (
+        batch.joined([getattr(v, name) for v in views], axes)
+        for name in ("rgb", "alpha", "branch_alpha", "depth")
+    )
+    extras = [v.extras for v in views if v.extras is not None]
+    return Rendering(
+        rgb, alpha, branch_alpha, depth, batch.joined(extras, axes) if extras else None
+    )
 
 
 def _one_pass(  # noqa: PLR0917

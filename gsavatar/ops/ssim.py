@@ -59,13 +59,28 @@ def _(a: Tensor, b: Tensor, mask: Tensor | None, needs_grad: bool) -> tuple[Tens
     return a.new_empty(()), torch.empty_like(a) if needs_grad else a.new_empty(0)
 
 
+@torch.library.custom_op("gsavatar::ssim_bwd", mutates_args=())
+def ssim_bwd_op(v_a: Tensor, v_value: Tensor) -> Tensor:
+    """``v_a * v_value``, by our own threads: torch's wait for each other longer than it takes."""
+    out = torch.empty_like(v_a)
+    native.cpu().gsa_scaled(
+        v_a.data_ptr(), v_value.data_ptr(), out.data_ptr(), v_a.numel(), native.threads()
+    )
+    return out
+
+
+@ssim_bwd_op.register_fake
+def _(v_a: Tensor, v_value: Tensor) -> Tensor:
+    return torch.empty_like(v_a)
+
+
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(output[1])
 
 
 def _backward(ctx: Any, v_value: Tensor, _: Any) -> tuple[Tensor | None, None, None, None]:
     (v_a,) = ctx.saved_tensors
-    return v_a * v_value if v_a.numel() else None, None, None, None
+    return ssim_bwd_op(v_a, v_value) if v_a.numel() else None, None, None, None
 
 
 ssim_op.register_autograd(_backward, setup_context=_setup)

@@ -1,0 +1,115 @@
+// View-dependent colours of a cloud, and their gradients.
+#include "lanes.h"
+// lanes.h first: see scalar.h
+#include "parallel.h"
+#include "sh.h"
+
+namespace gsa {
+namespace {
+
+struct Seen {
+  Vec3<vf> direction;
+  vf inverse;
+  vf basis[kShTerms];
+};
+
+Seen see(const gsa_sh_args& s, int first, int used) {
+  const float* at = s.means + 3 * (int64_t)first;
+  const Vec3<vf> offset = {load_strided(at, 3, used, 0.0f) - broadcast(s.centre[0]),
+                           load_strided(at + 1, 3, used, 0.0f) - broadcast(s.centre[1]),
+                           load_strided(at + 2, 3, used, 1.0f) - broadcast(s.centre[2])};
+  Seen seen;
+  seen.direction = direction_of(offset, seen.inverse);
+  sh_basis(s.terms, seen.direction, seen.basis);
+  return seen;
+}
+
+vf coefficient(const gsa_sh_args& s, int first, int used, int term, int channel) {
+  const int stride = 3 * s.terms;
+  return load_strided(s.sh + (int64_t)stride * first + 3 * term + channel, stride, used, 0.0f);
+}
+
+// Before the clamp.
+vf channel_of(const gsa_sh_args& s, const Seen& seen, int first, int used, int channel) {
+  vf sum = broadcast(0.5f);
+  for (int t = 0; t < s.terms; ++t)
+    sum = sum + seen.basis[t] * coefficient(s, first, used, t, channel);
+  return sum;
+}
+
+void colour_lanes(const gsa_sh_args& s, int first, int used) {
+  const Seen seen = see(s, first, used);
+  for (int c = 0; c < 3; ++c) {  // in this order a NaN stays one
+    const vf colour = larger(broadcast(0.0f), channel_of(s, seen, first, used, c));
+    store_strided(s.colors + 3 * (int64_t)first + c, 3, used, colour);
+  }
+}
+
+void colour_lanes_bwd(const gsa_sh_args& s, const gsa_sh_grad& v, int first, int used,
+                      Vec3<vf>& centre) {
+  const Seen seen = see(s, first, used);
+  const int stride = 3 * s.terms;
+  vf v_basis[kShTerms];
+  for (int t = 0; t < s.terms; ++t) v_basis[t] = broadcast(0.0f);
+  for (int c = 0; c < 3; ++c) {
+    const vf arrives = load_strided(v.colors + 3 * (int64_t)first + c, 3, used, 0.0f);
+    const vm open = less_equal(broadcast(0.0f), channel_of(s, seen, first, used, c));
+    const vf v_colour = zero_unless(open, arrives);
+    for (int t = 0; t < s.terms; ++t) {
+      v_basis[t] = v_basis[t] + v_colour * coefficient(s, first, used, t, c);
+      store_strided(v.sh + (int64_t)stride * first + 3 * t + c, stride, used,
+                    v_colour * seen.basis[t]);
+    }
+  }
+  const Vec3<vf> v_mean = direction_bwd(seen.direction, seen.inverse,
+                                        sh_basis_bwd(s.terms, seen.direction, v_basis));
+  float* at = v.means + 3 * (int64_t)first;
+  store_strided(at, 3, used, v_mean.x), store_strided(at + 1, 3, used, v_mean.y);
+  store_strided(at + 2, 3, used, v_mean.z);
+  accumulate(centre, v_mean);  // lanes past `used` got no gradient
+}
+
+template <class Body>
+void for_chunks(const gsa_sh_args& s, const Body& body) {
+  Crew crew(s.threads);
+  crew.run((s.count + kChunk - 1) / kChunk, [&](int c) {
+    body(c, c * kChunk, s.count < (c + 1) * kChunk ? s.count : (c + 1) * kChunk);
+  });
+}
+
+inline int lanes_from(int i, int end) { return end - i < GSA_LANES ? end - i : GSA_LANES; }
+
+}  // namespace
+}  // namespace gsa
+
+extern "C" int32_t gsa_sh(const gsa_sh_args* arguments) {
+  using namespace gsa;
+  const gsa_sh_args& s = *arguments;
+  for_chunks(s, [&](int, int first, int end) {
+    for (int i = first; i < end; i += GSA_LANES) colour_lanes(s, i, lanes_from(i, end));
+  });
+  return GSA_OK;
+}
+
+extern "C" int32_t gsa_sh_bwd(const gsa_sh_args* arguments, const gsa_sh_grad* grad) {
+  using namespace gsa;
+  const gsa_sh_args& s = *arguments;
+  const gsa_sh_grad& v = *grad;
+  for_chunks(s, [&](int c, int first, int end) {
+    const vf zero = broadcast(0.0f);
+    Vec3<vf> sum = {zero, zero, zero};
+    for (int i = first; i < end; i += GSA_LANES)
+      colour_lanes_bwd(s, v, i, lanes_from(i, end), sum);
+    const vf fields[3] = {sum.x, sum.y, sum.z};
+    for (int k = 0; k < 3; ++k) {
+      float lane[GSA_LANES], total = 0.0f;
+      store(lane, fields[k]);
+      for (int l = 0; l < GSA_LANES; ++l) total += lane[l];
+      v.partial[3 * c + k] = total;
+    }
+  });
+  double sum[3] = {};
+  for (int i = 0; i < 3 * ((s.count + kChunk - 1) / kChunk); ++i) sum[i % 3] += v.partial[i];
+  for (int k = 0; k < 3; ++k) v.centre[k] = (float)-sum[k];
+  return GSA_OK;
+}
