@@ -1,9 +1,10 @@
 """FLAME (2020, 2023) from the user's own file, with ARKit's names put on its motions.
 
 The jaw and the eyes are FLAME's own joints: a coefficient scales their first-order motion, pose
-correctives included, since a chord of the whole turn would lift the chin of a talking face. Every other name is a combination of FLAME's expression
-directions, or drawn where they do not reach (``morphable_named``). FLAME has no teeth, tongue or
-inside of the mouth: simple ones are added. Its frame is metres, +y up and +z out of the face.
+correctives included, since a chord of the whole turn would lift the chin of a talking face. Every
+other name is a combination of FLAME's expression directions, or drawn where they do not reach
+(``morphable_named``). FLAME has no teeth, tongue or inside of the mouth: simple ones are added. Its
+frame is metres, +y up and +z out of the face.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def _joints(path: Path, parents: Ints, joints: Floats) -> tuple[int, tuple[int, 
 
 
 def _turned(flame: _Flame, joint: int, turn: Floats) -> Floats:
-    """Displacements [V, 3] of a joint's rotation vector to first order: correctives and skinning."""
+    """Displacements [V, 3] of a joint's rotation vector to first order, correctives included."""
     change = (rotations(turn[None] * SMALL)[0] - np.eye(3)) / SMALL
     corrected = np.einsum("ab,abvc->vc", change, flame.correctives[joint - 1])
     arm = flame.vertices - flame.joints[joint]
