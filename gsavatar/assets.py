@@ -126,6 +126,57 @@ TABLE: dict[str, Asset] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class OwnFile:
+    """A model that may not be passed on: the user brings the file; nothing here fetches it."""
+
+    files: tuple[str, ...]
+    """Names under which it is looked for in the folder named by GSAVATAR_ASSETS."""
+    licence: str
+    use: str
+    page: str
+
+
+OWN_TABLE: dict[str, OwnFile] = {
+    "flame": OwnFile(
+        ("generic_model.pkl", "flame2023.pkl", "flame2023_Open.pkl", "flame.npz",
+         "FLAME2020/generic_model.pkl", "FLAME2023/flame2023.pkl"),
+        "its own: register, research only (read the one that came with your file)",
+        "FLAME 2020 or 2023, for --face-model flame", "https://flame.is.tue.mpg.de",
+    ),
+    "bfm": OwnFile(
+        ("01_MorphableModel.mat", "BFM/01_MorphableModel.mat"),
+        "its own: signed form, research only", "Basel Face Model 2009, for --face-model bfm",
+        "https://faces.dmi.unibas.ch/bfm",
+    ),
+}  # fmt: skip
+
+
+def own_path(name: str) -> Path | None:
+    """The user's file of a model in the folder ``GSAVATAR_ASSETS``; None if it is not there."""
+    folder = os.environ.get("GSAVATAR_ASSETS")
+    if not folder:
+        return None
+    there = (Path(folder) / file for file in OWN_TABLE[name].files)
+    return next((path for path in there if path.is_file()), None)
+
+
+def own_file(name: str, given: Path | None = None) -> Path:
+    """The user's file of a model, ``given`` or found. Raises ``InputError`` naming the cure."""
+    if given is not None:
+        if not given.is_file():
+            raise InputError(f"{given}: no such file; check --face-model-file.")
+        return given
+    path = own_path(name)
+    if path is None:
+        own = OWN_TABLE[name]
+        raise InputError(
+            f"{own.files[0]} ({own.use}) is missing: get it from {own.page} under its licence and "
+            "name it with --face-model-file, or put it into the folder named by GSAVATAR_ASSETS."
+        )
+    return path
+
+
 def table() -> dict[str, Asset]:
     """Every asset by name."""
     return dict(TABLE)
@@ -275,4 +326,9 @@ def status() -> str:
             f"{name:<22}{state:<10}{asset.size / 2**20:>6.1f} MB  {asset.licence}; {asset.use}"
         )
         lines.append(f"{'':<22}{source}")
+    for name, own in OWN_TABLE.items():
+        found = own_path(name)
+        state = "there" if found is not None else "yours"
+        lines.append(f"{name:<22}{state:<10}{'':>9}  {own.licence}; {own.use}")
+        lines.append(f"{'':<22}{found or own.page}")
     return "\n".join(lines)

@@ -47,7 +47,7 @@ def _fit(options: Fit) -> None:
     cli_run.check_videos(options.videos)
     run = cli_run.run_folder(options.videos, options.out)
     named = {"train.seed": options.seed, "train.steps": options.steps, "train.size": options.size}
-    overrides = {k: v for k, v in named.items() if v is not None} | _parsed(options.set_)
+    overrides = {k: v for k, v in named.items() if v is not None} | _overrides(options)
     settings = cli_run.enter_run(
         run, options.videos, preset=options.preset, overrides=overrides, face=options.face,
         resume=options.resume,
@@ -70,7 +70,7 @@ def _track(options: Track) -> None:
     cli_run.check_videos(options.videos)
     run = cli_run.run_folder(options.videos, options.out)
     settings = cli_run.enter_run(
-        run, options.videos, preset=None, overrides=_parsed(options.set_), face=options.face,
+        run, options.videos, preset=None, overrides=_overrides(options), face=options.face,
         resume=options.resume,
     )  # fmt: skip
     with cli_env.logging_to(run / "log.txt"), _explained(run), cli_run.undone_if_refused(run):
@@ -172,8 +172,9 @@ def _ingest(settings: Settings, face: str | None) -> Any:
 
     clip = settings.clip
     return IngestOptions(
-        face=face, provider=clip.provider, focal_px=clip.focal_px or None,
-        correct_offset=clip.correct_offset,
+        face=face, provider=clip.provider,
+        model_file=Path(clip.model_file) if clip.model_file else None,
+        focal_px=clip.focal_px or None, correct_offset=clip.correct_offset,
     )  # fmt: skip
 
 
@@ -185,6 +186,17 @@ def _check_device(device: str) -> None:
     if not torch.cuda.is_available():
         raise InputError("--device cuda: no CUDA device is visible here; use --device cpu.")
     raise InputError("--device cuda: training on CUDA is planned, not there yet; use --device cpu.")
+
+
+def _overrides(options: Fit | Track) -> dict[str, Any]:
+    """The settings that the options for the face model and --set replace."""
+    chosen: dict[str, Any] = {}
+    if options.face_model is not None:
+        chosen["clip.provider"] = options.face_model
+    if options.face_model_file is not None:
+        # Absolute, so that --resume finds it from another folder.
+        chosen["clip.model_file"] = str(options.face_model_file.resolve())
+    return chosen | _parsed(options.set_)
 
 
 def _parsed(pairs: tuple[str, ...]) -> dict[str, Any]:

@@ -18,6 +18,9 @@ Files = Annotated[tyro.conf.Positional[tuple[Path, ...]], _shown("VIDEO ...")]
 Settings_ = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], _shown("KEY=VALUE", "set")]
 OptionalPath = Annotated[Path | None, _shown("PATH")]
 OptionalInt = Annotated[int | None, _shown("INT")]
+FaceModel = Annotated[
+    Literal["auto", "ict", "clip", "flame", "bfm"] | None, _shown("auto|ict|clip|flame|bfm")
+]
 Face = Annotated[str | None, _shown("left|right|N")]
 
 
@@ -44,6 +47,10 @@ class Fit:
     """Continue the run in the folder."""
     face: Face = None
     """Which person, when the video shows several."""
+    face_model: FaceModel = None
+    """Face model to fit; flame and bfm read your own licensed file. By default auto."""
+    face_model_file: OptionalPath = None
+    """File of flame (.pkl, .npz) or bfm (.mat), if it is not in GSAVATAR_ASSETS."""
     seed: OptionalInt = None
     """Seed of every random choice."""
     steps: OptionalInt = None
@@ -69,6 +76,10 @@ class Track:
     """Continue the run in the folder."""
     face: Face = None
     """Which person, when the video shows several."""
+    face_model: FaceModel = None
+    """Face model to fit; flame and bfm read your own licensed file. By default auto."""
+    face_model_file: OptionalPath = None
+    """File of flame (.pkl, .npz) or bfm (.mat), if it is not in GSAVATAR_ASSETS."""
     set_: Settings_ = ()
     """Any value of config.toml, e.g. --set clip.provider=clip; may be repeated."""
 

@@ -33,7 +33,9 @@ class ClipSettings:
     """How footage becomes a clip."""
 
     provider: str = "auto"
-    """Face model: ict, clip, or auto for the best one whose files are there."""
+    """Face model: ict, clip, flame, bfm, or auto for ict where its file is there, else clip."""
+    model_file: str = ""
+    """The user's own file of the face model flame or bfm; empty looks in GSAVATAR_ASSETS."""
     focal_px: float = 0.0
     """Focal length in pixels of the 512 px crop if it is known; 0 estimates it."""
     correct_offset: bool = True
@@ -88,7 +90,7 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 """Least and greatest allowed value; loss weights only need to be 0 or more."""
 
-CHOICES = {"clip.provider": ("auto", "ict", "clip")}
+CHOICES = {"clip.provider": ("auto", "ict", "clip", "flame", "bfm")}
 
 
 def load_preset(name: str, overrides: Mapping[str, Any] | None = None) -> Settings:

@@ -177,6 +177,9 @@ def _models() -> list[Finding]:
         "face model", State.NOTE, "learned from the clip itself",
         "put ict_facekit where gsavatar assets says",
     )  # fmt: skip
+    own = [f"{name} ({path})" for name in assets.OWN_TABLE if (path := assets.own_path(name))]
+    if own:
+        face = Finding(face.name, face.state, f"{face.text}; also {', '.join(own)}", face.cure)
     encoder = assets.available("speech_encoder")
     speech = Finding("speech", State.GOOD, "speech encoder") if encoder else Finding(
         "speech", State.NOTE, "speech encoder not fetched yet", cure

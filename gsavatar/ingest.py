@@ -44,6 +44,7 @@ from gsavatar.progress import Reporter
 from gsavatar.segmentation import PersonMatte, label_plane
 from gsavatar.sequence import Sequence, choose_frames, load_sequence, save_sequence
 from gsavatar.tracking import fit_track
+from gsavatar.tracking_shape import OWN_FILES, load_own
 from gsavatar.types import PROTOCOL_SIZE, Landmarks, Track
 
 log = logging.getLogger("gsavatar")
@@ -63,6 +64,7 @@ class IngestOptions:
 
     face: str | None = None  # left, right or a number from the thumbnail
     provider: str = "auto"
+    model_file: Path | None = None
     focal_px: float | None = None
     correct_offset: bool = True
 
@@ -75,6 +77,7 @@ def ingest(videos: list[Path], root: Path, options: IngestOptions, reporter: Rep
     root.mkdir(parents=True, exist_ok=True)
     if (root / "clip.json").exists():
         return open_clip(root)
+    _check_face_model(options, reporter)
     meta = _decode(videos, root, options, reporter)
     sequence, stored = load_sequence(root)
     speech_meta = _speech(meta, root, sequence, options, reporter)
@@ -87,6 +90,7 @@ def ingest(videos: list[Path], root: Path, options: IngestOptions, reporter: Rep
             torch.from_numpy(sequence.file_index),
             torch.from_numpy(sequence.frame_ids),
             provider=options.provider,
+            model_file=options.model_file,
             focal_px=options.focal_px,
             principal_point=_principal_point(meta["sources"]),
             pictures=lambda row: None if stored[row] < 0 else pictures[int(stored[row])],
@@ -94,6 +98,13 @@ def ingest(videos: list[Path], root: Path, options: IngestOptions, reporter: Rep
         )
     _finish(root, meta | speech_meta, sequence, stored, track, reporter)
     return open_clip(root)
+
+
+def _check_face_model(options: IngestOptions, reporter: Reporter) -> None:
+    """Refuses a face model that cannot serve before any work is spent on the footage."""
+    if options.provider in OWN_FILES or options.model_file is not None:
+        with reporter.stage("read the face model"):
+            load_own(options.provider, options.model_file)
 
 
 def _principal_point(sources: list[dict[str, Any]]) -> tuple[float, float] | None:

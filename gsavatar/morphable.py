@@ -1,8 +1,9 @@
 """Morphable face models: a rest mesh from identity, moved linearly by named expressions.
 
 Everything is in metres in the head frame (+x to the subject's left, +y up, +z out of the face,
-origin as in ICT-FaceKit). Two providers: ``ict`` (ICT-FaceKit, a whole head with teeth and
-eyeballs) and ``clip`` (no asset of a person at all: learned from the clip's own landmarks).
+origin as in ICT-FaceKit). Providers: ``ict`` (ICT-FaceKit, a whole head with teeth and eyeballs),
+``clip`` (no asset of a person at all: learned from the clip's own landmarks), and ``flame`` and
+``bfm``, which read a file that the user has a licence for.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from gsavatar.types import FittedFace
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
 
-PROVIDERS = ("ict", "clip")
+PROVIDERS = ("ict", "clip", "flame", "bfm")
 
 MESH_POINTS = 468
 IRIS_RIGHT, IRIS_LEFT = 468, 473
@@ -76,7 +77,7 @@ def choose_provider(provider: str = "auto") -> str:
         there = assets.available("ict_facekit") and assets.available("mediapipe468_to_ict")
         return "ict" if there else "clip"
     if provider not in PROVIDERS:
-        raise ValueError(f"face model {provider!r} is unknown; use auto, {' or '.join(PROVIDERS)}")
+        raise ValueError(f"face model {provider!r} is unknown; use auto, {', '.join(PROVIDERS)}")
     return provider
 
 

@@ -6,7 +6,8 @@ seeded everywhere a head shows; training then finds the true colour and form.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
@@ -28,6 +29,7 @@ EYE_BEHIND_LIDS_M = 0.001
 EARS = (234, 454)
 HINGE_FROM_EARS_M = np.array([0.0, 0.0, 0.012])
 CHIN_MIDDLE = (152, 175, 199, 200)
+JAW_SHIFTS = ("jawLeft", "jawRight", "jawForward")
 USUAL_WIDTH_M = 0.145
 SKULL_AXES_M = np.array([0.078, 0.104, 0.092])
 SKULL_UP_M, SKULL_BACK_M = 0.030, 0.030
@@ -45,6 +47,11 @@ EYE_RINGS_OF = (
     (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246),
     (263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466),
 )  # fmt: skip
+FOLLOW_M = 0.015
+"""How far around a landmark what is added follows the person's identity."""
+
+Missing = Literal["eyeballs", "mouth", "skull", "neck"]
+
 SIDE_ROWS = ((-1.0, "Right", ROW_IRIS_RIGHT), (1.0, "Left", ROW_IRIS_LEFT))
 
 
@@ -101,6 +108,45 @@ def complete(
         np.repeat(ids[:, None], 3, axis=1),
         weights,
     )
+
+
+def furnish(model: MorphableModel, rest: Floats, missing: tuple[Missing, ...]) -> MorphableModel:
+    """The model with what its mesh lacks, around its landmarks at ``rest`` [470, 3].
+
+    What is added moves with the jaw and the eyes by the model's names, and with identity as the
+    landmarks near it do.
+    """
+    mesh = _Mesh(model.names)
+    mesh.add(model.neutral, model.faces, model.part, model.expression)
+    shapes = model.at_landmarks(model.expression)
+    ids = model.embed_ids.copy()
+    if "eyeballs" in missing:
+        ids[MESH_POINTS:] = np.array(_add_eyeballs(mesh, rest))[:, None]
+    if "mouth" in missing:
+        _add_mouth(mesh, rest, shapes)
+    if "skull" in missing:
+        _add_skull(mesh, rest, shapes)
+    if "neck" in missing:
+        _add_neck(mesh, rest)
+    vertices = np.concatenate(mesh.vertices)
+    return replace(
+        model,
+        neutral=vertices,
+        identity=_extended(model, rest, vertices[len(model.neutral) :]),
+        expression=np.concatenate(mesh.shapes, axis=1).astype(np.float32),
+        faces=np.concatenate(mesh.faces),
+        part=np.concatenate(mesh.part),
+        embed_ids=ids,
+    )
+
+
+def _extended(model: MorphableModel, rest: Floats, added: Floats) -> Floats:
+    """Identity [I, V + A, 3] with the added vertices [A, 3] following the landmarks near them."""
+    square = ((added[:, None] - rest[:MESH_POINTS]) ** 2).sum(-1)
+    near = np.exp(-0.5 * (square - square.min(1, keepdims=True)) / FOLLOW_M**2)
+    near = (near / near.sum(1, keepdims=True)).astype(np.float32)
+    seen = model.at_landmarks(model.identity)[:, :MESH_POINTS].astype(np.float32)
+    return np.concatenate((model.identity, near @ seen), axis=1)
 
 
 def jaw_hinge(rest: Floats) -> Floats:
@@ -197,13 +243,17 @@ def _add_mouth(mesh: _Mesh, rest: Floats, shapes: Floats) -> None:
 
 
 def _follow_jaw(mesh: _Mesh, rest: Floats, shapes: Floats):  # type: ignore[no-untyped-def]
-    """A function that gives points the jaw's turn, as far as the chin of this person drops."""
+    """A function that gives points the jaw's turn and shifts, as far as this chin goes."""
     k = mesh.names.index("jawOpen")
     drop = max(float(-shapes[k, list(CHIN_MIDDLE), 1].mean()), 0.0)
+    shifts = [i for i, name in enumerate(mesh.names) if name in JAW_SHIFTS]
 
     def follow(points: Floats, weight: Floats | float) -> Floats:
         moved = _still(mesh, len(points))
-        moved[k] = jaw_turn(points, drop, rest) * np.reshape(weight, (-1, 1))
+        share = np.reshape(weight, (-1, 1))
+        moved[k] = jaw_turn(points, drop, rest) * share
+        for i in shifts:
+            moved[i] = shapes[i, list(CHIN_MIDDLE)].mean(0) * share
         return moved
 
     return follow

@@ -316,6 +316,8 @@ def _environment(content: Content, run_dir: Path) -> str:
     config = run_dir / "config.toml"
     settings = ""
     if config.exists():
-        text = html.escape(config.read_text(errors="replace"))
+        lines = config.read_text(errors="replace").splitlines()
+        # A report is passed on; where the user keeps a licensed file is nobody's business.
+        text = html.escape("\n".join(line for line in lines if not line.startswith("model_file")))
         settings = f"<details><summary>Settings of the run</summary><pre>{text}</pre></details>"
     return section("Environment", "", facts(rows), settings)

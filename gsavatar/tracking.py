@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -73,15 +74,16 @@ class _Footage:
 
 def fit_track(
     landmarks: Landmarks, time_s: Tensor, file_index: Tensor, frame_ids: Tensor, *,
-    provider: str = "auto", focal_px: float | None = None, image_size: int = PROTOCOL_SIZE,
-    principal_point: tuple[float, float] | None = None, pictures: Pictures | None = None,
-    progress: Progress | None = None,
+    provider: str = "auto", model_file: Path | None = None, focal_px: float | None = None,
+    image_size: int = PROTOCOL_SIZE, principal_point: tuple[float, float] | None = None,
+    pictures: Pictures | None = None, progress: Progress | None = None,
 ) -> Track:  # fmt: skip
     """The fit of one person over a clip; frames without landmarks are left out, ids are kept.
 
     ``pictures`` gives the RGB picture of a landmark row, or None for a row without one; with it the
     head's path follows the optical flow of rigid skin, without it a smoothed path of landmarks.
-    Raises ``InputError`` if fewer than two frames show a face and ``ValueError`` for an unknown
+    ``model_file`` is the file of a provider that reads the user's own. Raises ``InputError`` if
+    fewer than two frames show a face or that file cannot serve, and ``ValueError`` for an unknown
     ``provider``.
     """
     tell = progress or (lambda done, total: None)
@@ -91,7 +93,7 @@ def fit_track(
     lens = Lens(focal, float(K[0, 2]), float(K[1, 2]))
     tell(0, STEPS)
     sample = footage.at(_spread(len(footage.rows), SAMPLE_FRAMES))
-    model = tracking_shape.load_model(choose_provider(provider), sample.seen_px, lens)
+    model = tracking_shape.load_model(choose_provider(provider), sample.seen_px, lens, model_file)
     fit = tracking_shape.fit_person(model, sample.seen_px, sample.scores, sample.time_s, lens)
     tell(1, STEPS)
     bundle = _bundle(fit, sample, lens, pictures, focal_known=focal_px is not None)

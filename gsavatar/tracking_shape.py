@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from gsavatar import assets
+from gsavatar.errors import InputError
 from gsavatar.morphable import ROW_IRIS_LEFT, ROW_IRIS_RIGHT, Floats, MorphableModel
+from gsavatar.morphable_bfm import load_bfm
 from gsavatar.morphable_clip import learn_clip_model
+from gsavatar.morphable_flame import load_flame
 from gsavatar.morphable_ict import load_ict
 from gsavatar.tracking_priors import (
     EXPRESSION_WEIGHT,
@@ -63,11 +68,35 @@ class Fit:
     mobility: Floats  # [L], metres that jaw, lips and cheeks move each landmark at their widest
 
 
-def load_model(provider: str, seen_px: Floats, lens: Lens) -> MorphableModel:
-    """The provider's model; ``clip`` learns its own from landmarks [T, L, 2]."""
-    if provider == "ict":
-        return load_ict()
-    return learn_clip_model(seen_px, lens)
+def load_model(
+    provider: str, seen_px: Floats, lens: Lens, model_file: Path | None = None
+) -> MorphableModel:
+    """The provider's model; ``clip`` learns its own from landmarks [T, L, 2].
+
+    Raises ``InputError`` if the provider's file is missing or no such model.
+    """
+    own = load_own(provider, model_file)
+    if own is not None:
+        return own
+    return load_ict() if provider == "ict" else learn_clip_model(seen_px, lens)
+
+
+def load_own(provider: str, model_file: Path | None) -> MorphableModel | None:
+    """The model in the user's own file; None for providers that read none.
+
+    Raises ``InputError`` if the file is missing, no such model, or given to another provider.
+    """
+    if provider in OWN_FILES:
+        return OWN_FILES[provider](assets.own_file(provider, model_file))
+    if model_file is not None:
+        raise InputError(
+            f"{model_file}: the face model {provider} reads no file; add --face-model "
+            f"{' or '.join(OWN_FILES)}, or leave --face-model-file away."
+        )
+    return None
+
+
+OWN_FILES = {"flame": load_flame, "bfm": load_bfm}
 
 
 def fit_person(

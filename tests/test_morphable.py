@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from face_model_fakes import fake_head, flame_arrays, still_clip_model, write_bfm
 
 from gsavatar import assets
 from gsavatar.morphable import (
     FITTED_POINTS,
     MorphableModel,
-    canonical_face,
     choose_provider,
     inside_polygon,
 )
-from gsavatar.morphable_clip import CLIP_NAMES, learn_clip_model, measure
-from gsavatar.tracking_solve import Lens, Poses, project
+from gsavatar.morphable_bfm import load_bfm
+from gsavatar.morphable_clip import CLIP_NAMES, measure
+from gsavatar.morphable_flame import load_flame
 from gsavatar.types import ARKIT_NAMES, FacePart
 
 LEFT_EYE, RIGHT_EYE, CHIN, FOREHEAD, NOSE = 263, 33, 152, 10, 1
 
 
-def still_clip_model() -> MorphableModel:
-    """The clip's model of an average face that does not move."""
-    base, _ = canonical_face()
-    eyes = [base[[133, 33]].mean(0), base[[362, 263]].mean(0)]
-    upright = np.diag([1.0, -1.0, -1.0])
-    pose = Poses(np.tile(upright, (6, 1, 1)), np.tile([0.0, 0.0, 0.9], (6, 1)))
-    lens = Lens(1200.0, 256.0, 256.0)
-    return learn_clip_model(project(pose, np.concatenate((base, eyes))[None], lens)[0], lens)
-
-
-@pytest.fixture(scope="module", params=["clip", "ict"])
-def model(request: pytest.FixtureRequest) -> MorphableModel:
+@pytest.fixture(scope="module", params=["clip", "ict", "flame", "bfm"])
+def model(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> MorphableModel:
     if request.param == "clip":
         return still_clip_model()
+    if request.param == "flame":
+        path = tmp_path_factory.mktemp("flame") / "flame.npz"
+        np.savez(path, **flame_arrays(fake_head(eyes=True, mouth=True)))  # type: ignore[arg-type]
+        return load_flame(path)
+    if request.param == "bfm":
+        head = fake_head(eyes=False, mouth=False, back=False)
+        return load_bfm(write_bfm(tmp_path_factory.mktemp("bfm"), head, expressions=False))
     if not (assets.available("ict_facekit") and assets.available("mediapipe468_to_ict")):
         pytest.skip("ICT-FaceKit's file is not here: set GSAVATAR_ASSETS to a folder with it")
     from gsavatar.morphable_ict import load_ict

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from gsavatar import metrics_file, report_charts, report_words
+from gsavatar.config import ClipSettings, load_preset, save_settings
 from gsavatar.errors import InputError
 from gsavatar.frames import encode_png
 from gsavatar.report import write_report
@@ -99,6 +101,8 @@ def run(tmp_path: Path) -> Path:
         "provider": "ict", "encoder": "log_mel", "frames": 360,
     }  # fmt: skip
     (folder / "clip" / "clip.json").write_text(json.dumps(meta))
+    settings = replace(load_preset("preview"), clip=ClipSettings(model_file="/home/me/flame.pkl"))
+    save_settings(folder / "config.toml", settings)
     return folder
 
 
@@ -112,6 +116,7 @@ def test_the_report_is_one_whole_page(run: Path) -> None:
     assert "/home/me" not in path.read_text()
     for words in (
         "31.0 dB", "30.50 … 31.50", "frame 42, 1.04 s", "mouth opening", "decode", "6.7 min",
+        "gaussians_max",
         "3 of 360 frames show no face", "75 ms late", "lpips is not installed", "log_mel",
     ):  # fmt: skip
         assert words in text, words
