@@ -18,6 +18,7 @@ Files = Annotated[tyro.conf.Positional[tuple[Path, ...]], _shown("VIDEO ...")]
 Settings_ = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], _shown("KEY=VALUE", "set")]
 OptionalPath = Annotated[Path | None, _shown("PATH")]
 OptionalInt = Annotated[int | None, _shown("INT")]
+Poses = Annotated[Literal["track", "folder"] | None, _shown("track|folder")]
 Face = Annotated[str | None, _shown("left|right|N")]
 
 
@@ -30,10 +31,13 @@ class Fit:
       gsavatar fit me.mp4
       gsavatar fit monday.mp4 tuesday.mp4 --out runs/me --preset standard
       gsavatar fit me.mp4 --resume
+      gsavatar fit data/obama        (prepared for AD-NeRF's family, or with a transforms.json)
     """
 
     videos: Files = ()
-    """Video files of one person, in any codec, size or rate."""
+    """Video files of one person, in any codec, size or rate; or one folder of pictures prepared for
+    AD-NeRF, ER-NeRF, TalkingGaussian and their like, or by VHAP (transforms.json). Of a folder the
+    sound, lens, background and split are taken too."""
     out: OptionalPath = None
     """Run folder; by default runs/ and the name of the first file."""
     preset: Annotated[str | None, _shown("preview|standard|quality|fewshot")] = None
@@ -44,6 +48,8 @@ class Fit:
     """Continue the run in the folder."""
     face: Face = None
     """Which person, when the video shows several."""
+    poses: Poses = None
+    """The head's path: track it (default, and steadier), or that of a prepared folder as it is."""
     seed: OptionalInt = None
     """Seed of every random choice."""
     steps: OptionalInt = None
@@ -59,16 +65,23 @@ class Track:
     """Fit the face model to videos and write the performance as curves, without an avatar.
 
     Example: gsavatar track me.mp4 writes runs/me/curves.json.
+    With --export-adnerf DIR the tracked clip is also written as a folder for AD-NeRF's family; a
+    finished run may then stand in place of the video: gsavatar track runs/me --export-adnerf DIR.
     """
 
     videos: Files = ()
-    """Video files of one person."""
+    """Video files of one person, a prepared folder as for fit, or a run to export."""
     out: OptionalPath = None
     """Run folder; by default runs/ and the name of the first file."""
     resume: bool = False
     """Continue the run in the folder."""
     face: Face = None
     """Which person, when the video shows several."""
+    poses: Poses = None
+    """The head's path: track it (default, and steadier), or that of a prepared folder as it is."""
+    export_adnerf: OptionalPath = None
+    """New folder for pictures, landmarks, parsing, background, sound and poses as AD-NeRF, ER-NeRF
+    and TalkingGaussian read them; features of the sound and au.csv are left to their own tools."""
     set_: Settings_ = ()
     """Any value of config.toml, e.g. --set clip.provider=clip; may be repeated."""
 
