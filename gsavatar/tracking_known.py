@@ -60,7 +60,7 @@ def align(own: Poses, known: Poses, *, free_unit: bool) -> Alignment:
     target = own.t
     if not free_unit:
         design, target = known.R, own.t - known.t
-    prior = np.zeros(design.shape[2])
+    prior = np.full(design.shape[2], 1e-9)  # for cameras that never leave the head's origin
     prior[:3] = 1.0 / ORIGIN_SD_M**2
     trust = np.ones(count)
     solved = np.zeros(design.shape[2])
