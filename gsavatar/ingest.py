@@ -54,6 +54,8 @@ SHAPE = (PROTOCOL_SIZE, PROTOCOL_SIZE, 3)
 SAMPLE_RATE = 16_000
 MIN_USABLE_S = 2.0
 PLATE_FRAMES = 48
+MAX_PAUSE_S = 0.2
+"""After a longer pause between tracked frames a head may be elsewhere without any cut."""
 MIN_OFFSET_CONFIDENCE = 0.5
 MIN_OFFSET_MS = 40.0
 """Less than a frame is neither visible nor surely measured."""
@@ -355,8 +357,9 @@ def _finish(
         write_bytes_atomic(root / f"plate{file}.png", encode_png(plate))
         meta["plate_unseen"].append(round(unseen, 4))
     meta["provider"] = track.face.provider
-    files = track.file_index.numpy()
-    cuts = [i for i in jump_cuts(track.head_pose) if files[i] == files[i - 1]]
+    pauses = np.diff(track.time_s.numpy(), prepend=0.0) > MAX_PAUSE_S
+    pauses |= np.diff(track.file_index.numpy(), prepend=0) != 0
+    cuts = [i for i in jump_cuts(track.head_pose) if not pauses[i]]
     if cuts:
         seconds = ", ".join(f"{float(track.time_s[i]):.1f}" for i in cuts[:8])
         meta["notes"].append(

@@ -81,6 +81,7 @@ def test_it_comes_back_with_its_own_poses_ids_and_split(exported: Exported, tmp_
     assert again.audio is not None and clip.audio is not None
     assert abs(len(again.audio) - len(clip.audio)) <= 640
     said = " ".join(again.meta["notes"])
+    assert "jumps" not in said  # the half second between the parts is a pause, not a cut
     assert "path is the folder's own" in said and "test part is the folder's" in said
     assert abs(again.plates[0].astype(int).mean() - clip.plates[0].astype(int).mean()) < 6
 
