@@ -35,6 +35,7 @@ from gsavatar.progress import clock, make_reporter
 
 if TYPE_CHECKING:
     from gsavatar.config import Settings
+    from gsavatar.footage import PictureFolder
 
 log = logging.getLogger("gsavatar")
 
@@ -44,9 +45,12 @@ def _fit(options: Fit) -> None:
 
     started = time.monotonic()
     _check_device(options.device)
-    cli_run.check_videos(options.videos)
+    footage = _footage(options.videos)
     run = cli_run.run_folder(options.videos, options.out)
-    named = {"train.seed": options.seed, "train.steps": options.steps, "train.size": options.size}
+    named = {
+        "train.seed": options.seed, "train.steps": options.steps, "train.size": options.size,
+        "clip.poses": options.poses,
+    }  # fmt: skip
     overrides = {k: v for k, v in named.items() if v is not None} | _overrides(options)
     settings = cli_run.enter_run(
         run, options.videos, preset=options.preset, overrides=overrides, face=options.face,
@@ -54,7 +58,7 @@ def _fit(options: Fit) -> None:
     )  # fmt: skip
     with cli_env.logging_to(run / "log.txt"), _explained(run), cli_run.undone_if_refused(run):
         result = pipeline.fit(
-            list(options.videos), run, settings, _ingest(settings, options.face), make_reporter()
+            footage, run, settings, _ingest(settings, options.face), make_reporter()
         )
     _say(f"avatar  {result.avatar_path}")
     _say(f"report  {result.report_path}")
@@ -65,19 +69,52 @@ def _fit(options: Fit) -> None:
 
 
 def _track(options: Track) -> None:
+    from gsavatar import cli_run
+
+    if options.export_adnerf is not None:
+        from gsavatar.datasets import export_adnerf
+
+        export_adnerf.check_destination(options.export_adnerf)
+    run = cli_run.tracked_run(options.videos)
+    if run is None:
+        run = _track_footage(options)
+    elif options.export_adnerf is None:
+        raise InputError(f"{run}: is tracked already; add --export-adnerf DIR to export it.")
+    if options.export_adnerf is not None:
+        _export_adnerf(run, options.export_adnerf)
+
+
+def _track_footage(options: Track) -> Path:
+    """The run folder of newly tracked footage."""
     from gsavatar import cli_run, pipeline
 
-    cli_run.check_videos(options.videos)
+    footage = _footage(options.videos)
     run = cli_run.run_folder(options.videos, options.out)
+    named = {} if options.poses is None else {"clip.poses": options.poses}
     settings = cli_run.enter_run(
-        run, options.videos, preset=None, overrides=_overrides(options), face=options.face,
-        resume=options.resume,
+        run, options.videos, preset=None, overrides=named | _overrides(options),
+        face=options.face, resume=options.resume,
     )  # fmt: skip
     with cli_env.logging_to(run / "log.txt"), _explained(run), cli_run.undone_if_refused(run):
-        curves = pipeline.track(
-            list(options.videos), run, _ingest(settings, options.face), make_reporter()
-        )
+        curves = pipeline.track(footage, run, _ingest(settings, options.face), make_reporter())
     _say(f"curves  {curves}")
+    return run
+
+
+def _export_adnerf(run: Path, out: Path) -> None:
+    """Writes the clip of a run in the layout of AD-NeRF's family."""
+    from gsavatar.clip import open_clip
+    from gsavatar.datasets import export_adnerf
+
+    clip = open_clip(run / "clip")
+    with (
+        cli_env.logging_to(run / "log.txt"), _explained(run),
+        make_reporter().stage("export the clip") as progress,
+    ):  # fmt: skip
+        exported = export_adnerf.export(clip, out, progress)
+    _say(f"folder  {exported.path} ({exported.frames} frames)")
+    for note in exported.notes:
+        _say(f"note    {note}")
 
 
 def _check(options: Check) -> None:
@@ -166,6 +203,24 @@ def _assets(options: Assets) -> None:
         raise InputError(" ".join(missing))
 
 
+def _footage(paths: tuple[Path, ...]) -> list[Path | PictureFolder]:
+    """Video files as they are, or the one prepared folder as its content.
+
+    Raises ``InputError`` before anything is written if one of them cannot be used.
+    """
+    from gsavatar import cli_run
+
+    folders = [path for path in paths if path.is_dir()]
+    if not folders:
+        cli_run.check_videos(paths)
+        return list(paths)
+    if len(paths) > 1:
+        raise InputError(f"{folders[0]}: is a folder; a folder must be the only input.")
+    from gsavatar.datasets.folders import read_folder
+
+    return [read_folder(folders[0])]
+
+
 def _ingest(settings: Settings, face: str | None) -> Any:
     """What the settings and the user say about the footage."""
     from gsavatar.ingest import IngestOptions
@@ -174,7 +229,7 @@ def _ingest(settings: Settings, face: str | None) -> Any:
     return IngestOptions(
         face=face, provider=clip.provider,
         model_file=Path(clip.model_file) if clip.model_file else None,
-        focal_px=clip.focal_px or None, correct_offset=clip.correct_offset,
+        focal_px=clip.focal_px or None, correct_offset=clip.correct_offset, poses=clip.poses,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ OptionalInt = Annotated[int | None, _shown("INT")]
 FaceModel = Annotated[
     Literal["auto", "ict", "clip", "flame", "bfm"] | None, _shown("auto|ict|clip|flame|bfm")
 ]
+Poses = Annotated[Literal["track", "folder"] | None, _shown("track|folder")]
 Face = Annotated[str | None, _shown("left|right|N")]
 
 
@@ -33,10 +34,13 @@ class Fit:
       gsavatar fit me.mp4
       gsavatar fit monday.mp4 tuesday.mp4 --out runs/me --preset standard
       gsavatar fit me.mp4 --resume
+      gsavatar fit data/obama        (prepared for AD-NeRF's family, or with a transforms.json)
     """
 
     videos: Files = ()
-    """Video files of one person, in any codec, size or rate."""
+    """Video files of one person, in any codec, size or rate; or one folder of pictures prepared for
+    AD-NeRF, ER-NeRF, TalkingGaussian and their like, or by VHAP (transforms.json). Of a folder the
+    sound, lens, background and split are taken too."""
     out: OptionalPath = None
     """Run folder; by default runs/ and the name of the first file."""
     preset: Annotated[str | None, _shown("preview|standard|quality|fewshot")] = None
@@ -51,6 +55,8 @@ class Fit:
     """Face model to fit; flame and bfm read your own licensed file. By default auto."""
     face_model_file: OptionalPath = None
     """File of flame (.pkl, .npz) or bfm (.mat), if it is not in GSAVATAR_ASSETS."""
+    poses: Poses = None
+    """The head's path: track it (default, and steadier), or that of a prepared folder as it is."""
     seed: OptionalInt = None
     """Seed of every random choice."""
     steps: OptionalInt = None
@@ -66,10 +72,12 @@ class Track:
     """Fit the face model to videos and write the performance as curves, without an avatar.
 
     Example: gsavatar track me.mp4 writes runs/me/curves.json.
+    With --export-adnerf DIR the tracked clip is also written as a folder for AD-NeRF's family; a
+    finished run may then stand in place of the video: gsavatar track runs/me --export-adnerf DIR.
     """
 
     videos: Files = ()
-    """Video files of one person."""
+    """Video files of one person, a prepared folder as for fit, or a run to export."""
     out: OptionalPath = None
     """Run folder; by default runs/ and the name of the first file."""
     resume: bool = False
@@ -80,6 +88,11 @@ class Track:
     """Face model to fit; flame and bfm read your own licensed file. By default auto."""
     face_model_file: OptionalPath = None
     """File of flame (.pkl, .npz) or bfm (.mat), if it is not in GSAVATAR_ASSETS."""
+    poses: Poses = None
+    """The head's path: track it (default, and steadier), or that of a prepared folder as it is."""
+    export_adnerf: OptionalPath = None
+    """New folder for pictures, landmarks, parsing, background, sound and poses as AD-NeRF, ER-NeRF
+    and TalkingGaussian read them; features of the sound and au.csv are left to their own tools."""
     set_: Settings_ = ()
     """Any value of config.toml, e.g. --set clip.provider=clip; may be repeated."""
 

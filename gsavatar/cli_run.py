@@ -22,8 +22,17 @@ KEPT_AFTER_REFUSAL = ("log.txt", "faces.png")
 
 
 def run_folder(videos: tuple[Path, ...], out: Path | None) -> Path:
-    """Where the results go: ``out``, or ``runs/`` and the first file's stem."""
-    return out if out is not None else Path("runs") / videos[0].stem
+    """Where the results go: ``out``, or ``runs/`` and the first file's stem or folder's name."""
+    if out is not None:
+        return out
+    first = videos[0]
+    return Path("runs") / (first.resolve().name if first.is_dir() else first.stem)
+
+
+def tracked_run(paths: tuple[Path, ...]) -> Path | None:
+    """The run folder that was given in place of footage; None if footage was given."""
+    alone = paths[0] if len(paths) == 1 else None
+    return alone if alone is not None and (alone / "clip" / "clip.json").is_file() else None
 
 
 def check_videos(videos: tuple[Path, ...]) -> None:
@@ -112,7 +121,13 @@ def _continued(
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
-    """Name and size: enough to notice another file, and no path of the user's machine."""
+    """Name and size: enough to notice another file, and no path of the user's machine.
+
+    Of a prepared folder it is the size of the files that state its frames.
+    """
+    if path.is_dir():
+        sizes = [file.stat().st_size for file in path.glob("*.json")]
+        return {"name": path.resolve().name, "bytes": sum(sizes)}
     return {"name": path.name, "bytes": path.stat().st_size}
 
 

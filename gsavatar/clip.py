@@ -121,19 +121,22 @@ def open_clip(root: Path) -> Clip:
             "run the fit again."
         )
     track, landmarks, stored = load_track(root / "track.safetensors")
-    clip_rows = split_rows(track.time_s.numpy(), stored)
+    clip_rows = split_rows(track.time_s.numpy(), stored, meta.get("test_from_s"))
     return Clip(root, meta, track, landmarks, stored, *clip_rows)
 
 
-def split_rows(time_s: NDArray[np.float64], stored: Rows) -> tuple[Rows, Rows]:
+def split_rows(
+    time_s: NDArray[np.float64], stored: Rows, test_from_s: float | None = None
+) -> tuple[Rows, Rows]:
     """Training and test rows with pictures: the first 10/11 and the last 1/11 of the time.
 
-    The test part lasts at least 2 s (at most 40 % of a very short clip); training rows within
-    0.5 s of it are dropped.
+    The test part lasts at least 2 s (at most 40 % of a very short clip), or begins at
+    ``test_from_s`` where the footage came with a split; training rows within 0.5 s of it are
+    dropped.
     """
     start, end = float(time_s[0]), float(time_s[-1])
     test_s = min(max((end - start) * TEST_SHARE, TEST_MIN_S), 0.4 * (end - start))
-    cut = end - test_s
+    cut = end - test_s if test_from_s is None else test_from_s
     kept = stored >= 0
     train = np.flatnonzero(kept & (time_s < cut - GUARD_S))
     test = np.flatnonzero(kept & (time_s >= cut))[:TEST_MAX_FRAMES]

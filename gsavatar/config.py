@@ -40,6 +40,8 @@ class ClipSettings:
     """Focal length in pixels of the 512 px crop if it is known; 0 estimates it."""
     correct_offset: bool = True
     """Whether a sound that is surely early or late is moved to the picture."""
+    poses: str = "track"
+    """Where the head's path comes from: track it, or that of a prepared folder as it is."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,10 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 """Least and greatest allowed value; loss weights only need to be 0 or more."""
 
-CHOICES = {"clip.provider": ("auto", "ict", "clip", "flame", "bfm")}
+CHOICES = {
+    "clip.provider": ("auto", "ict", "clip", "flame", "bfm"),
+    "clip.poses": ("track", "folder"),
+}
 
 
 def load_preset(name: str, overrides: Mapping[str, Any] | None = None) -> Settings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gsavatar import video
 from gsavatar.errors import InputError
+from gsavatar.footage import Footage, as_footage
 from gsavatar.landmarks import FaceDetection, FaceLandmarker
 
 log = logging.getLogger("gsavatar")
@@ -43,12 +44,16 @@ AMBIGUOUS_SHARE = 0.6
 class CropPlan:
     """The part of a file that is used."""
 
-    path: Path
+    footage: Footage
     box: Box  # top, left, bottom, right in pixels of the upright frame; may leave the picture
     first_index: int
     last_index: int
     notes: tuple[str, ...]
     info: video.VideoInfo
+
+    @property
+    def path(self) -> Path:
+        return self.footage.path
 
 
 @dataclass
@@ -76,30 +81,31 @@ class _Scan:
 
 
 def plan(
-    paths: list[Path],
+    sources: Sequence[Path | Footage],
     *,
     face: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     thumbnail: Path | None = None,
 ) -> list[CropPlan]:
-    """How each file is cropped and which frames of it are used.
+    """How each file or prepared folder is cropped and which frames of it are used.
 
     ``face`` is ``left``, ``right`` or a number as in the picture written to ``thumbnail`` when the
     choice is the user's. Raises ``InputError`` if a file shows no face, two equally often, or under
     two seconds of one.
     """
-    infos = [video.probe(path) for path in paths]
+    footage = [as_footage(source) for source in sources]
+    infos = [each.probe() for each in footage]
     total = sum(info.frames for info in infos)
     plans, before = [], 0
     with FaceLandmarker() as landmarker:
-        for path, info in zip(paths, infos, strict=True):
+        for each, info in zip(footage, infos, strict=True):
 
             def told(done: int, before: int = before) -> None:
                 if progress is not None:
                     progress(min(before + done, total), total)
 
-            scan = _look(path, info, landmarker, told)
-            plans.append(_plan_one(path, info, scan, face, thumbnail))
+            scan = _look(each, landmarker, told)
+            plans.append(_plan_one(each, info, scan, face, thumbnail))
             before += info.frames
     return plans
 
@@ -123,9 +129,7 @@ def apply_crop(picture: UInt8, box: Box, size: int) -> UInt8:
     return np.asarray(cv2.resize(part, (size, size), interpolation=how), np.uint8)
 
 
-def _look(
-    path: Path, info: video.VideoInfo, landmarker: FaceLandmarker, progress: Callable[[int], None]
-) -> _Scan:
+def _look(footage: Footage, landmarker: FaceLandmarker, progress: Callable[[int], None]) -> _Scan:
     """Faces and scene changes, a few times a second."""
     import cv2
 
@@ -135,7 +139,7 @@ def _look(
     cuts: list[int] = []
     before: NDArray[np.float32] | None = None
     next_s, index, time_s, light = 0.0, -1, 0.0, []
-    for index, time_s, picture in video.decode(path):
+    for index, time_s, picture in footage.decode():
         if time_s + 1e-6 < next_s:
             continue
         next_s = time_s + SCAN_EVERY_S
@@ -197,9 +201,10 @@ def _square(box: Box, heights: float) -> Box:
 
 
 def _plan_one(
-    path: Path, info: video.VideoInfo, scan: _Scan, face: str | None, thumbnail: Path | None
+    footage: Footage, info: video.VideoInfo, scan: _Scan, face: str | None, thumbnail: Path | None
 ) -> CropPlan:
     """The plan of one file from what the scan found."""
+    path = footage.path
     if not scan.people:
         raise InputError(
             f"{path}: no face was found in {len(scan.indices)} frames looked at; film the face "
@@ -231,7 +236,7 @@ def _plan_one(
             "is used."
         )
     box = _crop_box(info, [person.boxes[s] for s in seen])
-    return CropPlan(path, box, first, last, tuple(notes), info)
+    return CropPlan(footage, box, first, last, tuple(notes), info)
 
 
 def _choose(path: Path, scan: _Scan, face: str | None, thumbnail: Path | None) -> _Person:

@@ -216,7 +216,10 @@ class _Job:
         if correlation is None:
             notes.append(f"speech.cv_open_corr: {reason}")
         measured = {
-            "protocol": {"drive": self.drive},
+            "protocol": {
+                "drive": self.drive,
+                "split": metrics_file.split_words(self.clip.meta.get("test_from_s")),
+            },
             "test": values[OURS],
             "ci": intervals if spoken else _without_speech(intervals),
             "test_pasted": pasted,

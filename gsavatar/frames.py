@@ -136,15 +136,37 @@ def encode_png(picture: UInt8) -> bytes:
     return data.tobytes()
 
 
-def decode_png(data: UInt8 | bytes) -> UInt8:
-    """The picture of ``encode_png``; raises ``ValueError`` on anything else."""
+def encode_jpg(picture: UInt8, quality: int = 96) -> bytes:
+    """A JPEG of an RGB [H, W, 3] picture, its colours at full resolution."""
     import cv2
 
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    done, data = cv2.imencode(".jpg", picture[..., ::-1], options)
+    if not done:
+        raise ValueError(f"cannot code a picture of shape {picture.shape}")
+    return data.tobytes()
+
+
+def decode_png(data: UInt8 | bytes) -> UInt8:
+    """The picture of ``encode_png``, or of another picture file at 8 bits, as it is stored.
+
+    Raises ``ValueError`` on anything else.
+    """
+    import cv2
+
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:  # nothing in it, or larger than any picture
+        picture = None
     if picture is None:
         raise ValueError("not a picture")
+    if picture.dtype == np.uint16:
+        picture = (np.asarray(picture, np.uint16) >> 8).astype(np.uint8)
+    if picture.dtype != np.uint8:
+        raise ValueError(f"a picture of {picture.dtype}")
     if picture.ndim == 2:
-        return picture.astype(np.uint8)
+        return np.asarray(picture, np.uint8)
     order = [2, 1, 0] if picture.shape[2] == 3 else [2, 1, 0, 3]
     return np.ascontiguousarray(picture[..., order])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gsavatar import audio, crop, speech, video
+from gsavatar import crop, ingest_folder, speech
 from gsavatar.clip import (
     MAX_FRAMES,
     Clip,
@@ -28,6 +29,7 @@ from gsavatar.clip import (
     split_rows,
 )
 from gsavatar.errors import InputError
+from gsavatar.footage import Footage, PictureFolder, as_footage, joined_sound, the_folder
 from gsavatar.frames import (
     RAW_LIMIT,
     FrameStore,
@@ -53,6 +55,8 @@ SHAPE = (PROTOCOL_SIZE, PROTOCOL_SIZE, 3)
 SAMPLE_RATE = 16_000
 MIN_USABLE_S = 2.0
 PLATE_FRAMES = 48
+MAX_PAUSE_S = 0.2
+"""After a longer pause between tracked frames a head may be elsewhere without any cut."""
 MIN_OFFSET_CONFIDENCE = 0.5
 MIN_OFFSET_MS = 40.0
 """Less than a frame is neither visible nor surely measured."""
@@ -67,10 +71,13 @@ class IngestOptions:
     model_file: Path | None = None
     focal_px: float | None = None
     correct_offset: bool = True
+    poses: str = "track"  # or folder, for the path that a prepared folder brings
 
 
-def ingest(videos: list[Path], root: Path, options: IngestOptions, reporter: Reporter) -> Clip:
-    """The clip of some files of one person, made in ``root`` or continued there.
+def ingest(
+    videos: SequenceOf[Path | Footage], root: Path, options: IngestOptions, reporter: Reporter
+) -> Clip:
+    """The clip of some files of one person, or of a prepared folder, made in ``root`` or continued.
 
     Raises ``InputError`` when a file cannot be used or shows too little of one face.
     """
@@ -78,10 +85,14 @@ def ingest(videos: list[Path], root: Path, options: IngestOptions, reporter: Rep
     if (root / "clip.json").exists():
         return open_clip(root)
     _check_face_model(options, reporter)
-    meta = _decode(videos, root, options, reporter)
+    footage = [as_footage(video) for video in videos]
+    folder = the_folder(footage)
+    known = ingest_folder.known_poses(footage, options.poses)
+    meta = _decode(footage, root, options, reporter)
     sequence, stored = load_sequence(root)
-    speech_meta = _speech(meta, root, sequence, options, reporter)
-    _label(root, sequence, stored, reporter)
+    speech_meta = _speech(footage, meta, root, sequence, options, reporter)
+    _label(root, meta, sequence, stored, folder, reporter)
+    focal_px, principal_point = ingest_folder.lens(folder, meta["sources"])
     with reporter.stage("fit the face") as progress:
         pictures = FrameStore(root / "frames.bin")
         track = fit_track(
@@ -91,12 +102,13 @@ def ingest(videos: list[Path], root: Path, options: IngestOptions, reporter: Rep
             torch.from_numpy(sequence.frame_ids),
             provider=options.provider,
             model_file=options.model_file,
-            focal_px=options.focal_px,
-            principal_point=_principal_point(meta["sources"]),
+            focal_px=options.focal_px or focal_px,
+            principal_point=principal_point,
+            known=known,
             pictures=lambda row: None if stored[row] < 0 else pictures[int(stored[row])],
             progress=progress,
         )
-    _finish(root, meta | speech_meta, sequence, stored, track, reporter)
+    _finish(root, meta | speech_meta, sequence, stored, track, folder, reporter)
     return open_clip(root)
 
 
@@ -107,19 +119,8 @@ def _check_face_model(options: IngestOptions, reporter: Reporter) -> None:
             load_own(options.provider, options.model_file)
 
 
-def _principal_point(sources: list[dict[str, Any]]) -> tuple[float, float] | None:
-    """The middle of the uncropped picture in protocol pixels; None if the files differ in it."""
-    points = set()
-    for source in sources:
-        top, left, bottom, _ = source["crop"]
-        scale = PROTOCOL_SIZE / (bottom - top)
-        x, y = (source["width"] / 2 - left) * scale, (source["height"] / 2 - top) * scale
-        points.add((round(x, 3), round(y, 3)))
-    return points.pop() if len(points) == 1 else None
-
-
 def _decode(
-    videos: list[Path], root: Path, options: IngestOptions, reporter: Reporter
+    footage: list[Footage], root: Path, options: IngestOptions, reporter: Reporter
 ) -> dict[str, Any]:
     """Frames, landmarks and the description of the sources."""
     done = root / "decode.json"
@@ -128,7 +129,7 @@ def _decode(
         return meta
     with reporter.stage("look through the video") as progress:
         plans = crop.plan(
-            videos, face=options.face, progress=progress, thumbnail=root.parent / "faces.png"
+            footage, face=options.face, progress=progress, thumbnail=root.parent / "faces.png"
         )
     total = sum(p.last_index - p.first_index + 1 for p in plans)
     keep_all = total <= MAX_FRAMES
@@ -147,11 +148,16 @@ def _decode(
         "notes": [note for p in plans for note in p.notes],
         "frames": len(sequence.time_s),
     }  # fmt: skip
-    _check_usable(sequence, videos, meta["notes"])
+    _check_usable(sequence, footage, meta["notes"])
+    folder = the_folder(footage)
+    if folder is not None:
+        meta["notes"] += ingest_folder.about(folder, options.poses, options.focal_px)
+        meta["test_from_s"], said = ingest_folder.test_part(folder, sequence)
+        meta["notes"] += said
     if keep_all:
         stored = np.arange(len(sequence.time_s), dtype=np.int64)
     else:
-        stored = choose_frames(sequence)
+        stored = choose_frames(sequence, meta.get("test_from_s"))
         with reporter.stage("keep the most telling frames") as progress:
             _second_pass(plans, root, stored, progress)
         meta["notes"].append(
@@ -168,7 +174,7 @@ def _shard(root: Path, frames: int) -> FrameWriter:
 
 def _cropped(plan: crop.CropPlan) -> Iterator[tuple[int, float, UInt8]]:
     """Index, time and protocol picture of the planned part of one file."""
-    for index, time_s, rgb in video.decode(plan.path):
+    for index, time_s, rgb in plan.footage.decode():
         if index > plan.last_index:
             return
         if index >= plan.first_index:
@@ -216,12 +222,12 @@ def _first_pass(
     return Sequence(np.array(ids), np.array(times), np.array(files), landmarks), durations
 
 
-def _check_usable(sequence: Sequence, videos: list[Path], notes: list[str]) -> None:
+def _check_usable(sequence: Sequence, footage: list[Footage], notes: list[str]) -> None:
     """Raises unless a face was seen long enough; notes the frames without one."""
     found = sequence.landmarks.found.numpy()
     step = float(np.median(np.diff(sequence.time_s))) if len(found) > 1 else 0.0
     usable_s = float(found.sum()) * step
-    names = ", ".join(str(v) for v in videos)
+    names = ", ".join(str(f.path) for f in footage)
     if usable_s < MIN_USABLE_S:
         raise InputError(
             f"{names}: a face is visible for {usable_s:.1f} s only, at least {MIN_USABLE_S:.0f} s "
@@ -250,14 +256,15 @@ def _second_pass(
 
 
 def _speech(
-    meta: dict[str, Any], root: Path, sequence: Sequence, options: IngestOptions, reporter: Reporter
-) -> dict[str, Any]:
+    footage: list[Footage], meta: dict[str, Any], root: Path, sequence: Sequence,
+    options: IngestOptions, reporter: Reporter,
+) -> dict[str, Any]:  # fmt: skip
     """Sound on the clip's clock with its offset corrected, and its features."""
     done = root / "speech.json"
     if done.exists():
         loaded: dict[str, Any] = json.loads(done.read_text())
         return loaded
-    samples = _sound(meta["sources"])
+    samples = joined_sound(footage, [source["duration_s"] for source in meta["sources"]])
     result: dict[str, Any] = {
         "av_offset_ms": None,
         "av_offset_confidence": None,
@@ -294,21 +301,6 @@ def _speech(
     return result
 
 
-def _sound(sources: list[dict[str, Any]]) -> NDArray[np.float32] | None:
-    """Sound of all files, each padded or cut to its picture's length; None if there is none."""
-    parts: list[NDArray[np.float32]] = []
-    heard = False
-    for source in sources:
-        length = round(source["duration_s"] * SAMPLE_RATE)
-        path = Path(source["path"])
-        part = np.zeros(0, np.float32)
-        if video.probe(path).has_audio:
-            part = audio.load(path)
-            heard = heard or not audio.is_silent(part)
-        parts.append(np.pad(part[:length], (0, max(0, length - len(part)))))
-    return np.concatenate(parts) if heard else None
-
-
 def _shifted(samples: NDArray[np.float32], late_s: float) -> NDArray[np.float32]:
     """Sound that came ``late_s`` too late, moved to its place; the length stays."""
     shift = round(late_s * SAMPLE_RATE)
@@ -320,11 +312,14 @@ def _shifted(samples: NDArray[np.float32], late_s: float) -> NDArray[np.float32]
     return moved
 
 
-def _label(root: Path, sequence: Sequence, stored: NDArray[np.int64], reporter: Reporter) -> None:
-    """The label plane of every kept frame."""
+def _label(
+    root: Path, meta: dict[str, Any], sequence: Sequence, stored: NDArray[np.int64],
+    folder: PictureFolder | None, reporter: Reporter,
+) -> None:  # fmt: skip
+    """The label plane of every kept frame, by the masks of a prepared folder where it has them."""
     if (root / "regions.bin.json").exists():
         return
-    frames = FrameStore(root / "frames.bin")
+    frames, box = FrameStore(root / "frames.bin"), meta["sources"][0]["crop"]
     points = sequence.landmarks.points.numpy()
     rows = np.flatnonzero(stored >= 0)
     size = (PROTOCOL_SIZE, PROTOCOL_SIZE)
@@ -336,7 +331,9 @@ def _label(root: Path, sequence: Sequence, stored: NDArray[np.int64], reporter: 
         for done, row in enumerate(rows):
             picture = frames[int(stored[row])]
             if np.isfinite(points[row, 0, 0]):
-                labels = label_plane(picture, matte.matte(picture), points[row])
+                person = ingest_folder.person(folder, box, int(sequence.frame_ids[row]))
+                person = matte.matte(picture) if person is None else person
+                labels = label_plane(picture, person, points[row])
             else:
                 labels = np.zeros(size, np.uint8)  # skipped by the fit; keeps the shards parallel
             writer.append(labels)
@@ -345,7 +342,7 @@ def _label(root: Path, sequence: Sequence, stored: NDArray[np.int64], reporter: 
 
 def _finish(
     root: Path, meta: dict[str, Any], sequence: Sequence, stored: NDArray[np.int64], track: Track,
-    reporter: Reporter,
+    folder: PictureFolder | None, reporter: Reporter,
 ) -> None:  # fmt: skip
     """Track file, plates and the clip's description."""
     rows = np.searchsorted(sequence.frame_ids, track.frame_ids.numpy())
@@ -357,7 +354,7 @@ def _finish(
     )  # fmt: skip
     save_track(root / "track.safetensors", track, landmarks, stored[rows])
     frames, regions = FrameStore(root / "frames.bin"), FrameStore(root / "regions.bin")
-    train, _ = split_rows(track.time_s.numpy(), stored[rows])
+    train, _ = split_rows(track.time_s.numpy(), stored[rows], meta.get("test_from_s"))
     meta["plate_unseen"] = []
     for file in range(len(track.cameras)):
         mine = train[track.file_index.numpy()[train] == file]
@@ -366,13 +363,15 @@ def _finish(
             mine = mine[stored[rows][mine] >= 0]
         picks = mine[np.linspace(0, len(mine) - 1, min(PLATE_FRAMES, len(mine))).astype(int)]
         positions = [int(stored[rows][row]) for row in picks]
-        plate, unseen = background_plate((frames[i], regions[i]) for i in positions)
+        given = ingest_folder.plate(folder, meta["sources"][file]["crop"])
+        plate, unseen = given or background_plate((frames[i], regions[i]) for i in positions)
         write_bytes_atomic(root / f"plate{file}.png", encode_png(plate))
         meta["plate_unseen"].append(round(unseen, 4))
     meta["provider"] = track.face.provider
     meta["focal_sigma"] = track.focal_sigma
-    files = track.file_index.numpy()
-    cuts = [i for i in jump_cuts(track.head_pose) if files[i] == files[i - 1]]
+    pauses = np.diff(track.time_s.numpy(), prepend=0.0) > MAX_PAUSE_S
+    pauses |= np.diff(track.file_index.numpy(), prepend=0) != 0
+    cuts = [i for i in jump_cuts(track.head_pose) if not pauses[i]]
     if cuts:
         seconds = ", ".join(f"{float(track.time_s[i]):.1f}" for i in cuts[:8])
         meta["notes"].append(

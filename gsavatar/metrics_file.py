@@ -28,6 +28,13 @@ EXPRESSION = "test_expression"
 FILE = "metrics.json"
 
 
+def split_words(test_from_s: float | None) -> str:
+    """How a clip is divided: by this project's rule, or as the footage came."""
+    if test_from_s is None:
+        return SPLIT
+    return f"as the folder states it: test from {test_from_s:g} s on, 0.5 s before it dropped"
+
+
 def skeleton() -> dict[str, Any]:
     """A ``metrics.json`` with every key and no number."""
     blank: dict[str, Any] = dict.fromkeys(TEST_KEYS)

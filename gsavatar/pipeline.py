@@ -7,7 +7,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -23,6 +23,7 @@ from gsavatar.clip import Clip
 from gsavatar.config import Settings
 from gsavatar.errors import InputError
 from gsavatar.evaluate import evaluate
+from gsavatar.footage import Footage, as_footage
 from gsavatar.frames import write_text_atomic
 from gsavatar.idle import jump_cuts
 from gsavatar.ingest import IngestOptions, ingest
@@ -55,9 +56,10 @@ class FitResult:
 
 
 def fit(
-    videos: list[Path], run: Path, settings: Settings, options: IngestOptions, reporter: Reporter
-) -> FitResult:
-    """Everything from video files to ``run/NAME.gsavatar``, metrics and report.
+    videos: Sequence[Path | Footage], run: Path, settings: Settings, options: IngestOptions,
+    reporter: Reporter,
+) -> FitResult:  # fmt: skip
+    """Everything from videos or a prepared folder to ``run/NAME.gsavatar``, metrics and report.
 
     Continues whatever an earlier call in the same folder left. Raises ``InputError`` when the
     footage cannot be used or ``run`` was made from other files or settings.
@@ -66,7 +68,7 @@ def fit(
     clip = ingest(videos, run / "clip", options, clock)
     if len(clip.train_rows) < 10:
         raise InputError(
-            f"{videos[0]}: only {len(clip.train_rows)} training frames are left; "
+            f"{as_footage(videos[0]).path}: only {len(clip.train_rows)} training frames are left; "
             "give a longer clip."
         )
     name = avatar_name(run)
@@ -95,7 +97,9 @@ def fit(
     return FitResult(path, report, metrics, speech is not None)
 
 
-def track(videos: list[Path], run: Path, options: IngestOptions, reporter: Reporter) -> Path:
+def track(
+    videos: Sequence[Path | Footage], run: Path, options: IngestOptions, reporter: Reporter
+) -> Path:
     """The clip folder of some footage and its tracked performance as ``run/curves.json``.
 
     Raises ``InputError`` when the footage cannot be used.

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gsavatar import crop, tracking, video
+from gsavatar import crop, tracking
 from gsavatar.landmarks import FaceLandmarker
 from gsavatar.package import Package
 from gsavatar.progress import Progress, Reporter
@@ -36,7 +36,7 @@ def _landmarks(plan: crop.CropPlan, progress: Progress) -> tuple[Landmarks, torc
     points, times = [], []
     scores: list[np.ndarray | None] = []
     with FaceLandmarker() as landmarker:
-        for index, time_s, rgb in video.decode(plan.path):
+        for index, time_s, rgb in plan.footage.decode():
             if index > plan.last_index:
                 break
             if index < plan.first_index:

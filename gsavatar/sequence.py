@@ -25,7 +25,7 @@ class Sequence:
     landmarks: Landmarks
 
 
-def choose_frames(sequence: Sequence) -> NDArray[np.int64]:
+def choose_frames(sequence: Sequence, test_from_s: float | None = None) -> NDArray[np.int64]:
     """Position in the shard of each kept frame, -1 for the others.
 
     The test part is kept whole (up to its limit); the training part by variety of head position,
@@ -33,7 +33,7 @@ def choose_frames(sequence: Sequence) -> NDArray[np.int64]:
     """
     points = sequence.landmarks.points
     everything = np.zeros(len(sequence.time_s), dtype=np.int64)
-    train, test = split_rows(sequence.time_s, everything)
+    train, test = split_rows(sequence.time_s, everything, test_from_s)
     found = sequence.landmarks.found.numpy()
     train = train[found[train]]
     nose, left, right = points[:, 1], points[:, 234], points[:, 454]

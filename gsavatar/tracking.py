@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gsavatar import geometry, tracking_shape, tracking_skin
+from gsavatar import geometry, tracking_known, tracking_shape, tracking_skin
 from gsavatar.errors import InputError
 from gsavatar.morphable import FITTED_POINTS, Floats, Ints, choose_provider
 from gsavatar.tracking_bundle import Bundle, adjust, locate_all
@@ -37,7 +37,7 @@ from gsavatar.tracking_solve import (
     refine_poses,
     steadied,
 )
-from gsavatar.types import PROTOCOL_SIZE, Camera, Curves, FittedFace, Landmarks, Track
+from gsavatar.types import PROTOCOL_SIZE, Camera, Curves, FittedFace, KnownPoses, Landmarks, Track
 
 log = logging.getLogger("gsavatar")
 
@@ -76,18 +76,21 @@ def fit_track(
     landmarks: Landmarks, time_s: Tensor, file_index: Tensor, frame_ids: Tensor, *,
     provider: str = "auto", model_file: Path | None = None, focal_px: float | None = None,
     image_size: int = PROTOCOL_SIZE, principal_point: tuple[float, float] | None = None,
-    pictures: Pictures | None = None, progress: Progress | None = None,
+    pictures: Pictures | None = None, known: KnownPoses | None = None,
+    progress: Progress | None = None,
 ) -> Track:  # fmt: skip
     """The fit of one person over a clip; frames without landmarks are left out, ids are kept.
 
     ``pictures`` gives the RGB picture of a landmark row, or None for a row without one; with it the
     head's path follows the optical flow of rigid skin, without it a smoothed path of landmarks.
-    ``model_file`` is the file of a provider that reads the user's own. Raises ``InputError`` if
-    fewer than two frames show a face or that file cannot serve, and ``ValueError`` for an unknown
-    ``provider``.
+    ``model_file`` is the file of a provider that reads the user's own. ``known`` poses are followed
+    as they are, and frames without one left out. Raises ``InputError`` if fewer than two frames
+    show a face, that file cannot serve or known poses do not fit the pictures, and ``ValueError``
+    for an unknown ``provider``.
     """
     tell = progress or (lambda done, total: None)
-    footage = _usable(landmarks, time_s, file_index)
+    posed = None if known is None else torch.isin(frame_ids, known.frame_ids)
+    footage = _usable(landmarks, time_s, file_index, posed)
     focal = FOCAL_PRIOR * image_size if focal_px is None else float(focal_px)
     K = geometry.pinhole(focal, image_size, principal_point)
     lens = Lens(focal, float(K[0, 2]), float(K[1, 2]))
@@ -96,20 +99,25 @@ def fit_track(
     model = tracking_shape.load_model(choose_provider(provider), sample.seen_px, lens, model_file)
     fit = tracking_shape.fit_person(model, sample.seen_px, sample.scores, sample.time_s, lens)
     tell(1, STEPS)
-    bundle = _bundle(fit, sample, lens, pictures, focal_known=focal_px is not None)
-    if bundle is not None:
-        lens = bundle.lens
-        K = geometry.pinhole(lens.focal, image_size, (lens.cx, lens.cy))
-        known = sample.at(bundle.rows)
-        fit = tracking_shape.fit_person(
-            model, known.seen_px, known.scores, known.time_s, lens, held=bundle.poses
-        )
-    tell(2, STEPS)
-    poses, coefficients, weight = _all_frames(
-        fit, footage, lens, pictures, bundle, lambda i: tell(2 + i, STEPS)
-    )
-    cameras, head_pose = _rooms(poses, footage.file_index, K, image_size)
     picked = torch.from_numpy(footage.rows)
+    path, bundle = None, None
+    if known is None:
+        bundle = _bundle(fit, sample, lens, pictures, focal_known=focal_px is not None)
+        if bundle is not None:
+            lens = bundle.lens
+            K = geometry.pinhole(lens.focal, image_size, (lens.cx, lens.cy))
+            some = sample.at(bundle.rows)
+            fit = tracking_shape.fit_person(
+                model, some.seen_px, some.scores, some.time_s, lens, held=bundle.poses
+            )
+        tell(2, STEPS)
+        poses, coefficients, weight = _all_frames(
+            fit, footage, lens, pictures, bundle, lambda i: tell(2 + i, STEPS)
+        )
+    else:
+        path = tracking_known.follow(known, frame_ids[picked].numpy(), fit, footage.seen_px, lens)
+        poses, coefficients, weight = _on_path(fit, footage, lens, path.poses)
+    cameras, head_pose = _rooms(poses, footage.file_index, K, image_size)
     track = Track(
         frame_ids=frame_ids[picked].long(),
         time_s=time_s[picked].double(),
@@ -121,6 +129,8 @@ def fit_track(
         face=fit.model.face(fit.vertices),
         focal_sigma=None if bundle is None or focal_px is not None else bundle.focal_sigma,
     )
+    if known is not None and path is not None and known.room_to_cam is not None:
+        track = tracking_known.in_its_room(track, known, path, K)
     tell(STEPS, STEPS)
     return track
 
@@ -162,13 +172,18 @@ def project_mesh(track: Track, row: int) -> Tensor:
     return geometry.project(posed_mesh(track, row), camera.world_to_cam, camera.K)[:, :2]
 
 
-def _usable(landmarks: Landmarks, time_s: Tensor, file_index: Tensor) -> _Footage:
+def _usable(
+    landmarks: Landmarks, time_s: Tensor, file_index: Tensor, posed: Tensor | None
+) -> _Footage:
+    """Frames with landmarks, and with a pose where only ``posed`` [T] ones serve."""
     points = landmarks.points[:, torch.from_numpy(FITTED_POINTS), :2]
     good = landmarks.found & torch.isfinite(points).flatten(1).all(1)
+    good = good if posed is None else good & posed
     rows = torch.nonzero(good)[:, 0]
     if len(rows) < MIN_FRAMES:
+        lack = "show a face" if posed is None else "show a face and have a pose"
         raise InputError(
-            f"only {len(rows)} of {len(good)} frames show a face, at least {MIN_FRAMES} are "
+            f"only {len(rows)} of {len(good)} frames {lack}, at least {MIN_FRAMES} are "
             "needed; film the face larger, from the front, in good light."
         )
     scores = None
@@ -236,6 +251,16 @@ def _all_frames(  # noqa: PLR0917
             poses, fit.rest, fit.shapes, steady, EXPRESSION_WEIGHT, lens, prior
         )
         tell(1 + step)
+    return poses, coefficients, _weights(fit, poses, coefficients, steady, lens)
+
+
+def _on_path(fit: Fit, footage: _Footage, lens: Lens, poses: Poses) -> tuple[Poses, Floats, Floats]:
+    """Poses as given, and the coefficients [T, K] and weights [T] of every frame on them."""
+    prior = expression_prior(fit.model.names, footage.scores, fit.score_rest, footage.time_s)
+    steady, _ = steadied(poses, fit.rest[None], footage.seen_px, fit.rigid_weight, lens)
+    coefficients = fit_expressions(
+        poses, fit.rest, fit.shapes, steady, EXPRESSION_WEIGHT, lens, prior
+    )
     return poses, coefficients, _weights(fit, poses, coefficients, steady, lens)
 
 

@@ -187,6 +187,19 @@ class Track:
     focal_sigma: float | None = None  # of the focal length over itself; None where it was assumed
 
 
+@dataclass(frozen=True)
+class KnownPoses:
+    """Where a head was in some frames, known before any fit; OpenCV cameras, of any head frame.
+
+    With ``room_to_cam`` the head frame is this project's own and the unit the metre; without it the
+    head frame may be any other, turned, shifted and scaled.
+    """
+
+    frame_ids: Tensor  # [P] int64, ascending
+    head_to_cam: Tensor  # [P, 4, 4] float64
+    room_to_cam: Tensor | None = None  # [4, 4] float64
+
+
 ARKIT_NAMES: tuple[str, ...] = (
     "_neutral", "browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft",
     "browOuterUpRight", "cheekPuff", "cheekSquintLeft", "cheekSquintRight", "eyeBlinkLeft",

@@ -17,6 +17,7 @@ from gsavatar import cli, crop, ingest, video
 from gsavatar.clip import Clip
 from gsavatar.errors import InputError
 from gsavatar.film_sinks import write_wav
+from gsavatar.footage import VideoFile, joined_sound
 from gsavatar.frames import FrameWriter, decode_png
 from gsavatar.ingest import IngestOptions
 from gsavatar.progress import Progress, SilentReporter
@@ -216,7 +217,7 @@ def test_a_silent_track_is_no_sound(tmp_path: Path, head: Pictures) -> None:
     heard = {}
     for name, sound in sounds.items():
         path = movie(tmp_path / name, head, sound=sound)
-        heard[name] = ingest._sound([{"path": str(path), "duration_s": FRAMES / FPS}])
+        heard[name] = joined_sound([VideoFile(path)], [FRAMES / FPS])
     assert heard["silent.mp4"] is None and heard["loud.mp4"] is not None
 
 
