@@ -36,7 +36,7 @@ class Fit:
     """Video files of one person, in any codec, size or rate."""
     out: OptionalPath = None
     """Run folder; by default runs/ and the name of the first file."""
-    preset: Annotated[str | None, _shown("preview|standard|quality|fewshot")] = None
+    preset: Annotated[str | None, _shown("preview|standard|quality|fewshot|talkinggaussian")] = None
     """How much work to spend; preview by default."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train."""

@@ -20,12 +20,14 @@ def render(
     background: Tensor,  # [3] or [H, W, 3]
     *,
     screen_probe: Tensor | None = None,  # [N, 2]
+    extra_channels: Tensor | None = None,  # [N, C]
     backend: str = "auto",
 ) -> Rendering:
     """The picture of one cloud from one camera, over ``background``; differentiable.
 
     Neither may have batch axes (``render_batch`` takes those). The gradient of ``screen_probe``
-    (zeros) is the gradient with respect to the projected means, in pixels.
+    (zeros) is the gradient with respect to the projected means, in pixels. ``extra_channels``
+    are composited over zero into ``extras``.
     """
     colors = view_colors(gaussians, camera)
     return ops.rasterize(
@@ -41,6 +43,7 @@ def render(
         camera.height,
         background,
         screen_probe=screen_probe,
+        extra_channels=extra_channels,
         backend=backend,
     )
 
