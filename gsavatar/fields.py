@@ -2,8 +2,8 @@
 
 A Gaussian's canonical place is looked up in three planes of dense grids at twelve resolutions. A
 small network turns that code, the sound around the instant and, for the face, six controls of the
-upper face into the Gaussian's offsets. Every network on the way is without bias and the last layer
-starts at zero: outside the box nothing moves, and an untrained field is the canonical cloud.
+upper face into the Gaussian's offsets. The last layer starts at zero: an untrained field is the
+canonical cloud. The face's networks have no bias, so outside the box around the head it is still.
 
 The planes are sampled with torch's ``grid_sample``; the same tensors serve every device.
 """

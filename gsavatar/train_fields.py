@@ -7,7 +7,6 @@ colour that could be mistaken for the subject's. ``docs/model.md`` lists what el
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +64,8 @@ ITERATIONS = sum(stage.iterations for stage in STAGES)
 FIELD_RATES = {"grid": 5e-3, "weigh": 2.5e-3}
 FIELD_RATE = 5e-4
 """The paper's learning rates; divided by the root of the factor, and falling to a tenth."""
+MAX_HASTE = 5.0
+"""Most that a short schedule multiplies them by."""
 STRUCTURE, ALPHA, OFFSETS, ATTENTION, SHARE = 0.2, 1e-3, 1e-5, 1e-4, 0.05
 """Weights of 1 - SSIM, of opacity inside and outside the mask, of the offsets' size, of attention
 where there is nothing to heed, and, in fusion, of a branch where another belongs."""
@@ -175,7 +176,7 @@ class FieldRecipe:
                 continue
             if key == "field":
                 rate = FIELD_RATES.get(name.split(".")[2], FIELD_RATE)
-                rates[name] = rate / math.sqrt(self.factor) * 0.1**share
+                rates[name] = rate * min(self.factor**-0.5, MAX_HASTE) * 0.1**share
             else:
                 first, last = RATES[key]
                 rates[name] = first ** (1.0 - share) * last**share
