@@ -69,7 +69,8 @@ MAX_HASTE = 5.0
 STRUCTURE, ALPHA, OFFSETS, ATTENTION, SHARE = 0.2, 1e-3, 1e-5, 1e-4, 0.05
 """Weights of 1 - SSIM, of opacity inside and outside the mask, of the offsets' size, of attention
 where there is nothing to heed, and, in fusion, of a branch where another belongs."""
-ATTENTION_EVERY = 4
+HEED_EVERY = 4
+"""Steps between those on which the two small terms about offsets and attention are taken."""
 FULL_SIZE_FROM = 0.6
 """Share of a branch's motion after which crops of the full frame take the place of small frames."""
 
@@ -217,7 +218,7 @@ class FieldRecipe:
         color = torch.rand(3, generator=state.generator)
         heeds = None
         field = avatar.branches[0].motion
-        if isinstance(field, FieldMotion) and state.step % ATTENTION_EVERY == 0:
+        if isinstance(field, FieldMotion) and state.step % HEED_EVERY == 0:
             code = field.position_code(avatar.branches[0].raw.means)
             heeds = torch.stack([a.norm(dim=-1) for a in field.attention(code)], dim=-1)
         gaussians = avatar(sample.frame.drive)
@@ -230,14 +231,13 @@ class FieldRecipe:
         terms = [
             *_color_terms(rendering.rgb, target, stage.polish), ALPHA * _alpha_term(rendering, mask)
         ]  # fmt: skip
-        if isinstance(field, FieldMotion):
-            terms.append(OFFSETS * _offset_term(avatar, sample))
         if rendering.extras is not None:
+            terms.append(OFFSETS * HEED_EVERY * _offset_term(avatar, sample))
             hair = (sample.frame.regions == int(Region.HAIR)).float()
             to_sound, to_controls = rendering.extras.unbind(-1)
             idle = mean_over(to_sound + to_controls, hair)
             idle = idle + mean_over(to_controls, sample.masks.lips_outline)
-            terms.append(ATTENTION * ATTENTION_EVERY * idle)
+            terms.append(ATTENTION * HEED_EVERY * idle)
         return terms
 
     def _whole(
