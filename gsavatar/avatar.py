@@ -11,7 +11,8 @@ from torch import Tensor
 
 from gsavatar.gaussians import MAX_SCALE_M, MIN_SCALE_M, RawGaussians
 from gsavatar.geometry import matrix_to_quat, quat_multiply, rotvec_to_quat
-from gsavatar.motion import LinearMotion, torso_coefficients
+from gsavatar.hearing import Hearing
+from gsavatar.motion import LinearMotion, Motion, torso_coefficients
 from gsavatar.ops.evaluate_sh import TERMS, sh_basis
 from gsavatar.types import Branch, Drive, Gaussians
 
@@ -24,8 +25,15 @@ class AvatarBranch:
 
     kind: Branch
     raw: RawGaussians
-    motion: LinearMotion
+    motion: Motion
     head_weight: Tensor  # [N], 1 follows the head, 0 stays in the room
+
+    @property
+    def linear(self) -> LinearMotion:
+        """The motion where it is linear. Raises ``TypeError`` for a field."""
+        if not isinstance(self.motion, LinearMotion):
+            raise TypeError(f"the {self.kind.name} branch is moved by a field")
+        return self.motion
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,7 @@ class Avatar:
 
     names: tuple[str, ...]  # K coefficient names that move face and mouth
     branches: tuple[AvatarBranch, ...]
+    hearing: Hearing | None = None  # makes ``Drive.audio``; None where coefficients alone move it
 
     def __call__(self, drive: Drive) -> Gaussians:
         """Posed Gaussians [*B, N, ...]; differentiable in every parameter and in the drive."""
@@ -58,9 +67,10 @@ class Avatar:
     def _pose(branch: AvatarBranch, drive: Drive) -> Gaussians:
         raw = branch.raw
         of_torso = branch.kind == Branch.TORSO
-        coefficients = torso_coefficients(drive.head_pose) if of_torso else drive.coefficients
-        offsets = branch.motion(coefficients)
-        batch = coefficients.shape[:-1]
+        if of_torso:
+            drive = replace(drive, coefficients=torso_coefficients(drive.head_pose))
+        offsets = branch.motion.offsets(raw.means, drive)
+        batch = drive.coefficients.shape[:-1]
         means = raw.means + offsets.means
         quats = quat_multiply(rotvec_to_quat(offsets.rotvecs), raw.quats)
         scales = (raw.log_scales + offsets.log_scales).exp().clamp(MIN_SCALE_M, MAX_SCALE_M)

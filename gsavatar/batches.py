@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gsavatar.clip import Clip
+from gsavatar.hearing import Hearing
 from gsavatar.landmarks import mouth_opening
 from gsavatar.losses import RegionMasks
 from gsavatar.render import crop_camera
@@ -38,11 +39,15 @@ class Sample:
 
 
 class Batches:
-    """Samples of a clip's training part; every random choice comes from the caller's generator."""
+    """Samples of a clip's training part; every random choice comes from the caller's generator.
 
-    def __init__(self, clip: Clip, size: int) -> None:
+    With a ``hearing`` the samples' drives hold the sound as well.
+    """
+
+    def __init__(self, clip: Clip, size: int, hearing: Hearing | None = None) -> None:
         self.clip = clip
         self.size = size
+        self.hearing = hearing
         rows = clip.train_rows
         picks = np.linspace(0, len(rows) - 1, VALIDATION_FRAMES + 2).round().astype(int)[1:-1]
         held = np.unique(picks) if len(rows) >= 10 * VALIDATION_FRAMES else picks[:0]
@@ -56,10 +61,22 @@ class Batches:
     def draw(self, generator: torch.Generator, *, full_size: bool) -> Sample:
         """A random training sample: the whole frame at ``size``, or, with ``full_size``, a crop of
         ``size`` pixels from the full frame around the head."""
-        row = self._pick(generator)
+        return self.at(self._pick(generator), generator, full_size=full_size)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Rows of the clip that may be drawn."""
+        return self._rows
+
+    def at(self, row: int, generator: torch.Generator, *, full_size: bool) -> Sample:
+        """The sample ``draw`` makes of a row."""
         if not full_size or self.size >= PROTOCOL_SIZE:
             return self._sample(row, self.size, None)
         return self._sample(row, PROTOCOL_SIZE, self._crop(row, generator))
+
+    def box_at(self, row: int, box: Box) -> Sample:
+        """A box (top, left, bottom, right) of a row's full frame."""
+        return self._sample(row, PROTOCOL_SIZE, box)
 
     def validation(self) -> Iterator[Sample]:
         """Whole frames of the training part that are never drawn: for choices and the curve."""
@@ -125,9 +142,16 @@ class Batches:
             lips=torch.tensor(lips),
             weight=track.weight[row],
             camera=camera,
-            drive=Drive(track.coefficients[row], track.head_pose[row]),
+            drive=Drive(track.coefficients[row], track.head_pose[row], self._heard(row)),
         )
         return Sample(frame, background, RegionMasks.of(regions), _lip_box(frame))
+
+    def _heard(self, row: int) -> Tensor | None:
+        """The sound around a row's instant [L, C]; None where nothing hears it."""
+        features = self.clip.features
+        if self.hearing is None or features is None:
+            return None
+        return self.hearing(features, self.clip.time_s[row : row + 1].numpy())[0]
 
     def _background(self, file: int, size: int) -> Tensor:
         """The plate of a file at a size; kept, for there are few of them."""

@@ -173,7 +173,10 @@ def _evaluate(options: Evaluate) -> None:
             )  # fmt: skip
         report = write_report(run)
     part = "test" if options.drive == "audio" else "test_expression"
-    for name, value in metrics.get(part, {}).items():
+    shown = dict(metrics.get(part, {}))
+    if options.composite == "pasted":
+        shown |= {f"pasted {key}": value for key, value in metrics["test_pasted"].items()}
+    for name, value in shown.items():
         _say(f"{name:<24}{'-' if value is None else format(value, '.4g')}")
     _say(f"report  {report}")
 

@@ -43,7 +43,7 @@ class Fit:
     sound, lens, background and split are taken too."""
     out: OptionalPath = None
     """Run folder; by default runs/ and the name of the first file."""
-    preset: Annotated[str | None, _shown("preview|standard|quality|fewshot")] = None
+    preset: Annotated[str | None, _shown("preview|standard|quality|fewshot|talkinggaussian")] = None
     """How much work to spend; preview by default."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train."""

@@ -22,8 +22,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PRESETS = ("preview", "standard", "quality", "fewshot")
-PLANNED_PRESETS = ("talkinggaussian",)
+PRESETS = ("preview", "standard", "quality", "fewshot", "talkinggaussian")
 
 T = TypeVar("T")
 
@@ -48,6 +47,8 @@ class ClipSettings:
 class TrainSettings:
     """What training does; the stages' shares and learning rates are tables in ``train``."""
 
+    model: str = "linear"
+    """What moves the head: linear for our own model, field for TalkingGaussian's."""
     size: int = 256
     """Side of the training pictures in pixels."""
     steps: int = 4000
@@ -66,6 +67,7 @@ class TrainSettings:
     validate_every: int = 500
     seed: int = 0
     weights: LossWeights = field(default_factory=LossWeights)
+    """Weights of the linear model's terms; the field's are TalkingGaussian's (``train_fields``)."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ RANGES: dict[str, tuple[float, float]] = {
 CHOICES = {
     "clip.provider": ("auto", "ict", "clip", "flame", "bfm"),
     "clip.poses": ("track", "folder"),
+    "train.model": ("linear", "field"),
 }
 
 
@@ -103,11 +106,6 @@ def load_preset(name: str, overrides: Mapping[str, Any] | None = None) -> Settin
 
     Raises ``InputError`` for a preset or a key that does not exist and for a value out of range.
     """
-    if name in PLANNED_PRESETS:
-        raise InputError(
-            f"--preset {name}: this baseline is planned and not available yet; "
-            f"choose one of {', '.join(PRESETS)}."
-        )
     if name not in PRESETS:
         raise InputError(f"--preset {name}: no such preset; choose one of {', '.join(PRESETS)}.")
     text = resources.files("gsavatar.configs").joinpath(f"{name}.toml").read_text("utf-8")

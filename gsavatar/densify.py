@@ -74,7 +74,8 @@ def apply_round(adam: RowAdam, branch: str, change: RowChange, generator: torch.
     shape. A small one is cloned in place with the opacity shared between the two.
     """
     kept, parents = change.kept, change.parents
-    params = {k: adam.params[f"{branch}.{k}"] for k in BRANCH_AXES}
+    axes = {k: axis for k, axis in BRANCH_AXES.items() if f"{branch}.{k}" in adam.params}
+    params = {k: adam.params[f"{branch}.{k}"] for k in axes}
     scales = params["log_scales"].exp()
     large = scales.amax(-1) > SPLIT_SCALE_M
     is_parent = torch.zeros(len(scales), dtype=torch.bool)
@@ -89,7 +90,7 @@ def apply_round(adam: RowAdam, branch: str, change: RowChange, generator: torch.
     shift = _rotate(params["raw_quats"][parents], noise * scales[parents])
     children = params["means"][parents] + shift
     changed = {**params, "log_scales": log_scales, "raw_opacities": raw_opacities}
-    for key, axis in BRANCH_AXES.items():
+    for key, axis in axes.items():
         new = changed[key].index_select(axis, parents) if key != "means" else children
         value = torch.cat((changed[key].index_select(axis, kept), new), dim=axis)
         adam.replace(f"{branch}.{key}", value, kept, axis)
@@ -98,7 +99,7 @@ def apply_round(adam: RowAdam, branch: str, change: RowChange, generator: torch.
 BRANCH_AXES = {
     "means": 0, "raw_quats": 0, "log_scales": 0, "raw_opacities": 0, "sh": 0, "basis": 1,
 }  # fmt: skip
-"""A branch's trainable tensors and the axis that counts its Gaussians."""
+"""A branch's trainable tensors and the axis that counts its Gaussians; a field has no basis."""
 
 
 def _rotate(quats: Tensor, vectors: Tensor) -> Tensor:

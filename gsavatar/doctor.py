@@ -147,9 +147,10 @@ def _optional() -> list[Finding]:
         else:
             findings.append(Finding(distribution, State.NOTE, f"{version}, not used: {unused}"))
     if importlib.util.find_spec("tinycudann") is None:
-        text = "not installed (optional; is on no package index, needs a GPU)"
+        text = "not installed, not needed: the tri-plane of talkinggaussian runs in torch"
         return [*findings, Finding("tinycudann", State.NOTE, text)]
-    return [*findings, Finding("tinycudann", State.GOOD, "installed")]
+    text = "installed, not used: the tri-plane of talkinggaussian runs in torch"
+    return [*findings, Finding("tinycudann", State.NOTE, text)]
 
 
 def _models() -> list[Finding]:

@@ -8,7 +8,7 @@ everything that is about speech is null.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,11 @@ def evaluate(
     package = load_package(avatar)
     if len(clip.test_rows) == 0:
         raise InputError(f"{run_dir}: the clip has no test frames; fit a longer video.")
+    if drive == "expression" and package.avatar.hearing is not None:
+        raise InputError(
+            f"{run_dir}: --drive expression cannot move a talkinggaussian fit, whose mouth follows "
+            "sound alone; leave it away."
+        )
     silent = clip.features is None or package.speech is None
     primary = silent or drive == "audio"
     job = _Job(clip, package, "expression" if silent else drive, primary)
@@ -160,25 +165,37 @@ class _Job:
             OURS: self._painter(values),
             "mean_frame": baselines.mean_frame(clip),
             "nearest_pose_frame": baselines.nearest_pose_frame(clip, rows),
-            "still_mouth": self._painter(still),
+            "still_mouth": self._painter(still, speaks=False),
             "previous_frame": baselines.previous_frame(clip, rows),
         }
 
-    def _painter(self, values: Tensor, held_row: int | None = None) -> Painter:
-        """The avatar moved by coefficients [T, K]; its pose is the row's, or that of one row."""
+    def _painter(
+        self, values: Tensor, held_row: int | None = None, *, speaks: bool = True
+    ) -> Painter:
+        """The avatar moved by coefficients [T, K] and, if its motion is a field and it ``speaks``,
+        by the sound; its pose is the row's, or that of one row."""
         clip, rows = self.clip, self.clip.test_rows
         plates = [torch.from_numpy(plate).float() / 255.0 for plate in clip.plates]
+        heard = self._heard()
 
         @torch.no_grad()
         def paint(i: int) -> UInt8:
             row = int(rows[i]) if held_row is None else held_row
-            drive = Drive(values[i], clip.track.head_pose[row])
+            drive = Drive(values[i], clip.track.head_pose[row], heard[i] if speaks else None)
             plate = plates[int(clip.track.file_index[row])]
             rendering = render(self.package.avatar(drive), clip.camera(row), plate)
             picture: UInt8 = to_uint8(rendering.rgb).numpy()
             return picture
 
         return paint
+
+    def _heard(self) -> Sequence[Tensor | None]:
+        """The sound of every test frame as a field hears it; None where nothing does."""
+        hearing, features = self.package.avatar.hearing, self.clip.features
+        rows = self.clip.test_rows
+        if hearing is None or features is None:
+            return [None] * len(rows)
+        return list(hearing(features, self.clip.time_s.numpy()[rows]))
 
     def _held(self, values: Tensor) -> NDArray[np.float64]:
         """Jerks of the head while only the mouth speaks: pose and upper face are held."""

@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -107,7 +107,8 @@ def render_film(
             if curve_sink is not None:
                 curve_sink.append(piece)
             for row in range(len(piece.time_s)):
-                drive_now = Drive(piece.values[row], piece.head_pose[row])
+                heard = None if piece.audio is None else piece.audio[row]
+                drive_now = Drive(piece.values[row], piece.head_pose[row], heard)
                 sink.write(picture(package, drive_now, view(done / played.fps), behind))
                 done += 1
                 progress(done, played.frames)
@@ -144,6 +145,12 @@ def perform(
     package: Package, source: Source, sound: Sound | None, fps: float | None, reporter: Reporter
 ) -> Playing:
     """What to play. Raises ``InputError`` if the source cannot move this avatar."""
+    if package.avatar.hearing is not None and (source.curves or source.drive) is not None:
+        option = "--curves" if source.curves is not None else "--drive"
+        raise InputError(
+            f"{option} cannot move this avatar: it is a talkinggaussian fit, whose mouth follows "
+            "sound alone; give --audio, or fit the video with another preset."
+        )
     if source.curves is not None:
         curves = retarget(performance.load_curves(source.curves), package, source.curves)
         return _playing(curves, fps if fps is not None else frame_rate(curves.time_s.numpy()))
@@ -170,7 +177,8 @@ def performer(package: Package, rate: float) -> Performer:
             "--curves or --drive, or fit it again from a video with sound."
         )
     idle = IdlePath(package.idle)
-    return Performer(package.speech, idle, package.names, rate, package.rest)
+    hearing = package.avatar.hearing
+    return Performer(package.speech, idle, package.names, rate, package.rest, hearing)
 
 
 def _spoken(stream: SpeechStream, sound: Sound, package: Package) -> Iterator[Curves]:
@@ -190,7 +198,7 @@ def within_limits(curves: Curves, package: Package) -> Curves:
     spoken = torch.tensor([not is_upper_face(name) for name in curves.names])
     clamped = curves.values.clamp(low - margin, high + margin)
     values = torch.where(spoken, clamped, curves.values)
-    return Curves(curves.names, curves.time_s, values, curves.head_pose)
+    return replace(curves, values=values)
 
 
 def retarget(curves: Curves, package: Package, path: Path) -> Curves:

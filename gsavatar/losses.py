@@ -110,10 +110,10 @@ def frame_terms(rendering: Rendering, image: Tensor, masks: RegionMasks) -> dict
     return {
         "color": (error * masks.color_weight).sum() / masks.color_weight.sum(),
         "structure": 1.0 - ops.ssim(rendering.rgb, image, None),
-        "face_off_mouth": _mean_over(share[..., Branch.FACE], masks.inner_mouth),
-        "mouth_off_face": _mean_over(share[..., Branch.MOUTH], 1.0 - masks.lips_outline),
-        "torso_off_head": _mean_over(share[..., Branch.TORSO], masks.head),
-        "matte": _mean_over(alpha, masks.background) + _mean_over(1.0 - alpha, masks.person),
+        "face_off_mouth": mean_over(share[..., Branch.FACE], masks.inner_mouth),
+        "mouth_off_face": mean_over(share[..., Branch.MOUTH], 1.0 - masks.lips_outline),
+        "torso_off_head": mean_over(share[..., Branch.TORSO], masks.head),
+        "matte": mean_over(alpha, masks.background) + mean_over(1.0 - alpha, masks.person),
     }
 
 
@@ -125,8 +125,8 @@ def mouth_terms(rendering: Rendering, image: Tensor, masks: RegionMasks) -> dict
     """
     error = (rendering.rgb - image).abs().mean(-1)
     return {
-        "mouth_color": _mean_over(error, masks.inner_mouth),
-        "mouth_fill": _mean_over(1.0 - rendering.alpha[..., 0], masks.lips_outline),
+        "mouth_color": mean_over(error, masks.inner_mouth),
+        "mouth_fill": mean_over(1.0 - rendering.alpha[..., 0], masks.lips_outline),
     }
 
 
@@ -136,12 +136,12 @@ def surround_terms(rendering: Rendering, view: CoarseView) -> dict[str, Tensor]:
     share = rendering.branch_alpha
     leak = 1.0 - share[..., Branch.FACE] + share[..., Branch.MOUTH]
     return {
-        "surround_color": _mean_over(error, view.covered),
-        "surround_fill": _mean_over(leak, view.covered),
+        "surround_color": mean_over(error, view.covered),
+        "surround_fill": mean_over(leak, view.covered),
     }
 
 
-def _mean_over(value: Tensor, mask: Tensor) -> Tensor:
+def mean_over(value: Tensor, mask: Tensor) -> Tensor:
     """Mean of ``value`` under ``mask``; zero, never NaN, where the mask is empty."""
     return (value * mask).sum() / mask.sum().clamp_min(1.0)
 

@@ -1,13 +1,14 @@
-"""Motion that is linear in named coefficients: offset of a Gaussian = sum_k c_k B_k."""
+"""What moves Gaussians, and the motion that is linear in named coefficients: sum_k c_k B_k."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from gsavatar.types import Offsets
+from gsavatar.types import Drive, Offsets
 
 TORSO_NAMES = ("poseRx", "poseRy", "poseRz", "poseTx", "poseTy", "poseTz")
 """The torso's own coefficients: the head's displacement from rest, scaled to about one."""
@@ -17,6 +18,14 @@ TRANSLATION_UNIT_M = 0.02
 
 MEANS_UNIT_M = 0.05
 """Length of one unit of the basis' first three columns: one learning rate then suits all nine."""
+
+
+class Motion(Protocol):
+    """What moves a branch; ``LinearMotion`` and ``fields.FieldMotion`` are the two ways."""
+
+    def offsets(self, means: Tensor, drive: Drive) -> Offsets:
+        """Offsets of the Gaussians with canonical ``means`` [N, 3], each [*B, N, 3]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,11 @@ class LinearMotion:
         )
         means, rotvecs, log_scales = moved.split(3, dim=-1)
         return Offsets(means * MEANS_UNIT_M, rotvecs, log_scales)
+
+    def offsets(self, means: Tensor, drive: Drive) -> Offsets:
+        """``Motion``: the offsets belong to the Gaussians, wherever their means are."""
+        del means
+        return self(drive.coefficients)
 
 
 @torch.no_grad()

@@ -18,11 +18,14 @@ from torch import Tensor
 
 from gsavatar.avatar import Avatar, AvatarBranch
 from gsavatar.errors import InputError
+from gsavatar.fields import FieldMotion, field_of, layout
 from gsavatar.frames import decode_png, encode_png, write_bytes_atomic
 from gsavatar.gaussians import RawGaussians
-from gsavatar.motion import LinearMotion
+from gsavatar.hearing import Hearing
+from gsavatar.motion import TORSO_NAMES, LinearMotion, Motion
 from gsavatar.ops.evaluate_sh import TERMS
 from gsavatar.speech import SpeechMotion
+from gsavatar.speech_features import ENCODERS
 from gsavatar.types import PROTOCOL_SIZE, Branch, Camera, Curves
 
 FORMAT = "gsavatar"
@@ -35,6 +38,8 @@ MEMBERS = {
 MAX_GAUSSIANS = 1_000_000
 MAX_COEFFICIENTS = 64
 MAX_COORDINATE_M = 100.0
+MAX_WEIGHT = 1e4
+MAX_CHANNELS = 4096
 RAW_KEYS = ("means", "raw_quats", "log_scales", "raw_opacities", "sh")
 
 
@@ -104,9 +109,14 @@ def _flatten(package: Package) -> tuple[dict[str, Tensor], dict[str, Any]]:
         prefix = branch.kind.name
         for key, value in branch.raw.parameters().items():
             tensors[f"{prefix}.{key}"] = value
-        tensors[f"{prefix}.basis"] = branch.motion.basis
-        tensors[f"{prefix}.seed"] = branch.motion.seed
+        tensors |= {f"{prefix}.{key}": value for key, value in _of_motion(branch.motion).items()}
         tensors[f"{prefix}.head_weight"] = branch.head_weight
+    hearing = package.avatar.hearing
+    if hearing is not None:
+        tensors |= {
+            "hearing.means": hearing.means, "hearing.components": hearing.components,
+            "hearing.silence": hearing.silence,
+        }  # fmt: skip
     speech: dict[str, Any] | None = None
     if package.speech is not None:
         speech_tensors, speech = package.speech.state()
@@ -114,9 +124,20 @@ def _flatten(package: Package) -> tuple[dict[str, Tensor], dict[str, Any]]:
     info = {
         "format": FORMAT, "version": VERSION, "names": list(package.names),
         "branches": [b.kind.name for b in package.avatar.branches],
+        "hearing": None if hearing is None else {"encoder": hearing.encoder},
         "blur_px2": 0.3, "antialiased": True, "speech": speech, "card": package.card,
     }  # fmt: skip
     return tensors, info
+
+
+def _of_motion(motion: Motion) -> dict[str, Tensor]:
+    """The tensors of a branch's motion by name."""
+    if isinstance(motion, LinearMotion):
+        return {"basis": motion.basis, "seed": motion.seed}
+    if isinstance(motion, FieldMotion):
+        box = {"field_centre": motion.centre, "field_radius": motion.radius}
+        return box | {f"field.{key}": value for key, value in motion.parameters.items()}
+    raise TypeError(f"a motion of type {type(motion).__name__} has no place in a file")
 
 
 def _read_members(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], np.ndarray]:
@@ -183,7 +204,8 @@ def _build(info: dict[str, Any], tensors: dict[str, Tensor], plate: np.ndarray) 
         raise ValueError(f"plate of shape {plate.shape}")
     checked = _Checked(tensors)
     k = len(names)
-    branches = tuple(_branch(checked, kind, k) for kind in Branch)
+    hearing = _hearing(checked, info.get("hearing"))
+    branches = tuple(_branch(checked, kind, tuple(names), hearing) for kind in Branch)
     idle = Curves(
         tuple(names),
         checked.take("idle.time_s", (-1,), 1e7, torch.float64),
@@ -212,19 +234,56 @@ def _build(info: dict[str, Any], tensors: dict[str, Tensor], plate: np.ndarray) 
     if not isinstance(card, dict):
         raise ValueError("card must be an object")
     return Package(
-        Avatar(tuple(names), branches), camera, torch.from_numpy(plate).float() / 255.0, idle,
-        speech, limits, rest, card,
+        Avatar(tuple(names), branches, hearing), camera, torch.from_numpy(plate).float() / 255.0,
+        idle, speech, limits, rest, card,
     )  # fmt: skip
 
 
-def _branch(checked: _Checked, kind: Branch, k: int) -> AvatarBranch:
-    from gsavatar.motion import TORSO_NAMES
+def _hearing(checked: _Checked, info: Any) -> Hearing | None:
+    """How a field hears; None for an avatar that coefficients alone move."""
+    if info is None:
+        return None
+    if not isinstance(info, dict) or info.get("encoder") not in ENCODERS:
+        raise ValueError(f"hearing {info!r}"[:120])
+    components = checked.take("hearing.components", (-1, -1))
+    a, c = components.shape
+    if not 0 < a <= MAX_CHANNELS or not 0 < c <= MAX_CHANNELS:
+        raise ValueError(f"hearing.components of shape {(a, c)}")
+    means = checked.take("hearing.means", (-1, a), MAX_WEIGHT)
+    if not 0 < len(means) <= MAX_CHANNELS:
+        raise ValueError(f"hearing.means of {len(means)} rows")
+    return Hearing(info["encoder"], means, components, checked.take("hearing.silence", (c,)))
 
+
+def _motion(
+    checked: _Checked, kind: Branch, count: int, names: tuple[str, ...], hearing: Hearing | None
+) -> Motion:
+    """A branch's motion: a field for face and mouth of an avatar that hears, else linear."""
+    prefix = kind.name
+    if hearing is not None and kind != Branch.TORSO:
+        parameters = {
+            key: checked.take(f"{prefix}.field.{key}", shape, MAX_WEIGHT)
+            for key, shape in layout(kind, hearing.channels).items()
+        }
+        radius = checked.take(f"{prefix}.field_radius", ())
+        if not float(radius) > 0.0:
+            raise ValueError(f"{prefix}.field_radius is {float(radius):g}, expected more than 0")
+        centre = checked.take(f"{prefix}.field_centre", (3,))
+        return field_of(kind, parameters, centre, radius, names, hearing)
+    columns = len(TORSO_NAMES) if kind == Branch.TORSO else len(names)
+    return LinearMotion(
+        checked.take(f"{prefix}.basis", (columns, count, 9)),
+        checked.take(f"{prefix}.seed", (columns, count, 3)),
+    )
+
+
+def _branch(
+    checked: _Checked, kind: Branch, names: tuple[str, ...], hearing: Hearing | None
+) -> AvatarBranch:
     prefix = kind.name
     count = checked.tensors[f"{prefix}.means"].shape[0]
     if not 0 < count <= MAX_GAUSSIANS:
         raise ValueError(f"{prefix}: {count} Gaussians")
-    columns = len(TORSO_NAMES) if kind == Branch.TORSO else k
     terms = checked.tensors[f"{prefix}.sh"].shape[1]
     if terms not in TERMS:
         raise ValueError(f"{prefix}.sh has {terms} terms")
@@ -235,10 +294,7 @@ def _branch(checked: _Checked, kind: Branch, k: int) -> AvatarBranch:
         checked.take(f"{prefix}.raw_opacities", (count,)),
         checked.take(f"{prefix}.sh", (count, terms, 3)),
     )
-    motion = LinearMotion(
-        checked.take(f"{prefix}.basis", (columns, count, 9)),
-        checked.take(f"{prefix}.seed", (columns, count, 3)),
-    )
+    motion = _motion(checked, kind, count, names, hearing)
     return AvatarBranch(kind, raw, motion, checked.take(f"{prefix}.head_weight", (count,), 1.0))
 
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gsavatar.errors import InputError
+from gsavatar.hearing import Hearing
 from gsavatar.idle import IdlePath
 from gsavatar.speech_encoders import SAMPLE_RATE
 from gsavatar.speech_features import FeatureSource, FeatureStream, SpeechFeatures
@@ -59,6 +60,8 @@ class Performer:
     names: tuple[str, ...]
     fps: float
     rest: Tensor | None = None
+    hearing: Hearing | None = None
+    """Of an avatar whose motion is a field: the curves then hold the sound as well."""
 
     def at_frames(self, source: FeatureSource, first: int, last: int) -> Curves:
         """Frames first ... last - 1 of the performance, frame i at i / fps seconds."""
@@ -73,7 +76,17 @@ class Performer:
                     values[:, column] = played.values[:, known.index(name)]
             elif name in self.motion.names:
                 values[:, column] = mouth[:, self.motion.names.index(name)]
-        return Curves(self.names, time, values, played.head_pose)
+        audio = None if self.hearing is None else self.hearing(source, time)
+        return Curves(self.names, time, values, played.head_pose, audio)
+
+    def reach(self, time_s: float) -> tuple[int, int, int]:
+        """What an instant is made of: the first token read, and the numbers of tokens and of
+        voice rows that must be known."""
+        first, tokens, voice = self.motion.reach(time_s)
+        if self.hearing is None:
+            return first, tokens, voice
+        other_first, other_tokens = self.hearing.reach(time_s)
+        return min(first, other_first), max(tokens, other_tokens), voice
 
     def of(self, features: SpeechFeatures, duration_s: float) -> Curves:
         """The whole performance of a recording whose features are at hand."""
@@ -89,7 +102,8 @@ class SpeechStream:
     """A performance of speech that arrives in pieces; frames leave as soon as they are certain.
 
     The frames are those ``Performer.of`` makes of the whole recording. A frame is certain at the
-    latest 0.3 s after its instant has been heard (0.2 s with log-mel features). Memory does not
+    latest 0.3 s after its instant has been heard (0.2 s with log-mel features, whose fields need
+    0.3 s). Memory does not
     grow with the length of the speech.
     """
 
@@ -113,13 +127,13 @@ class SpeechStream:
         return self._leave(max(self._next, frame_count(duration_s, self._performer.fps)))
 
     def _certain(self, frame: int) -> bool:
-        _, tokens, voice = self._performer.motion.reach(frame / self._performer.fps)
+        _, tokens, voice = self._performer.reach(frame / self._performer.fps)
         return tokens <= self._features.length and voice <= self._features.voice_length
 
     def _leave(self, last: int) -> Curves:
         curves = self._performer.at_frames(self._features, self._next, last)
         self._next = last
-        self._features.forget(self._performer.motion.reach(last / self._performer.fps)[0])
+        self._features.forget(self._performer.reach(last / self._performer.fps)[0])
         return curves
 
 

@@ -17,12 +17,14 @@ def render(
     background: Tensor,  # [3], [H, W, 3] or [*B, H, W, 3]
     *,
     screen_probe: Tensor | None = None,  # [*B, N, 2]
+    extra_channels: Tensor | None = None,  # [*B, N, C]
     backend: str = "auto",
 ) -> Rendering:
     """The picture of a cloud from a camera, over ``background``; differentiable.
 
     Cloud and camera may have batch axes, or one of the two. The gradient of ``screen_probe``
-    (zeros) is the gradient with respect to the projected means, in pixels.
+    (zeros) is the gradient with respect to the projected means, in pixels. ``extra_channels``
+    are composited over zero into ``extras``.
     """
     colors = view_colors(gaussians, camera)
     return ops.rasterize(
@@ -38,6 +40,7 @@ def render(
         camera.height,
         background,
         screen_probe=screen_probe,
+        extra_channels=extra_channels,
         backend=backend,
     )
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,17 +18,23 @@ from gsavatar.avatar import Avatar, AvatarBranch
 from gsavatar.batches import Batches, Sample
 from gsavatar.clip import Clip
 from gsavatar.config import TrainSettings
-from gsavatar.densify import BRANCH_AXES, GradientMeter
-from gsavatar.errors import InputError
+from gsavatar.densify import BRANCH_AXES
 from gsavatar.frames import write_bytes_atomic
-from gsavatar.gaussians import RawGaussians, neighbours
+from gsavatar.gaussians import RawGaussians
 from gsavatar.losses import frame_terms, mouth_terms, size_term, surround_terms, total
 from gsavatar.motion import LinearMotion, regularise
 from gsavatar.optimizer import RowAdam
 from gsavatar.render import crop_camera, render
 from gsavatar.seeding import SeedCounts, seed_avatar
 from gsavatar.surround import Surround
-from gsavatar.train_state import TrainState, load_checkpoint, save_checkpoint
+from gsavatar.train_state import (
+    TrainState,
+    descend,
+    load_checkpoint,
+    measure,
+    reset_growth,
+    save_checkpoint,
+)
 from gsavatar.types import Branch, Gaussians
 
 log = logging.getLogger("gsavatar")
@@ -65,8 +71,28 @@ GROW_EVERY = 100
 MOUTH_EVERY = 2
 SURROUND_EVERY = 4
 REGULARISE_EVERY = 20
-NAN_LIMIT = 3
-NEIGHBOURS = 4
+
+
+class Recipe(Protocol):
+    """How one model trains; the loop, the checkpoints and the curve are the same for all."""
+
+    batches: Batches
+
+    def start(self) -> TrainState:
+        """The state before the first step."""
+        ...
+
+    def avatar(self, state: TrainState) -> Avatar:
+        """The avatar made of the state's parameters (shared, not copied)."""
+        ...
+
+    def step(self, state: TrainState) -> float:
+        """One optimisation step; the loss as a number, NaN if the step was skipped."""
+        ...
+
+    def grow(self, state: TrainState) -> None:
+        """Densifies if it is time, after ``state.step`` has advanced."""
+        ...
 
 
 def train(
@@ -84,26 +110,57 @@ def train(
     after three steps in a row with a loss that is not finite; the last checkpoint stays.
     """
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    batches, surround = Batches(clip, settings.size), Surround(clip)
-    state = load_checkpoint(folder, asdict(settings)) or _start(clip, settings)
+    recipe = _recipe(clip, settings)
+    state = load_checkpoint(folder, asdict(settings)) or recipe.start()
     history = _History(folder / "train_log.jsonl", state.step)
-    names = clip.track.face.names
     while state.step < settings.steps:
-        loss = _step(state, batches, surround, settings)
+        loss = recipe.step(state)
         state.step += 1
-        stage = stage_at(state.step / settings.steps)
-        if stage.grows and state.step % GROW_EVERY == 0:
-            _grow(state, settings)
+        recipe.grow(state)
         if state.step % settings.validate_every == 0 or state.step == settings.steps:
-            psnr = validate(current_avatar(state, names), batches)
+            psnr = validate(recipe.avatar(state), recipe.batches)
             history.add(step=state.step, loss=loss, psnr_val=psnr, gaussians=_count(state))
         if state.step % settings.checkpoint_every == 0 or state.step == settings.steps:
             save_checkpoint(folder, state, asdict(settings))
         if live is not None:
-            live(current_avatar(state, names), state.step)
+            live(recipe.avatar(state), state.step)
         if progress is not None:
             progress(state.step, settings.steps)
-    return current_avatar(state, names)
+    return recipe.avatar(state)
+
+
+def _recipe(clip: Clip, settings: TrainSettings) -> Recipe:
+    """The recipe of the model that the settings name."""
+    if settings.model == "field":
+        from gsavatar.train_fields import FieldRecipe
+
+        return FieldRecipe(clip, settings)
+    return LinearRecipe(clip, settings)
+
+
+class LinearRecipe:
+    """Our own model: motion linear in coefficients, three branches in one pass."""
+
+    def __init__(self, clip: Clip, settings: TrainSettings) -> None:
+        self.clip, self.settings = clip, settings
+        self.batches, self.surround = Batches(clip, settings.size), Surround(clip)
+
+    def start(self) -> TrainState:
+        """``Recipe``."""
+        return _start(self.clip, self.settings)
+
+    def avatar(self, state: TrainState) -> Avatar:
+        """``Recipe``."""
+        return current_avatar(state, self.clip.track.face.names)
+
+    def step(self, state: TrainState) -> float:
+        """``Recipe``."""
+        return _step(state, self.batches, self.surround, self.settings)
+
+    def grow(self, state: TrainState) -> None:
+        """``Recipe``."""
+        if stage_at(state.step / self.settings.steps).grows and state.step % GROW_EVERY == 0:
+            grow(state, self.settings, tuple(Branch))
 
 
 def stage_at(share: float) -> Stage:
@@ -125,25 +182,17 @@ def _start(clip: Clip, settings: TrainSettings) -> TrainState:
     avatar = seed_avatar(clip, counts, settings.sh_degree, generator)
     params: dict[str, Tensor] = {}
     for branch in avatar.branches:
-        tensors = {**branch.raw.parameters(), "basis": branch.motion.basis}
+        tensors = {**branch.raw.parameters(), "basis": branch.linear.basis}
         for key in BRANCH_AXES:
             params[f"{branch.kind.name}.{key}"] = tensors[key].detach().clone().requires_grad_()
     state = TrainState(
         RowAdam(params),
-        {b.kind.name: b.motion.seed for b in avatar.branches},
+        {b.kind.name: b.linear.seed for b in avatar.branches},
         {b.kind.name: b.head_weight for b in avatar.branches},
         generator,
     )
-    _reset_growth(state)
+    reset_growth(state)
     return state
-
-
-def _reset_growth(state: TrainState) -> None:
-    """New meters and neighbourhoods after the rows changed."""
-    for kind in Branch:
-        means = state.adam.params[f"{kind.name}.means"].detach()
-        state.meters[kind.name] = GradientMeter(len(means))
-        state.around[kind.name] = neighbours(means, NEIGHBOURS)[1]
 
 
 def current_avatar(state: TrainState, names: tuple[str, ...]) -> Avatar:
@@ -178,15 +227,9 @@ def _step(
         terms |= surround_terms(render(gaussians, view.camera, torch.zeros(3)), view)
     terms["size"] = size_term(avatar.branches)
     loss = total(terms, settings.weights) * sample.frame.weight
-    state.adam.zero_grad()
-    if torch.isfinite(loss):
-        loss.backward()  # type: ignore[no-untyped-call]
-    grads = [p.grad for p in state.adam.params.values() if p.grad is not None]
-    if not grads or not all(bool(torch.isfinite(g.sum())) for g in grads):
-        _skip(state)
+    if not descend(state, loss):
         return float("nan")
-    state.skipped_in_row = 0
-    _measure(state, avatar, probe)
+    measure(state, avatar, probe)
     by_kind = learning_rates(share, stage)
     kinds = {name: name.split(".")[1] for name in state.adam.params}
     state.adam.step({name: by_kind[kind] for name, kind in kinds.items() if kind in by_kind})
@@ -194,7 +237,7 @@ def _step(
         for branch in avatar.branches:
             around = state.around[branch.kind.name]
             pull, blend = settings.basis_pull, settings.basis_blend
-            regularise(branch.motion, around, REGULARISE_EVERY * pull, REGULARISE_EVERY * blend)
+            regularise(branch.linear, around, REGULARISE_EVERY * pull, REGULARISE_EVERY * blend)
     return float(loss.detach())
 
 
@@ -214,41 +257,21 @@ def _mouth_terms(
     return mouth_terms(rendering, sample.frame.image[top:bottom, left:right], crop)
 
 
-def _skip(state: TrainState) -> None:
-    state.skipped += 1
-    state.skipped_in_row += 1
-    log.warning("step %d skipped: the loss or a gradient is not finite", state.step)
-    if state.skipped_in_row >= NAN_LIMIT:
-        raise InputError(
-            f"training stopped at step {state.step}: {NAN_LIMIT} steps in a row without a finite "
-            "loss; the last checkpoint is kept, continue with --resume or another --seed."
-        )
-
-
-def _measure(state: TrainState, avatar: Avatar, probe: Tensor) -> None:
-    """Adds the screen gradients of this step to every branch's meter."""
-    assert probe.grad is not None
-    start = 0
-    for branch in avatar.branches:
-        end = start + len(branch.raw)
-        state.meters[branch.kind.name].add(probe.grad[start:end])
-        start = end
-
-
-def _grow(state: TrainState, settings: TrainSettings) -> None:
-    """One round of pruning and growing in every branch, within the budget of each."""
+def grow(state: TrainState, settings: TrainSettings, kinds: tuple[Branch, ...]) -> None:
+    """One round of pruning and growing in some branches, within the budget of each."""
     starts = {Branch.FACE: settings.face_init, Branch.MOUTH: settings.mouth_init,
               Branch.TORSO: settings.torso_init}  # fmt: skip
     scale = settings.gaussians_max / sum(starts.values())
-    for kind, start in starts.items():
-        name = kind.name
+    for kind in kinds:
+        name, start = kind.name, starts[kind]
         opacities = state.adam.params[f"{name}.raw_opacities"].detach().sigmoid()
         change = densify.plan_round(state.meters[name].mean(), opacities, budget=int(scale * start))
         rows = torch.cat((change.kept, change.parents))
         densify.apply_round(state.adam, name, change, state.generator)
-        state.seeds[name] = state.seeds[name][:, rows]
+        if name in state.seeds:
+            state.seeds[name] = state.seeds[name][:, rows]
         state.head_weights[name] = state.head_weights[name][rows]
-    _reset_growth(state)
+    reset_growth(state)
 
 
 def _count(state: TrainState) -> int:

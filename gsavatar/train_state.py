@@ -11,13 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gsavatar.avatar import Avatar
 from gsavatar.densify import GradientMeter
 from gsavatar.errors import InputError
 from gsavatar.frames import write_bytes_atomic
+from gsavatar.gaussians import neighbours
 from gsavatar.optimizer import RowAdam
 from gsavatar.types import Branch
 
 log = logging.getLogger("gsavatar")
+
+NAN_LIMIT = 3
+NEIGHBOURS = 4
 
 
 @dataclass
@@ -25,7 +30,7 @@ class TrainState:
     """The only mutable object of training."""
 
     adam: RowAdam
-    seeds: dict[str, Tensor]  # per branch, [K, N, 3]
+    seeds: dict[str, Tensor]  # per branch with a linear motion, [K, N, 3]
     head_weights: dict[str, Tensor]  # per branch, [N]
     generator: torch.Generator
     step: int = 0
@@ -35,13 +40,53 @@ class TrainState:
     around: dict[str, Tensor] = field(default_factory=dict)
 
 
+def reset_growth(state: TrainState) -> None:
+    """New meters and neighbourhoods after the rows changed."""
+    for kind in Branch:
+        means = state.adam.params[f"{kind.name}.means"].detach()
+        state.meters[kind.name] = GradientMeter(len(means))
+        state.around[kind.name] = neighbours(means, NEIGHBOURS)[1]
+
+
+def descend(state: TrainState, loss: Tensor) -> bool:
+    """Fills the gradients of a loss; False, and the step is counted as skipped, if the loss or a
+    gradient is not finite. Raises ``InputError`` at the third such step in a row."""
+    state.adam.zero_grad()
+    if torch.isfinite(loss):
+        loss.backward()  # type: ignore[no-untyped-call]
+    grads = [p.grad for p in state.adam.params.values() if p.grad is not None]
+    if grads and all(bool(torch.isfinite(g.sum())) for g in grads):
+        state.skipped_in_row = 0
+        return True
+    state.skipped += 1
+    state.skipped_in_row += 1
+    log.warning("step %d skipped: the loss or a gradient is not finite", state.step)
+    if state.skipped_in_row >= NAN_LIMIT:
+        raise InputError(
+            f"training stopped at step {state.step}: {NAN_LIMIT} steps in a row without a finite "
+            "loss; the last checkpoint is kept, continue with --resume or another --seed."
+        )
+    return False
+
+
+def measure(state: TrainState, avatar: Avatar, probe: Tensor) -> None:
+    """Adds the screen gradients of this step to the meter of every branch of ``avatar``."""
+    assert probe.grad is not None
+    start = 0
+    for branch in avatar.branches:
+        end = start + len(branch.raw)
+        state.meters[branch.kind.name].add(probe.grad[start:end])
+        start = end
+
+
 def save_checkpoint(folder: Path, state: TrainState, settings: dict[str, Any]) -> None:
     """Writes the whole state atomically and keeps the two newest checkpoints."""
     from safetensors.torch import save
 
     tensors = state.adam.state()
     for kind in Branch:
-        tensors[f"seed.{kind.name}"] = state.seeds[kind.name]
+        if kind.name in state.seeds:
+            tensors[f"seed.{kind.name}"] = state.seeds[kind.name]
         tensors[f"head_weight.{kind.name}"] = state.head_weights[kind.name]
         tensors[f"meter_sum.{kind.name}"] = state.meters[kind.name].sum
         tensors[f"meter_seen.{kind.name}"] = state.meters[kind.name].seen
@@ -82,7 +127,7 @@ def load_checkpoint(folder: Path, settings: dict[str, Any]) -> TrainState | None
         generator.set_state(t["generator"])
         state = TrainState(
             RowAdam.load(t, tuple(info["names"])),
-            {k.name: t[f"seed.{k.name}"] for k in Branch},
+            {k.name: t[f"seed.{k.name}"] for k in Branch if f"seed.{k.name}" in t},
             {k.name: t[f"head_weight.{k.name}"] for k in Branch},
             generator, info["step"], info["skipped"], info["skipped_in_row"],
         )  # fmt: skip

@@ -79,6 +79,7 @@ class Curves:
     time_s: Tensor  # [T] float64
     values: Tensor  # [T, K]
     head_pose: Tensor  # [T, 4, 4], head -> room
+    audio: Tensor | None = None  # [T, L, A], what a field hears; not part of a curve file
 
 
 @dataclass(frozen=True)

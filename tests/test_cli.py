@@ -173,7 +173,7 @@ def test_a_folder_with_other_things_is_refused(
         ((), "no video given"),
         (("gone.mp4",), "gone.mp4"),
         (("me.mp4", "--preset", "best"), "preview"),
-        (("me.mp4", "--preset", "talkinggaussian"), "planned"),
+        (("me.mp4", "--preset", "talkinggausian"), "talkinggaussian"),
         (("me.mp4", "--set", "train.steps"), "KEY=VALUE"),
         (("me.mp4", "--set", "train.stepz=3"), "stepz"),
         (("me.mp4", "--steps", "0"), "train.steps"),
@@ -256,6 +256,28 @@ def test_an_avatar_that_is_not_there(
     told = capsys.readouterr().err
     assert "gone.gsavatar" in told and told.count("\n") == 1
     assert [p.name for p in here.iterdir()] == ["me.mp4"]
+
+
+def test_pasted_numbers_are_printed(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gsavatar import evaluate, report
+
+    (here / "me" / "clip").mkdir(parents=True)
+    (here / "me" / "clip" / "clip.json").write_text("{}")
+    asked: list[str] = []
+
+    def measured(run: Path, **options: Any) -> dict[str, Any]:
+        asked.append(options["composite"])
+        return {"test": {"psnr": 30.5}, "test_pasted": {"psnr": 33.25, "lpips": None}}
+
+    monkeypatch.setattr(evaluate, "evaluate", measured)
+    monkeypatch.setattr(report, "write_report", lambda run: run / "report.html")
+    assert run("evaluate", "me", "--composite", "pasted") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert asked == ["pasted"] and "pasted psnr             33.25" in said
+    assert "psnr                    30.5" in said and "pasted lpips            -" in said
+    assert run("evaluate", "me") == 0 and "pasted" not in capsys.readouterr().out
 
 
 def test_settings_from_words() -> None:

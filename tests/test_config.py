@@ -63,6 +63,7 @@ def test_overrides_replace_single_values() -> None:
         ({"train.weights.color": -1.0}, "must be from 0 to"),
         ({"train.weights.color": float("nan")}, "must be from"),
         ({"clip.provider": "flume"}, "must be one of auto, ict, clip"),
+        ({"train.model": "mesh"}, "must be one of linear, field"),
         ({"train": 3}, "must be a table"),
     ],
 )
@@ -71,13 +72,16 @@ def test_bad_overrides_are_refused(overrides: dict[str, object], words: str) -> 
         load_preset("preview", overrides)
 
 
-@pytest.mark.parametrize(
-    ("name", "words"), [("talkinggaussian", "planned"), ("prewiew", "no such")]
-)
-def test_other_presets_are_refused(name: str, words: str) -> None:
-    with pytest.raises(InputError, match=words) as caught:
-        load_preset(name)
+def test_other_presets_are_refused() -> None:
+    with pytest.raises(InputError, match="no such") as caught:
+        load_preset("prewiew")
     assert "preview" in str(caught.value)
+
+
+def test_the_baseline_is_a_field_of_the_default_size() -> None:
+    baseline, preview = load_preset("talkinggaussian").train, load_preset("preview").train
+    assert (baseline.model, preview.model) == ("field", "linear")
+    assert baseline.gaussians_max == preview.gaussians_max and baseline.size == preview.size
 
 
 @pytest.mark.parametrize(

@@ -476,3 +476,14 @@ def test_an_upload_that_takes_too_long_is_given_up() -> None:
 def test_a_mute_avatar_says_that_it_cannot_be_driven() -> None:
     with pytest.raises(InputError, match="no sound"):
         sound.heard(sound.Sound("a", tone(1.0)), FakePackage(), 1)
+
+
+def test_a_performance_that_was_heard_brings_its_sound() -> None:
+    spoken = replace(curves(1.0), audio=torch.arange(25.0)[:, None, None].expand(25, 30, 2))
+    view = state.ViewState(playback=state.Playback(spoken, started_at=100.0))
+    drive = state.drive_at(view, NAMES, torch.zeros(3), 100.5)
+    assert drive.audio is not None and drive.audio.shape == (30, 2)
+    assert float(drive.audio[0, 0]) == 12.0
+    assert state.drive_at(view, NAMES, torch.zeros(3), 102.0).audio is None
+    silent = state.ViewState(playback=state.Playback(curves(1.0), started_at=100.0))
+    assert state.drive_at(silent, NAMES, torch.zeros(3), 100.5).audio is None

@@ -173,7 +173,11 @@ def turned(yaw_deg: float, pitch_deg: float, roll_deg: float) -> Tensor:
 
 def drive_at(state: ViewState, names: Sequence[str], rest: Tensor, now: float) -> Drive:
     """What moves the avatar at an instant of the server's clock."""
-    return Drive(coefficients_at(state, names, rest, now), head_pose_at(state, now))
+    row = state.playback.row(now) if state.playback is not None else None
+    heard = None
+    if state.playback is not None and row is not None and state.playback.curves.audio is not None:
+        heard = state.playback.curves.audio[row]
+    return Drive(coefficients_at(state, names, rest, now), head_pose_at(state, now), heard)
 
 
 @dataclass(frozen=True)
