@@ -31,6 +31,8 @@ UInt8 = NDArray[np.uint8]
 
 LOOKS = 60
 STRETCH_S = 15.0
+MIN_SYNC_S = 5.0
+"""Shorter stretches of lips match a wrong place of the sound too easily."""
 BUDGET_S, BUDGET_SHARE = 10.0, 0.1
 LOOKS_SHARE, STRETCH_SHARE = 0.3, 0.85
 """Shares of the time budget by which the looks and the stretch must have ended."""
@@ -324,6 +326,8 @@ def _sync(footage: Footage) -> Finding:
     times = footage.stretch_s
     if footage.sound is None or len(times) < 2:
         return Finding("sync", State.NOTE, "cannot be told without sound")
+    if times[-1] - times[0] < MIN_SYNC_S:
+        return Finding("sync", State.NOTE, f"cannot be told from {times[-1] - times[0]:.0f} s")
     first_s = max(0.0, times[0] - 1.0)
     part = footage.sound[
         round(first_s * audio.SAMPLE_RATE) : round((times[-1] + 1.0) * audio.SAMPLE_RATE)

@@ -164,7 +164,9 @@ def _evaluate(options: Evaluate) -> None:
 
     run = options.run
     if not (run / "clip" / "clip.json").exists():
-        raise InputError(f"{run}: not a finished run; fit first, then evaluate its folder.")
+        raise InputError(
+            f"{run}: not the folder of a finished run; fit first, then give that folder."
+        )
     with cli_env.logging_to(run / "log.txt"), _explained(run):
         with make_reporter().stage("measure on the test frames") as progress:
             metrics = evaluate(

@@ -23,7 +23,7 @@ REQUIRED = {
 }  # fmt: skip
 """Distribution and module name of everything the main job needs."""
 
-OPTIONAL = {"gsplat": "cuda", "nerfacc": "cuda", "lpips": "lpips", "huggingface-hub": "hub"}
+OPTIONAL = ("gsplat", "nerfacc", "lpips", "huggingface-hub")
 """Distribution and the extra that brings it."""
 
 
@@ -134,11 +134,11 @@ def _optional() -> list[Finding]:
     from gsavatar import ops
 
     findings = []
-    for distribution, extra in OPTIONAL.items():
+    for distribution in OPTIONAL:
         try:
             version = importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
-            cure = f"pip install 'gsavatar[{extra}]'"
+            cure = f"pip install {distribution}"
             findings.append(Finding(distribution, State.NOTE, "not installed (optional)", cure))
             continue
         unused = ops.available()["why"].get(distribution)
@@ -151,6 +151,13 @@ def _optional() -> list[Finding]:
         return [*findings, Finding("tinycudann", State.NOTE, text)]
     text = "installed, not used: the tri-plane of talkinggaussian runs in torch"
     return [*findings, Finding("tinycudann", State.NOTE, text)]
+
+
+def _placed(name: str) -> str:
+    """Where a file goes that is not fetched."""
+    from gsavatar import assets
+
+    return f"put {assets.table()[name].file} into {assets.cache_folder()} or GSAVATAR_ASSETS"
 
 
 def _models() -> list[Finding]:
@@ -170,13 +177,11 @@ def _models() -> list[Finding]:
     else:
         text = "478 points without blendshapes, from models in an older wheel"
         text += "" if spare else " (fetched on first use)"
-        landmarks = Finding(
-            "landmarks", State.NOTE, text, "put face_landmarker.task where gsavatar assets says"
-        )
+        landmarks = Finding("landmarks", State.NOTE, text, _placed("face_landmarker"))
     ict = assets.available("ict_facekit") and assets.available("mediapipe468_to_ict")
     face = Finding("face model", State.GOOD, "ICT-FaceKit") if ict else Finding(
         "face model", State.NOTE, "learned from the clip itself",
-        "put ict_facekit where gsavatar assets says",
+        _placed("ict_facekit"),
     )  # fmt: skip
     own = [f"{name} ({path})" for name in assets.OWN_TABLE if (path := assets.own_path(name))]
     if own:

@@ -229,9 +229,14 @@ def _check_usable(sequence: Sequence, footage: list[Footage], notes: list[str]) 
     usable_s = float(found.sum()) * step
     names = ", ".join(str(f.path) for f in footage)
     if usable_s < MIN_USABLE_S:
+        cure = (
+            "give a longer clip"
+            if found.all()
+            else ("film the face larger, from the front, in good light")
+        )
         raise InputError(
             f"{names}: a face is visible for {usable_s:.1f} s only, at least {MIN_USABLE_S:.0f} s "
-            "are needed; film the face larger, from the front, in good light."
+            f"are needed; {cure}."
         )
     if not found.all():
         lost = sequence.frame_ids[~found]

@@ -30,7 +30,7 @@ from gsavatar.ingest import IngestOptions, ingest
 from gsavatar.landmarks import mouth_opening
 from gsavatar.package import Package, save_package
 from gsavatar.performance import save_curves
-from gsavatar.progress import Reporter
+from gsavatar.progress import Progress, Reporter
 from gsavatar.render import render, to_uint8
 from gsavatar.report import write_report
 from gsavatar.speech import SpeechMotion, fit_speech_motion
@@ -65,6 +65,10 @@ def fit(
     footage cannot be used or ``run`` was made from other files or settings.
     """
     clock = _Clock(run, reporter)
+    done = _finished(run, clock)
+    if done is not None:
+        reporter.note("This fit was finished before; nothing is done again.")
+        return done
     clip = ingest(videos, run / "clip", options, clock)
     if len(clip.train_rows) < 10:
         raise InputError(
@@ -78,15 +82,15 @@ def fit(
             speech = learn_speech(clip)
     live = _LiveFile(run / "live.gsavatar", clip, speech, settings, clock)
     with clock.stage("train the avatar") as progress:
-        started = time.monotonic()
-        avatar = train(clip, settings.train, run, progress=progress, live=live)
-        rate = settings.train.steps / max(time.monotonic() - started, 1e-6)
+        pace = _Pace(progress)
+        avatar = train(clip, settings.train, run, progress=pace, live=live)
+        clock.trained(pace.steps, pace.seconds)
     path = run / f"{name}.gsavatar"
     package = build_package(clip, avatar, speech, settings)
     save_package(path, package, thumbnail(package))
     (run / "live.gsavatar").unlink(missing_ok=True)
     with clock.stage("measure on the test frames") as progress:
-        metrics = evaluate(run, fit_info=clock.info(clip, rate, settings), progress=progress)
+        metrics = evaluate(run, fit_info=clock.info(clip, settings), progress=progress)
     metrics["speed"]["fit_seconds"] = clock.seconds()
     metrics["speed"]["stages"] = dict(clock.stages)
     metrics_file.write(run, metrics)
@@ -94,7 +98,34 @@ def fit(
     save_package(path, package, thumbnail(package))
     with clock.stage("write the report"):
         report = write_report(run)
+    clock.finish()
     return FitResult(path, report, metrics, speech is not None)
+
+
+def _finished(run: Path, clock: _Clock) -> FitResult | None:
+    """What an earlier call made, if it came to its end and its files are still there."""
+    avatar, report = run / f"{avatar_name(run)}.gsavatar", run / "report.html"
+    there = all(path.exists() for path in (avatar, report, run / "metrics.json"))
+    if not (there and clock.before.get("finished")):
+        return None
+    metrics = json.loads((run / "metrics.json").read_text())
+    return FitResult(avatar, report, metrics, metrics["protocol"]["drive"] == "audio")
+
+
+class _Pace:
+    """Passes progress on and notes how many steps were really taken, in what time."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.first: int | None = None
+        self.steps, self.seconds, self.started = 0, 0.0, time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        """A step was taken."""
+        if self.first is None:
+            self.first, self.started = done, time.monotonic()
+        self.steps, self.seconds = done - self.first, time.monotonic() - self.started
+        self.progress(done, total)
 
 
 def track(
@@ -232,6 +263,9 @@ class _Clock:
         run.mkdir(parents=True, exist_ok=True)
         self.before = json.loads(self.path.read_text()) if self.path.exists() else {}
         self.stages: dict[str, float] = dict(self.before.get("stages", {}))
+        self.train_steps = int(self.before.get("train_steps", 0))
+        self.train_seconds = float(self.before.get("train_seconds", 0.0))
+        self.finished = False
         self.started = time.monotonic()
 
     @contextmanager
@@ -251,17 +285,31 @@ class _Clock:
         """Wall time of this and all earlier runs."""
         return float(self.before.get("fit_seconds", 0.0)) + time.monotonic() - self.started
 
+    def trained(self, steps: int, seconds: float) -> None:
+        """Adds training steps that were really taken, over all resumes."""
+        self.train_steps += steps
+        self.train_seconds += seconds
+        self.save()
+
+    def finish(self) -> None:
+        """Notes that the fit came to its end."""
+        self.finished = True
+        self.save()
+
     def save(self) -> None:
         """Keeps the times for a resumed run."""
         state = {
+            "finished": self.finished, "train_steps": self.train_steps,
+            "train_seconds": self.train_seconds,
             "fit_seconds": self.seconds(), "stages": self.stages,
             "peak_rss_mb": max(peak_rss_mb(), float(self.before.get("peak_rss_mb", 0.0))),
         }  # fmt: skip
         write_text_atomic(self.path, json.dumps(state))
 
-    def info(self, clip: Clip, rate: float, settings: Settings) -> dict[str, Any]:
+    def info(self, clip: Clip, settings: Settings) -> dict[str, Any]:
         """What only the fit knows of the numbers in metrics.json."""
         self.save()
+        rate = self.train_steps / self.train_seconds if self.train_seconds > 0 else None
         return {
             **json.loads(self.path.read_text()), "train_iters_per_s": rate,
             "av_offset_ms": clip.meta.get("av_offset_ms"), "seed": settings.train.seed,

@@ -15,6 +15,8 @@ Progress = Callable[[int, int], None]
 """Called with (done, total); total 0 means unknown."""
 
 PLAIN_EVERY_S = 15.0
+TELLING_S, TELLING_SHARE = 5.0, 0.05
+"""Time, or share of the work, after which the rest can be estimated: the first step is slow."""
 
 
 class Reporter(Protocol):
@@ -134,7 +136,8 @@ def progress_words(done: int, total: int, elapsed_s: float) -> str:
     if total <= 0:
         return f"{done}, {clock(elapsed_s)} elapsed"
     words = f"{done} of {total} ({100 * done // total} %), {clock(elapsed_s)} elapsed"
-    if 0 < done < total:
+    told = elapsed_s >= TELLING_S or TELLING_SHARE * total <= done
+    if 0 < done < total and told and done > 1:
         words += f", about {clock(elapsed_s * (total - done) / done)} left"
     return words
 

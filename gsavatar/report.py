@@ -17,7 +17,7 @@ from gsavatar.metrics_mouth import CLOSED
 from gsavatar.report_charts import Line, bars, line_chart
 from gsavatar.report_page import bullets, facts, page, section
 from gsavatar.report_pictures import Sample, load_sample
-from gsavatar.report_words import duration, findings, number, tiles
+from gsavatar.report_words import MEANINGS, duration, findings, gathered, number, tiles
 
 Content = dict[str, Any]
 
@@ -151,9 +151,11 @@ def _table(content: Content) -> str:
     ]  # fmt: skip
     return section(
         "Beside simple alternatives",
-        "Small numbers are 90 % intervals. The real frame before is what steadiness can reach at "
-        "most, not a method.",
+        "Small numbers are 90 % intervals. The mouth held still is this avatar with lips that "
+        "never move, so what it lacks is what the sound adds. The real frame before is the video "
+        "itself, one frame late: it shows how far the person moves in a frame, it is no method.",
         f'<div class="scroll"><table>{table}</table></div>', facts(others),
+        f"<details><summary>What each number means</summary>{facts(list(MEANINGS))}</details>",
     )  # fmt: skip
 
 
@@ -294,10 +296,9 @@ def _input(content: Content, meta: Content) -> str:
 def _notes(content: Content) -> str:
     if not content["notes"]:
         return ""
-    lines = bullets([str(note) for note in content["notes"]])
     return section(
         "What was not measured, and why", "",
-        f"<details><summary>{len(content['notes'])} notes</summary>{lines}</details>",
+        bullets(gathered([str(note) for note in content["notes"]])),
     )  # fmt: skip
 
 

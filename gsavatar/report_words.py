@@ -51,9 +51,18 @@ def _head(test: Values, base: Mapping[str, Values]) -> Finding | None:
         return None
     gain = ours - max(rivals)
     if gain > 0:
+        still = base["still_mouth"]["psnr_head"]
+        moved = (
+            ""
+            if still is None
+            else (
+                f" Against its own head with the mouth held still it is {abs(ours - still):.1f} dB "
+                f"{'closer' if ours >= still else 'further away'}."
+            )
+        )
         return Finding(
-            True, "Likeness", f"The head is {gain:.1f} dB closer to the real frames than the best "
-            "picture one could copy from the training part.",
+            True, "Likeness", f"The head is {gain:.1f} dB closer to the real frames than the "
+            f"better of the training part's mean picture and its nearest frame.{moved}",
         )  # fmt: skip
     return Finding(
         False, "Likeness", f"The head is {-gain:.1f} dB worse than simply showing the training "
@@ -144,19 +153,54 @@ def tiles(content: Values) -> list[Tile]:
 
     return [
         Tile("Head, PSNR", number(test["psnr_head"], 1), "dB",
-             beside("nearest_pose_frame", "psnr_head", 1, "nearest training frame")),
+             beside("mean_frame", "psnr_head", 1, "mean training picture")),
         Tile("Head, SSIM", number(test["ssim_head"], 3), "",
-             beside("nearest_pose_frame", "ssim_head", 3, "nearest training frame")),
+             beside("mean_frame", "ssim_head", 3, "mean training picture")),
         Tile("Lip distance", number(test["lmd_px"]), "px",
              beside("still_mouth", "lmd_px", 2, "mouth held still")),
         Tile("Mouth opening", number(test["mouth_open_corr"]), "r",
-             beside("previous_frame", "mouth_open_corr", 2, "real frame before")),
+             beside("still_mouth", "mouth_open_corr", 2, "mouth held still")),
         Tile("Mouth sharpness", number(test["mouth_sharpness"]), "× real", "1 is right"),
         Tile("Head jitter", number(test["jitter_px"]), "px",
              beside("previous_frame", "jitter_px", 2, "real frame before")),
         Tile("Rendering", number(speed["render_fps"], 0), "pictures/s", "512 × 512, one at a time"),
         Tile("Fitting", duration(speed["fit_seconds"]), "", "wall time, all stages"),
     ]  # fmt: skip
+
+
+MEANINGS: tuple[tuple[str, str], ...] = (
+    ("PSNR, dB", "10 log10 of 1 over the mean squared error of colours 0-1; higher is nearer. "
+     "Head: skin, hair, lips, mouth and eyes of the real frame. Mouth: a square around the lips."),
+    ("SSIM", "likeness of structure in windows of 11 pixels; 1 is the same picture"),
+    ("Lip landmarks, px", "mean distance of 40 lip landmarks from the real ones, each frame's mean "
+     "shift taken out, in pixels of the 512 x 512 picture that everything is measured on"),
+    ("Mouth opening, r", "correlation of the gap between the lips with the real one over time: 1 "
+     "follows it, 0 has nothing to do with it; the lag says by how much it comes late"),
+    ("Closures", "share of right answers to 'is the mouth closed', open and closed frames counting "
+     "the same: 0.5 is chance"),
+    ("Mouth sharpness", "detail of the rendered mouth over that of the real one: below 1 is blur"),
+    ("Jitter, px", "how unevenly the rendered forehead and nose move against the real ones from "
+     "frame to frame; of a held head: the same with the pose held and the sound playing"),
+    ("Sound explains the opening", "correlation of the opening with what the sound says of it, in "
+     "parts of the training footage that the rule was not learned from"),
+)  # fmt: skip
+"""The measures of the report's table, in plain words."""
+
+
+def gathered(notes: list[str]) -> list[str]:
+    """Notes ``key: reason`` with all keys of a reason together, in the words of people."""
+    by_reason: dict[str, list[str]] = {}
+    alone = []
+    for note in notes:
+        key, colon, reason = note.partition(": ")
+        if not colon or " " in key:
+            alone.append(note)
+            continue
+        name = key.rpartition(".")[2]
+        group = by_reason.setdefault(reason, [])
+        if name not in group:
+            group.append(name)
+    return [f"{', '.join(keys)}: {reason}" for reason, keys in by_reason.items()] + alone
 
 
 def duration(seconds: Any) -> str:

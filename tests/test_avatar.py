@@ -10,7 +10,7 @@ import torch
 from gsavatar.avatar import Avatar, AvatarBranch, rotate_sh
 from gsavatar.gaussians import from_points, neighbours
 from gsavatar.motion import TORSO_NAMES, seeded, torso_coefficients
-from gsavatar.render import view_colors
+from gsavatar.render import render, view_colors
 from gsavatar.types import Branch, Camera, Drive, Gaussians
 
 
@@ -97,6 +97,23 @@ def test_colours_turn_with_the_head(degree: int) -> None:
         rest = view_colors(avatar.only(Branch.FACE)(Drive(torch.zeros(2), torch.eye(4))), camera)
         torch.testing.assert_close(seen, rest, atol=1e-5, rtol=1e-4)
         assert rest.std() > 0.05
+
+
+def test_every_branch_is_seen() -> None:
+    """Three blobs side by side, one of each branch, in red, green and blue."""
+    means = torch.tensor([[-0.1, 0.0, 1.0], [0.0, 0.0, 1.0], [0.1, 0.0, 1.0]])
+    constant = 0.5 / math.sqrt(math.pi)  # the harmonic of degree 0
+    cloud = Gaussians(
+        means, torch.tensor([[1.0, 0.0, 0.0, 0.0]] * 3), torch.full((3, 3), 0.02),
+        torch.full((3,), 0.95), ((torch.eye(3) - 0.5) / constant)[:, None],
+        torch.tensor([int(kind) for kind in (Branch.FACE, Branch.MOUTH, Branch.TORSO)]).int(),
+    )  # fmt: skip
+    K = torch.tensor([[160.0, 0.0, 24.0], [0.0, 160.0, 24.0], [0.0, 0.0, 1.0]])
+    seen = render(cloud, Camera(torch.eye(4), K, 48, 48), torch.zeros(3))
+    for branch, column in enumerate((8, 24, 40)):
+        color = seen.rgb[24, column]
+        assert int(color.argmax()) == branch and float(color.max()) > 0.8
+        assert float(seen.branch_alpha[24, column, branch]) > 0.8
 
 
 def test_an_odd_number_of_harmonics_is_refused() -> None:

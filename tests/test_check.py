@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gsavatar import audio, check, video
+from gsavatar import audio, check, cli, video
 from gsavatar.check import Footage, Look
 from gsavatar.errors import InputError
 from gsavatar.findings import Finding, State
+from gsavatar.morphable import canonical_face
 
 SAMPLE = Path(__file__).parents[1] / "datasets" / "sample"
 
@@ -130,6 +131,54 @@ def test_the_verdict_names_the_worst_first() -> None:
     assert check.verdict([good]) == "Good to fit."
     assert "attention to size" in check.verdict([good, Finding("size", State.NOTE, "", "closer")])
     assert check.verdict([Finding("focus", State.BAD, "", "")]).startswith("Film it again: focus")
+
+
+def made_footage(**faults: object) -> Footage:
+    """Fifteen good seconds, made of numbers; ``faults`` replace what every look shows."""
+    vertices, _ = canonical_face()
+    points = np.zeros((478, 3))
+    points[:468] = vertices * [1000.0, -1000.0, -1000.0] + 256.0
+    looks = []
+    for i, angle in enumerate(np.radians(np.linspace(-14, 14, 20))):
+        turned = points.copy()
+        x, z = points[:, 0] - 256.0, points[:, 2] - 256.0
+        turned[:, 0] = x * np.cos(angle) + z * np.sin(angle) + 256.0
+        looks.append(replace(Look(i * 1.5, 1, 300.0, turned, 0.5, 0.0, 0.1, 0.04), **faults))  # type: ignore[arg-type]
+    time = np.arange(375) / 25.0
+    opening = np.clip(0.04 + 0.05 * np.sin(9 * time) * np.sin(1.7 * time), 0.0, None)
+    info = video.VideoInfo(512, 512, 25.0, 40.0, 1000, False, 0)
+    return Footage(info, tuple(looks), time, opening, None)
+
+
+def test_every_judge_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "_watch", lambda path, progress: made_footage())
+    states = {f.name: f.state for f in check.check_video(Path("good.mp4"))}
+    judged = ("length", "face", "size", "light", "focus", "turns", "mouth")
+    assert states == dict.fromkeys(judged, State.GOOD) | dict.fromkeys(
+        ("sound", "sync"), State.NOTE
+    )
+    faults = {"luma": 0.1, "sharpness": 0.005, "face_px": 30.0}
+    bad = replace(made_footage(**faults), opening=np.full(375, np.nan))
+    bad = replace(bad, info=replace(bad.info, duration_s=1.0))
+    monkeypatch.setattr(check, "_watch", lambda path, progress: bad)
+    findings = check.check_video(Path("bad.mp4"))
+    worst = [f.name for f in findings if f.state is State.BAD]
+    assert worst == ["length", "size", "light", "focus", "mouth"]
+    assert all(f.cure for f in findings if f.state is State.BAD)
+    assert all(name in check.verdict(findings) for name in worst)
+
+
+def test_the_command_says_what_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "me.mp4"
+    with video.VideoWriter(path, 64, 64, 25.0) as writer:
+        writer.write(np.full((64, 64, 3), 90, np.uint8))
+    monkeypatch.setattr(check, "_watch", lambda path, progress: made_footage(luma=0.1))
+    assert cli.main(["check", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "put a lamp or window before the face" in said
+    assert "Film it again: light will spoil the avatar." in said
 
 
 def test_a_video_without_a_face_is_refused(tmp_path: Path, footage: Footage) -> None:

@@ -316,10 +316,10 @@ def test_lines_of_progress() -> None:
     stream = io.StringIO()
     reporter = PlainReporter(stream, every_s=0.0)
     with reporter.stage("train") as progress:
-        progress(1, 4)
+        progress(2, 4)
     reporter.note("The sound was late; corrected.")
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "train ..." and "1 of 4 (25 %)" in lines[1] and "left" in lines[1]
+    assert lines[0] == "train ..." and "2 of 4 (50 %)" in lines[1] and "left" in lines[1]
     assert lines[2].startswith("train: done in 0:0")
     assert lines[3] == "note: The sound was late; corrected."
     assert isinstance(make_reporter(stream), PlainReporter)
@@ -328,7 +328,10 @@ def test_lines_of_progress() -> None:
 def test_durations_as_words() -> None:
     assert [clock(s) for s in (0, 61.4, 3725)] == ["0:00", "1:01", "1:02:05"]
     assert progress_words(7, 0, 3.0) == "7, 0:03 elapsed"
-    assert progress_words(1, 4, 10.0) == "1 of 4 (25 %), 0:10 elapsed, about 0:30 left"
+    assert progress_words(2, 8, 10.0) == "2 of 8 (25 %), 0:10 elapsed, about 0:30 left"
+    # The first step is slow: nothing is foretold from it, nor from a sliver of the work.
+    assert progress_words(1, 4, 10.0) == "1 of 4 (25 %), 0:10 elapsed"
+    assert progress_words(2, 4000, 1.0) == "2 of 4000 (0 %), 0:01 elapsed"
 
 
 def test_the_log_is_given_back(here: Path, calls: list[dict[str, Any]]) -> None:

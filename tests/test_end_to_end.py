@@ -111,6 +111,13 @@ def test_a_run_killed_three_times_ends_bit_equal(clip: Path, fitted: Path, tmp_p
     assert not list(run.rglob("*.partial"))
 
 
+def test_a_finished_fit_is_not_done_again(clip: Path, fitted: Path) -> None:
+    names = ("metrics.json", "report.html", "whole.gsavatar", "timing.json")
+    before = [(fitted / name).read_bytes() for name in names]
+    assert run_fit(clip, fitted) == 0
+    assert [(fitted / name).read_bytes() for name in names] == before
+
+
 def test_it_says_another_sentence_with_sound(fitted: Path, tmp_path: Path) -> None:
     out = tmp_path / "talk.mp4"
     render_film(fitted, out, audio=SAMPLE / "sentence.flac", camera="orbit", size=128)

@@ -14,15 +14,17 @@ import pytest
 import torch
 
 from gsavatar import baselines, evaluate, metrics, metrics_file, scoring
-from gsavatar.clip import Clip, open_clip
+from gsavatar.clip import GUARD_S, Clip, open_clip
 from gsavatar.config import Settings
 from gsavatar.errors import InputError
 from gsavatar.frames import decode_png
+from gsavatar.landmarks import RIGID_20
 from gsavatar.package import Package, load_package, save_package
 from gsavatar.pipeline import build_package
+from gsavatar.render import render, to_uint8
 from gsavatar.scoring import TEST_KEYS, Bench, Face, Painter, Scores, TestFrames
 from gsavatar.seeding import SeedCounts, seed_avatar
-from gsavatar.types import ARKIT_NAMES, is_upper_face
+from gsavatar.types import ARKIT_NAMES, Drive, is_upper_face
 
 FEW = 4
 """Test frames of a whole run."""
@@ -139,6 +141,13 @@ def test_a_late_mouth_is_late(fakes: Scores) -> None:
     assert 60 < low <= high < 100
 
 
+def test_a_late_mouth_misses_closures(fakes: Scores) -> None:
+    real, late = fakes.opening < 0.010, fakes.sheets["late"].columns["opening"] < 0.010
+    assert real.any() and (real != late).any()
+    expected = 0.5 * ((real & late).sum() / real.sum() + (~real & ~late).sum() / (~real).sum())
+    assert scoring.summarise(fakes, "late").values["closure_acc"] == pytest.approx(expected)
+
+
 def test_pasting_hides_what_is_outside_the_head(fakes: Scores) -> None:
     assert scoring.pasted_values(fakes, "dimmed")["psnr"] == 60.0
     assert scoring.summarise(fakes, "dimmed").values["psnr"] < 20  # type: ignore[operator]
@@ -176,6 +185,15 @@ def test_the_nearest_pose_is_nearest(tiny_clip: Clip) -> None:
     points[1] = float("nan")
     found = baselines.nearest_pose_rows(points, np.array([0, 1, 2]), np.array([3, 4, 5]))
     assert found.tolist() == [2, 0, 2]
+
+
+def test_the_nearest_pose_is_shown_from_the_training_part(tiny_clip: Clip) -> None:
+    paint = baselines.nearest_pose_frame(tiny_clip, tiny_clip.test_rows)
+    rigid = tiny_clip.landmarks.points[:, list(RIGID_20), :2].numpy()
+    for i in (0, 20, 39):
+        away = rigid[tiny_clip.train_rows] - rigid[tiny_clip.test_rows[i]]
+        nearest = tiny_clip.train_rows[np.linalg.norm(away, axis=-1).mean(-1).argmin()]
+        assert np.array_equal(paint(i), tiny_clip.frame(int(nearest)))
 
 
 def test_the_frame_before_is_not_across_a_gap(tiny_clip: Clip) -> None:
@@ -371,6 +389,51 @@ def test_expression_drive_is_kept_beside_audio_drive(
     assert third["test_expression"] == second["test_expression"]
     assert third["test"] == first["test"]
     assert sorted(third["notes"]) == sorted(second["notes"])
+
+
+@pytest.mark.parametrize("drive", ["audio", "expression"])
+def test_what_is_measured_is_what_the_avatar_shows(
+    run: Path, monkeypatch: pytest.MonkeyPatch, drive: str
+) -> None:
+    package, limited = load_package(run / "tiny.gsavatar"), evaluate.open_clip
+    if drive == "audio":
+        package = replace(package, speech=Voice())  # type: ignore[arg-type]
+        monkeypatch.setattr(evaluate, "open_clip", lambda root: voiced(limited(root)))
+        monkeypatch.setattr(evaluate, "load_package", lambda path: package)
+        monkeypatch.setattr(evaluate, "cv_open_corr", lambda *_: 0.6)
+    found = evaluate.evaluate(run, run / "out")
+    clip = open_clip(run / "clip")
+    scored = []
+    for row in clip.test_rows[:FEW]:
+        values = package.rest.clone()
+        for column, name in enumerate(package.names):
+            values[column] = clip.track.coefficients[row, clip.track.face.names.index(name)]
+        if drive == "audio":
+            values[package.names.index("jawOpen")] = clip.time_s[row] / 10  # what Voice says
+        posed = package.avatar(Drive(values, clip.track.head_pose[row]))
+        plate = torch.from_numpy(clip.plates[0]).float() / 255
+        expected = to_uint8(render(posed, clip.camera(row), plate).rgb).numpy()
+        name = f"{int(clip.frame_ids[row]):06d}.png"
+        shown = decode_png((run / "out" / "render" / name).read_bytes())
+        assert np.array_equal(shown, expected), name
+        real = clip.frame(int(row))
+        scored.append(metrics.psnr(shown, real, metrics.head_mask(clip.regions(int(row)))))
+    assert found["protocol"]["drive"] == drive
+    assert found["test"]["psnr_head"] == pytest.approx(np.mean(scored))
+
+
+def test_the_sound_is_not_judged_on_test_frames(
+    tiny_clip: Clip, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[np.ndarray] = []
+    monkeypatch.setattr(evaluate, "MIN_FOLD_FRAMES", 10)
+    monkeypatch.setattr(
+        evaluate, "cv_open_corr", lambda _, time_s, opening: heard.append(time_s) or 0.5
+    )
+    job = evaluate._Job(voiced(tiny_clip), package, "audio", primary=True)
+    assert job._speech_correlation() == (0.5, "")
+    first_test_s = float(tiny_clip.time_s[int(tiny_clip.test_rows[0])])
+    assert len(heard[0]) > 10 and heard[0].max() <= first_test_s - GUARD_S
 
 
 def test_a_run_without_an_avatar_is_refused(run: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from gsavatar import film, geometry, performance, speech, video
+from gsavatar import audio, film, geometry, performance, speech, speech_features, video
 from gsavatar.clip import Clip
 from gsavatar.config import Settings
 from gsavatar.errors import InputError
@@ -23,8 +23,10 @@ from gsavatar.film_views import head_centre, open_background, open_view
 from gsavatar.frames import decode_png, encode_png
 from gsavatar.package import Package, load_package, save_package
 from gsavatar.pipeline import build_package
+from gsavatar.render import render, to_uint8
 from gsavatar.seeding import SeedCounts, seed_avatar
-from gsavatar.types import Curves
+from gsavatar.types import Curves, Drive
+from gsavatar.voice import Loudness
 
 RATE = 16_000
 SIZE = 64
@@ -95,6 +97,84 @@ def test_the_mouth_follows_the_sound(package: Package) -> None:
     opening = curves.values[:, package.names.index("jawOpen")].numpy()
     loudness = 0.5 - 0.5 * np.cos(2 * np.pi * curves.time_s.numpy() * 1.5)
     assert np.corrcoef(opening[5:-5], loudness[5:-5])[0, 1] > 0.8
+
+
+def test_every_picture_is_its_own_row_from_its_own_camera(
+    avatar: Path, package: Package, tmp_path: Path
+) -> None:
+    curves, out = tmp_path / "c.json", tmp_path / "film"
+    played = replace(ramp([i / 25 for i in range(6)]), values=torch.linspace(0, 1, 6)[:, None])
+    performance.save_curves(curves, played)
+    render_film(avatar, out, curves=curves, camera="orbit", size=SIZE)
+    view, plate = open_view("orbit", package, SIZE, 6 / 25), open_background("plate", package, SIZE)
+    assert plate is not None
+    given = film.retarget(played, package, curves)
+    shown = pictures(out)
+    for i, picture in enumerate(shown):
+        posed = package.avatar(Drive(given.values[i], given.head_pose[i]))
+        expected = to_uint8(render(posed, view(i / 25), plate).rgb).numpy()
+        assert np.array_equal(picture, expected), i
+    assert len(shown) == 6
+    assert all((a != b).any() for a, b in zip(shown[1:], shown[:-1], strict=True))
+
+
+def rising(seconds: float) -> NDArray[np.float32]:
+    """Babble that grows faster and faster: it is not itself backwards, nor a little later."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    loudness = 0.5 - 0.5 * np.cos(2 * np.pi * (0.7 * time + 0.2 * time**2))
+    return (0.4 * loudness * np.sin(2 * np.pi * 220 * time)).astype(np.float32)
+
+
+def test_the_film_moves_with_the_very_sound_it_carries(
+    avatar: Path, package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speech_features, "open_voice", Loudness)  # a tone is no voice
+    path, curves, out = tmp_path / "rising.wav", tmp_path / "c.json", tmp_path / "film"
+    samples = rising(3.0)  # more than the piece that is heard at a time
+    write_wav(path, samples, len(samples))
+    made = render_film(avatar, out, audio=path, curves_out=curves, size=SIZE)
+    with wave.open(str(out / "sound.wav")) as file, wave.open(str(path)) as given:
+        assert file.readframes(len(samples)) == given.readframes(len(samples))
+    written = performance.load_curves(curves)
+    features = speech.extract(audio.load(path), encoder="log_mel")
+    whole = performer(package, 25.0).of(features, 3.0)
+    assert made.frames == len(written.time_s) == 75
+    torch.testing.assert_close(written.values, film.within_limits(whole, package).values)
+    assert torch.equal(written.head_pose, whole.head_pose)
+    time = written.time_s.numpy()
+    opening = written.values[:, package.names.index("jawOpen")].numpy()
+
+    def agreement(shift_s: float) -> float:
+        at = time + shift_s
+        loudness = 0.5 - 0.5 * np.cos(2 * np.pi * (0.7 * at + 0.2 * at**2))
+        return float(np.corrcoef(opening[10:-10], loudness[10:-10])[0, 1])
+
+    assert agreement(0.0) > 0.8
+    assert agreement(0.0) > max(agreement(-0.12), agreement(0.12))
+
+
+def onset_s(samples: NDArray[np.floating], rate: int) -> float:
+    """When a sound begins."""
+    mono = np.abs(np.asarray(samples, np.float64).reshape(len(samples), -1)).max(1)
+    return int(np.argmax(mono > 0.3 * mono.max())) / rate
+
+
+@pytest.mark.parametrize("kind", ["", ".mp4", ".webm"])
+def test_the_sound_of_a_film_begins_when_it_should(avatar: Path, tmp_path: Path, kind: str) -> None:
+    burst = np.zeros(12_000, np.float32)
+    burst[6_400:] = 0.4 * np.sin(2 * np.pi * 440 * np.arange(5_600) / RATE)
+    path, curves, out = tmp_path / "burst.wav", tmp_path / "c.json", tmp_path / f"film{kind}"
+    write_wav(path, burst, len(burst))
+    performance.save_curves(curves, ramp([i / 25 for i in range(19)]))
+    render_film(avatar, out, curves=curves, audio=path, size=SIZE)
+    if kind:
+        track = video.audio_blocks(out)
+        assert track is not None
+        heard_s = onset_s(np.concatenate(list(track.blocks)), track.rate)
+    else:
+        with wave.open(str(out / "sound.wav")) as file:
+            heard_s = onset_s(np.frombuffer(file.readframes(12_000), "<i2"), RATE)
+    assert heard_s == pytest.approx(0.4, abs=0.03)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])

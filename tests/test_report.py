@@ -17,6 +17,7 @@ from gsavatar.errors import InputError
 from gsavatar.frames import encode_png
 from gsavatar.report import write_report
 from gsavatar.report_pictures import error_map
+from gsavatar.report_words import gathered
 
 
 class Checker(HTMLParser):
@@ -176,3 +177,11 @@ def test_the_error_map_grows_brighter() -> None:
     rendered = np.array([[[0] * 3, [12] * 3, [30] * 3, [200] * 3]], np.uint8)
     brightness = error_map(rendered, real).astype(int).sum(-1)[0]
     assert (np.diff(brightness) > 0).all()
+
+
+def test_notes_of_one_reason_are_one_line() -> None:
+    notes = ["test.lpips: not installed", "baselines.mean_frame.lpips: not installed",
+             "test.lmd_px: no face", "The sound was late: corrected."]  # fmt: skip
+    assert gathered(notes) == [
+        "lpips: not installed", "lmd_px: no face", "The sound was late: corrected.",
+    ]  # fmt: skip

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from gsavatar import densify
+from gsavatar import densify, ops
 from gsavatar.batches import Batches
 from gsavatar.clip import Clip
 from gsavatar.config import TrainSettings
 from gsavatar.errors import InputError
-from gsavatar.losses import LossWeights, RegionMasks, total
+from gsavatar.losses import LossWeights, RegionMasks, frame_terms, total
 from gsavatar.optimizer import RowAdam
-from gsavatar.train import learning_rates, stage_at, train
+from gsavatar.render import render
+from gsavatar.surround import Surround
+from gsavatar.train import _start, _step, current_avatar, learning_rates, stage_at, train
 from gsavatar.train_state import load_checkpoint
-from gsavatar.types import Region
+from gsavatar.types import Branch, Region, Rendering
 
 STEPS = 220
 
@@ -51,6 +53,27 @@ def test_the_curve_falls_and_the_cloud_grows_within_budget(trained: tuple[Path, 
     assert 500 < rows[-1]["gaussians"] <= 700
 
 
+def test_pictures_get_better_than_the_seeds(trained: tuple[Path, list], tiny_clip: Clip) -> None:
+    state = load_checkpoint(trained[0], asdict(settings()))
+    assert state is not None and state.step == STEPS
+    names, batches = tiny_clip.track.face.names, Batches(tiny_clip, 64)
+    after, before = (current_avatar(s, names) for s in (state, _start(tiny_clip, settings())))
+    for branch, (raw, basis) in zip(after.branches, trained[1], strict=True):
+        assert torch.equal(branch.motion.basis, basis)  # what training gave back is what it saved
+        assert all(torch.equal(v, raw[k]) for k, v in branch.raw.parameters().items())
+    frames = [batches._sample(int(row), 64, None) for row in tiny_clip.train_rows[::8]]
+    gains = []
+    with torch.no_grad():
+        for sample in frames:
+            errors = [
+                (render(avatar(sample.frame.drive), sample.frame.camera, sample.background).rgb
+                 - sample.frame.image).square().mean()
+                for avatar in (before, after)
+            ]  # fmt: skip
+            gains.append(float(10 * torch.log10(errors[0] / errors[1])))
+    assert min(gains) > 3.0  # dB
+
+
 def test_a_killed_run_ends_bit_equal(
     trained: tuple[Path, list], tiny_clip: Clip, tmp_path: Path
 ) -> None:
@@ -69,6 +92,20 @@ def test_a_killed_run_ends_bit_equal(
     assert logs[0] == logs[1]
 
 
+def test_a_killed_run_goes_on_from_its_checkpoint(tiny_clip: Clip, tmp_path: Path) -> None:
+    done: list[int] = []
+
+    def stop(step: int, _total: int) -> None:
+        if step == 8:
+            raise Killed
+
+    few = settings(steps=12, checkpoint_every=5)
+    with pytest.raises(Killed):
+        train(tiny_clip, few, tmp_path, progress=stop)
+    train(tiny_clip, few, tmp_path, progress=lambda step, total: done.append(step))
+    assert done == [6, 7, 8, 9, 10, 11, 12]
+
+
 def test_other_settings_do_not_continue_a_run(trained: tuple[Path, list], tiny_clip: Clip) -> None:
     with pytest.raises(InputError, match="other training settings"):
         train(tiny_clip, settings(seed=5), trained[0])
@@ -77,8 +114,6 @@ def test_other_settings_do_not_continue_a_run(trained: tuple[Path, list], tiny_c
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     trained: tuple[Path, list], tmp_path: Path
 ) -> None:
-    from dataclasses import asdict
-
     (tmp_path / "checkpoints").mkdir()
     for path in (trained[0] / "checkpoints").iterdir():
         (tmp_path / "checkpoints" / path.name).write_bytes(path.read_bytes())
@@ -97,6 +132,58 @@ def test_three_bad_steps_stop_with_a_sentence(
     monkeypatch.setattr("gsavatar.train.total", broken)
     with pytest.raises(InputError, match="3 steps in a row without a finite loss"):
         train(tiny_clip, settings(), tmp_path)
+
+
+def taught(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch, step: int, terms: tuple[str, ...]
+) -> dict[str, bool]:
+    """Which parameters one step in the stage of motion changes, if only some terms count."""
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "gsavatar.train.total",
+            lambda found, _: torch.stack([v * (k in terms) for k, v in found.items()]).sum(),
+        )
+        state = _start(clip, settings())
+        state.step = step
+        before = {name: p.detach().clone() for name, p in state.adam.params.items()}
+        _step(state, Batches(clip, 64), Surround(clip), settings())
+    return {name: not torch.equal(p, before[name]) for name, p in state.adam.params.items()}
+
+
+@pytest.mark.parametrize(
+    ("step", "terms", "branches"),
+    [
+        (102, ("color",), ("FACE", "MOUTH", "TORSO")),
+        (102, ("structure",), ("FACE", "MOUTH", "TORSO")),
+        (102, ("matte",), ("FACE", "MOUTH", "TORSO")),
+        (102, ("mouth_color",), ("MOUTH",)),
+        (102, ("mouth_fill",), ("MOUTH",)),
+        (101, ("surround_color", "surround_fill"), ("FACE", "MOUTH")),
+    ],
+)
+def test_every_term_teaches_its_branches(
+    tiny_clip: Clip, monkeypatch: pytest.MonkeyPatch, step: int, terms: tuple[str, ...],
+    branches: tuple[str, ...],
+) -> None:  # fmt: skip
+    changed = taught(tiny_clip, monkeypatch, step, terms)
+    for name in ("means", "raw_opacities", "basis"):
+        learnt = {branch for branch in Branch.__members__ if changed[f"{branch}.{name}"]}
+        assert learnt >= set(branches), name
+        if len(branches) == 1:
+            assert learnt == set(branches), name
+
+
+def test_the_structure_is_ssim() -> None:
+    g = torch.Generator().manual_seed(0)
+    image = torch.rand(32, 32, 3, generator=g)
+    rgb = (0.5 * image + 0.3 * torch.rand(32, 32, 3, generator=g)).clamp(0, 1)
+    seen = Rendering(rgb, torch.ones(32, 32, 1), torch.zeros(32, 32, 3), torch.zeros(32, 32, 1))
+    masks = RegionMasks.of(torch.ones(32, 32, dtype=torch.uint8))
+    terms = frame_terms(seen, image, masks)
+    expected = 1.0 - float(ops.ssim_ref(rgb.double(), image.double(), None))
+    assert float(terms["structure"]) == pytest.approx(expected, abs=1e-4)
+    assert float(terms["color"]) == pytest.approx(float((rgb - image).abs().mean()), rel=1e-4)
+    assert abs(expected - float(terms["color"])) > 0.05
 
 
 def test_stages_and_rates_are_a_table() -> None:
@@ -146,6 +233,16 @@ def test_new_rows_start_without_momentum() -> None:
     assert all(torch.equal(state[k], again[k]) for k in state)
 
 
+def test_a_step_goes_down_the_slope_by_the_rate() -> None:
+    adam = RowAdam({name: torch.ones(3, 2, requires_grad=True) for name in ("a", "b", "c")})
+    for name in ("a", "b"):
+        adam.params[name].grad = torch.tensor([[5.0, -0.01]] * 3)
+    adam.step({"a": 0.1, "c": 0.1})
+    moved = torch.tensor([[0.9, 1.1]] * 3)  # Adam's first step is the rate, whatever the slope
+    torch.testing.assert_close(adam.params["a"].detach(), moved)
+    assert all(torch.equal(adam.params[name].detach(), torch.ones(3, 2)) for name in ("b", "c"))
+
+
 def test_draws_repeat_with_the_generator_and_leave_validation_out(tiny_clip: Clip) -> None:
     batches = Batches(tiny_clip, 64)
 
@@ -156,6 +253,14 @@ def test_draws_repeat_with_the_generator_and_leave_validation_out(tiny_clip: Cli
     assert indices() == indices()
     held = {s.frame.index for s in batches.validation()}
     assert not held & set(indices())
+
+
+def test_test_frames_are_never_drawn(tiny_clip: Clip) -> None:
+    clip = replace(tiny_clip, train_rows=tiny_clip.train_rows[:12])
+    batches, generator = Batches(clip, 64), torch.Generator().manual_seed(0)
+    drawn = {batches.draw(generator, full_size=False).frame.index for _ in range(120)}
+    drawn |= {sample.frame.index for sample in batches.validation()}
+    assert drawn == set(clip.frame_ids[torch.from_numpy(clip.train_rows)].tolist())
 
 
 def test_crops_are_the_full_frame_seen_through_a_window(tiny_clip: Clip) -> None:

@@ -54,6 +54,30 @@ def test_frames_come_with_their_index_and_time(tmp_path: Path) -> None:
     assert info.fps == pytest.approx(30.0) and info.duration_s == pytest.approx(20 / 30, abs=0.05)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_every_picture_is_kept_in_its_place(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    given = [np.full((SIZE, SIZE, 3), 20 + 25 * (3 * i % 8), np.uint8) for i in range(8)]
+    with video.VideoWriter(path, SIZE, SIZE, 25) as writer:
+        for picture in given:
+            writer.write(picture)
+    seen = [float(picture.mean()) for _, _, picture in video.decode(path)]
+    assert seen == pytest.approx([float(picture.mean()) for picture in given], abs=4.0)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_sound_stands_where_it_was_given(tmp_path: Path, suffix: str) -> None:
+    sound = np.zeros(16_000, np.float32)
+    sound[8_000:10_000] = 0.4 * np.sin(2 * np.pi * 440 * np.arange(2_000) / 16_000)
+    path = tmp_path / f"a{suffix}"
+    with video.VideoWriter(path, SIZE, SIZE, 25, audio=sound) as writer:
+        for _ in range(25):
+            writer.write(chart())
+    loud = np.flatnonzero(np.abs(audio.load(path)) > 0.15)
+    assert loud[0] / 16_000 == pytest.approx(0.5, abs=0.02)
+    assert loud[-1] / 16_000 == pytest.approx(0.625, abs=0.02)
+
+
 @pytest.mark.parametrize("samples", [8_000, 16_000, 40_000])
 def test_sound_is_exactly_as_long_as_the_picture(tmp_path: Path, samples: int) -> None:
     tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(samples) / 16_000).astype(np.float32)

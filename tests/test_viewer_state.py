@@ -20,9 +20,10 @@ import torch
 from viewer_fakes import COUNT, NAMES, FakePackage, camera, curves, draw_dots
 
 from gsavatar.errors import InputError
+from gsavatar.render import render, to_uint8
 from gsavatar.types import Branch, Drive
 from gsavatar.viewer import gate, scene, sound, state, uploads
-from gsavatar.viewer.session import Session
+from gsavatar.viewer.session import Session, drawer
 from gsavatar.viewer.source import AvatarSource, PackageLike
 
 REST = torch.tensor([0.1, 0.2, 0.3])
@@ -278,6 +279,39 @@ def test_session_renders_frames_for_the_camera_and_refines_at_rest(open_session:
     session.look(replace(session.view, position=(0.3, 0.0, 1.0)))  # the head leaves to the left
     page.until(lambda: middle(page.pictures[-1]) == [0, 0, 255])
     page.until(lambda: "server · 1152×768" in page.said)
+
+
+def test_server_frames_show_what_the_sliders_say(open_session: Any) -> None:
+    session, page = open_session(FakePackage())
+    session.update(lambda s: replace(s, mode=state.Mode.FRAMES))
+    full = (state.STILL_HEIGHT, 1152, 3)
+    page.until(lambda: bool(page.pictures) and page.pictures[-1].shape == full)
+
+    def tall(picture: np.ndarray) -> int:
+        return int(((picture == (255, 128, 0)).all(-1).any(1)).sum())
+
+    rest = page.pictures[-1]
+    session.update(lambda s: s.with_slider("jawOpen", 1.0))
+    page.until(lambda: page.pictures[-1].shape == full and tall(page.pictures[-1]) > tall(rest))
+    assert tall(page.pictures[-1]) > 1.5 * tall(rest)
+    session.update(lambda s: s.without_sliders())
+    page.until(lambda: np.array_equal(page.pictures[-1], rest))
+
+
+def test_the_server_draws_the_cloud_it_is_given() -> None:
+    package, draw = FakePackage(), drawer("auto")
+    behind = torch.tensor([0.0, 0.0, 1.0]).expand(96, 96, 3)
+    shown = []
+    for jaw, angle in ((0.0, 0.0), (1.0, 0.0), (0.0, 60.0)):
+        pose = torch.eye(4)
+        pose[0, 3] = 0.05 * angle / 60.0
+        cloud = package.avatar(Drive(torch.tensor([jaw, 0.0, 0.0]), pose))
+        view = scene.orbited(camera(96), torch.zeros(3), angle)
+        shown.append(draw(cloud, view, behind))
+        expected = to_uint8(render(cloud, view, behind).rgb).numpy()
+        assert shown[-1].shape == (96, 96, 3) and np.array_equal(shown[-1], expected)
+        assert middle(shown[-1])[0] > 200 and shown[-1][0, 0].tolist() == [0, 0, 255]
+    assert all((a != b).any(-1).sum() > 50 for a, b in ((shown[0], shown[1]), (shown[0], shown[2])))
 
 
 def test_session_plays_to_the_end_and_says_so(open_session: Any) -> None:

@@ -90,6 +90,7 @@ class Viewer:
         self._closed = threading.Event()
         with _quiet():
             self._server = _LocalServer(host=host, port=port, label="gsavatar", verbose=False)
+        self._asked = port
         self._server.gui.configure_theme(
             dark_mode=True, show_logo=False, show_share_button=False, control_width="medium"
         )
@@ -107,6 +108,8 @@ class Viewer:
     def invitation(self) -> list[str]:
         """The lines that tell a person where to look."""
         lines = [f"viewer  {self.url} (ctrl-c ends it)"]
+        if self._asked not in {0, self._server.get_port()}:
+            lines.append(f"        port {self._asked} is taken, so it is another one")
         if not gate.is_local(self.host):
             lines.append(f"token   {self.token} (asked of every page; nothing is encrypted)")
         return lines

@@ -1,0 +1,85 @@
+"""What a fit learns from the training part alone, and the facts only a fit knows."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from gsavatar import pipeline, speech
+from gsavatar.clip import GUARD_S, Clip
+from gsavatar.config import Settings
+from gsavatar.package import Package
+from gsavatar.pipeline import build_package, learn_speech
+from gsavatar.progress import SilentReporter
+from gsavatar.seeding import SeedCounts, seed_avatar
+from gsavatar.types import Landmarks
+
+
+def with_another_test_part(clip: Clip) -> Clip:
+    """The clip with other coefficients, poses and landmarks from the guard before the test on."""
+    later = torch.arange(len(clip)) >= int(clip.train_rows[-1]) + 1
+    assert float(clip.time_s[later][0]) < float(clip.time_s[int(clip.test_rows[0])]) - 0.8 * GUARD_S
+    track = clip.track
+    pose = track.head_pose.clone()
+    pose[later, 1, 3] += 0.05
+    coefficients = torch.where(later[:, None], 3.0 - track.coefficients, track.coefficients)
+    points = clip.landmarks.points.clone()
+    points[later, 14, 1] += 40.0
+    return replace(
+        clip, track=replace(track, head_pose=pose, coefficients=coefficients),
+        landmarks=Landmarks(points, clip.landmarks.found, None),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def talking(tiny_clip: Clip) -> Clip:
+    """The cartoon with a tone as loud as its mouth is open."""
+    time = np.arange(4 * 16_000) / 16_000
+    loudness = 0.5 - 0.5 * np.cos(2 * np.pi * 1.5 * time)
+    sound = (0.4 * loudness * np.sin(2 * np.pi * 220 * time)).astype(np.float32)
+    copy = replace(tiny_clip)
+    copy.__dict__["features"] = speech.extract(sound, encoder="log_mel")
+    return copy
+
+
+def test_speech_is_learnt_from_the_training_part(talking: Clip) -> None:
+    other = with_another_test_part(talking)
+    other.__dict__["features"] = talking.features
+    (first, _), (second, _) = (learn_speech(clip).state() for clip in (talking, other))  # type: ignore[union-attr]
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_an_avatar_is_built_from_the_training_part(tiny_clip: Clip) -> None:
+    avatar = seed_avatar(tiny_clip, SeedCounts(60, 20, 30), 0, torch.Generator().manual_seed(0))
+
+    def built(clip: Clip) -> Package:
+        return build_package(clip, avatar, None, Settings())
+
+    first, second = built(tiny_clip), built(with_another_test_part(tiny_clip))
+    assert torch.equal(first.limits, second.limits) and torch.equal(first.rest, second.rest)
+    assert torch.equal(first.idle.values, second.idle.values)
+    assert torch.equal(first.idle.head_pose, second.idle.head_pose)
+
+
+def test_memory_is_that_of_the_process_and_its_children(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    used = {pipeline.resource.RUSAGE_SELF: 300, pipeline.resource.RUSAGE_CHILDREN: 40}
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10  # bytes there, kilobytes elsewhere
+    monkeypatch.setattr(
+        pipeline.resource, "getrusage",
+        lambda who: SimpleNamespace(ru_maxrss=used[who] * unit),
+    )  # fmt: skip
+    assert pipeline.peak_rss_mb() == pytest.approx(340.0)
+    clip = SimpleNamespace(meta={"av_offset_ms": 80.0})
+    clock = pipeline._Clock(tmp_path, SilentReporter())
+    assert clock.info(clip, Settings())["peak_rss_mb"] == pytest.approx(340.0)  # type: ignore[arg-type]
+    used[pipeline.resource.RUSAGE_SELF] = 100  # a resumed run that needed less
+    info = pipeline._Clock(tmp_path, SilentReporter()).info(clip, 9.0, Settings())  # type: ignore[arg-type]
+    assert info["peak_rss_mb"] == pytest.approx(340.0) and info["av_offset_ms"] == 80.0
