@@ -81,5 +81,5 @@ def test_memory_is_that_of_the_process_and_its_children(
     clock = pipeline._Clock(tmp_path, SilentReporter())
     assert clock.info(clip, Settings())["peak_rss_mb"] == pytest.approx(340.0)  # type: ignore[arg-type]
     used[pipeline.resource.RUSAGE_SELF] = 100  # a resumed run that needed less
-    info = pipeline._Clock(tmp_path, SilentReporter()).info(clip, 9.0, Settings())  # type: ignore[arg-type]
+    info = pipeline._Clock(tmp_path, SilentReporter()).info(clip, Settings())  # type: ignore[arg-type]
     assert info["peak_rss_mb"] == pytest.approx(340.0) and info["av_offset_ms"] == 80.0
