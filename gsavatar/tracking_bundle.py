@@ -21,7 +21,7 @@ from gsavatar.tracking_motion import rotvecs
 from gsavatar.tracking_skin import MIN_POINTS, Patches, SkinMap, Surface, evened, find, pick
 from gsavatar.tracking_solve import Lens, Poses, pose_jacobian, project, rotations
 
-KEY_FRAMES, ADJUSTED_FRAMES = 14, 80
+KEY_FRAMES, ADJUSTED_FRAMES = 14, 60
 CAUCHY = 2.0
 SHARED_ERROR, CAUTIOUS_SHARED_ERROR = 10.0, 25.0
 """Errors of one patch in frame after frame agree; so many observations count as one. The focal
@@ -35,7 +35,7 @@ FOCAL_SD = 0.25
 ROUNDS = 12
 MIN_OBSERVATIONS = 25
 MIN_SIGHTINGS = 3
-NEAREST_KEYS, LOOK_EVERY = 4, 2
+NEAREST_KEYS, LOOK_EVERY = 3, 2
 RESECTION_STEPS = 6
 
 

@@ -37,8 +37,8 @@ NEAR_RAD = 0.8
 """Views that differ by more are not compared: a patch looks different from there."""
 MAP_STEP_PX = 8
 """Key frames are redrawn by a map that is exact on a grid of this step."""
-WINDOW_PX, LEVELS, RETURN_PX = 21, 2, 0.5
-STOP = (3, 30, 0.005)
+WINDOW_PX, LEVELS, RETURN_PX = 21, 1, 0.5
+STOP = (3, 15, 0.02)
 TRACK_SD_PX = 0.25
 WEAK_TEXTURE = 60.0
 """Mean squared gradient (evened grey levels a pixel) below which a patch is hard to place."""
