@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gsavatar.morphable import Floats, Ints
 from gsavatar.tracking_flow import Pictures
-from gsavatar.tracking_motion import rotvecs
+from gsavatar.tracking_motion import mean_rotation, rotvecs
 from gsavatar.tracking_skin import MIN_POINTS, Patches, SkinMap, Surface, evened, find, pick
 from gsavatar.tracking_solve import Lens, Poses, pose_jacobian, project, rotations
 
@@ -90,7 +90,24 @@ def adjust(
         sigma = found_sigma if cautious else sigma
         skin = replace(skin, key_poses=new[keys], patches=replace(skin.patches, points=places))
     skin = replace(skin, patches=skin.patches.at(np.unique(seen.point)))
+    new, skin = _in_head_frame_of(own, new, skin, keys)
     return Bundle(lens, sigma, index, new, skin)
+
+
+def _in_head_frame_of(own: Poses, new: Poses, skin: SkinMap, keys: Ints) -> tuple[Poses, SkinMap]:
+    """The same answer in the head frame that the landmarks' poses have on average.
+
+    Where a head frame lies in a head is a convention; sightings say next to nothing of it.
+    """
+    turn = mean_rotation(own.R.transpose(0, 2, 1) @ new.R)
+    R = new.R @ turn.T
+    shift = np.einsum("tba,tb->ta", R, new.t - own.t).mean(0)
+    moved = Poses(R, new.t - R @ shift)
+    patches = skin.patches
+    patches = replace(
+        patches, points=patches.points @ turn.T + shift, normals=patches.normals @ turn.T
+    )
+    return moved, replace(skin, key_poses=moved[keys], patches=patches)
 
 
 def locate(

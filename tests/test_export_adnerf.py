@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,17 +155,23 @@ def test_every_frame_has_its_pictures_and_landmarks(exported: Exported) -> None:
 
 def test_a_path_in_another_head_frame_and_unit_is_followed(exported: Exported) -> None:
     """The same path told by another project: decimetres, an origin 3 cm away, axes turned by 5°."""
+    K = exported.clip.camera(0).K
+    options: dict[str, Any] = {
+        "provider": exported.clip.track.face.provider, "focal_px": float(K[0, 0]),
+        "principal_point": (float(K[0, 2]), float(K[1, 2])),
+    }  # fmt: skip
     clip = exported.clip
+    files = torch.zeros(len(clip), dtype=torch.int64)
+    # A known path is placed by landmarks, so the track it is compared with is one of landmarks.
+    by_landmarks = tracking.fit_track(clip.landmarks, clip.time_s, files, clip.frame_ids, **options)
+    clip = replace(clip, track=by_landmarks)
     ours = export_adnerf.poses(clip)
     turn = geometry.so3_exp(torch.tensor([0.05, -0.07, 0.02], dtype=torch.float64))
     other = geometry.rigid(turn, torch.tensor([0.02, -0.01, 0.02], dtype=torch.float64))
     theirs = ours @ geometry.se3_invert(other)
     theirs[:, :3, 3] *= 10.0
-    K = clip.camera(0).K
     track = tracking.fit_track(
-        clip.landmarks, clip.time_s, torch.zeros(len(clip), dtype=torch.int64), clip.frame_ids,
-        provider=clip.track.face.provider, focal_px=float(K[0, 0]),
-        principal_point=(float(K[0, 2]), float(K[1, 2])),
+        clip.landmarks, clip.time_s, files, clip.frame_ids, **options,
         known=KnownPoses(clip.frame_ids, theirs),
     )  # fmt: skip
     moved = geometry.se3_invert(clip.track.head_pose) @ track.head_pose

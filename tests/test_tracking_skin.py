@@ -254,6 +254,8 @@ def test_a_whole_adjustment_of_a_turning_camera() -> None:
         lambda row: pictures[row], np.arange(40), start, a_surface(), LENS, focal_known=True
     )
     assert isinstance(bundle, Bundle) and bundle.lens.focal == LENS.focal
+    turn = bundle.poses.R.transpose(0, 2, 1) @ start.R
+    assert np.abs(turn.mean(0) - turn.mean(0).T).max() < 2e-3  # the same head frame on average
     points = a_surface().points[None]
     before = project(start, points, LENS)[0] - project(true, points, LENS)[0]
     after = project(bundle.poses, points, LENS)[0] - project(true, points, LENS)[0]
