@@ -72,7 +72,7 @@ def adjust(
         return None
     patches = Patches.join(parts)
     skin = SkinMap(tuple(images[k] for k in keys), own[keys], patches, surface)
-    new, sigma = own, 0.0
+    new, sigma, start_lens = own, 0.0, lens
     for cautious in (True, False):  # from better poses more patches are found, and better
         seen = _sightings(skin, images, new, lens, keys)
         count = np.bincount(seen.point, minlength=len(patches.points))
@@ -90,8 +90,14 @@ def adjust(
         sigma = found_sigma if cautious else sigma
         skin = replace(skin, key_poses=new[keys], patches=replace(skin.patches, points=places))
     skin = replace(skin, patches=skin.patches.at(np.unique(seen.point)))
-    new, skin = _in_head_frame_of(own, new, skin, keys)
+    new, skin = _in_head_frame_of(_through(own, start_lens, lens), new, skin, keys)
     return Bundle(lens, sigma, index, new, skin)
+
+
+def _through(poses: Poses, lens: Lens, other: Lens) -> Poses:
+    """Where heads seen through ``lens`` are if it was ``other``: their depth goes with the focal
+    length, or they would be of another size."""
+    return Poses(poses.R, poses.t * (1.0, 1.0, other.focal / lens.focal))
 
 
 def _in_head_frame_of(own: Poses, new: Poses, skin: SkinMap, keys: Ints) -> tuple[Poses, SkinMap]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
 from gsavatar.morphable import MESH_POINTS, canonical_face
+from gsavatar.morphable_surface import vertex_normals
 from gsavatar.tracking_bundle import (
     LOOK_EVERY,
     SHARED_ERROR,
     Bundle,
+    _in_head_frame_of,
     _moved,
     _Normal,
     _Problem,
     _Seen,
+    _through,
     adjust,
     locate,
     locate_all,
@@ -23,7 +28,6 @@ from gsavatar.tracking_skin import (
     Patches,
     SkinMap,
     Surface,
-    _normals,
     _trust,
     evened,
     facing,
@@ -49,7 +53,7 @@ def a_surface() -> Surface:
     count = len(points)
     assert count == MESH_POINTS
     return Surface(
-        points, _normals(points, triangles), np.ones(count, bool), np.zeros(count),
+        points, vertex_normals(points, triangles), np.ones(count, bool), np.zeros(count),
         np.full(count, 0.005),
     )  # fmt: skip
 
@@ -263,3 +267,17 @@ def test_a_whole_adjustment_of_a_turning_camera() -> None:
     assert np.abs(after).mean() < 0.15 * np.abs(before).mean()
     assert SHARED_ERROR >= 1
     assert isinstance(bundle.skin.patches, Patches)
+
+
+def test_another_focal_length_does_not_move_the_face_in_its_frame() -> None:
+    """Seen through a longer lens the head is farther away; its frame must go with it."""
+    scene = Scene(yaw=0.3, noise_px=0.0)
+    nearer = Poses(scene.poses.R, scene.poses.t * (1.0, 1.0, 0.85))
+    longer, shorter = scene.lens, replace(scene.lens, focal=0.85 * scene.lens.focal)
+    patches = a_map(a_picture(5)).patches
+    skin = SkinMap((), scene.poses[:1], replace(patches, points=patches.points + 0.01), a_surface())
+    drifted = Poses(scene.poses.R, scene.poses.t - scene.poses.R @ np.full(3, 0.01))
+    own = _through(nearer, shorter, longer)
+    poses, moved = _in_head_frame_of(own, drifted, skin, np.array([0]))
+    np.testing.assert_allclose(poses.t, scene.poses.t, atol=1e-9)
+    np.testing.assert_allclose(moved.patches.points, patches.points, atol=1e-9)
