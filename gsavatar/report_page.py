@@ -75,7 +75,7 @@ svg .cell { fill: var(--accent); }
 .axis { fill: var(--soft); font-size: 12.5px; }
 .bar { display: grid; grid-template-columns: 250px 1fr 80px; gap: 12px; align-items: center;
   margin: 5px 0; font-size: 0.92rem; }
-.narrow .bar { grid-template-columns: 150px 1fr 110px; }
+.narrow .bar { grid-template-columns: 165px 1fr 110px; }
 .bar b { background: var(--faint); border-radius: 4px; height: 12px; }
 .bar i { display: block; height: 12px; border-radius: 4px; background: var(--accent); }
 .bar em { font-style: normal; color: var(--soft); font-variant-numeric: tabular-nums; }
@@ -92,7 +92,8 @@ details { margin: 10px 0; } summary { cursor: pointer; font-weight: 550; }
 ul.notes { padding-left: 20px; font-size: 0.92rem; } ul.notes li { margin: 4px 0;
   overflow-wrap: anywhere; }
 @media (max-width: 620px) { main { padding: 28px 14px 60px; }
-  .bar, .narrow .bar { grid-template-columns: 120px 1fr 64px; } .mouths { grid-template-columns: 1fr; } }
+  .bar, .narrow .bar { grid-template-columns: 120px 1fr 64px; }
+  .mouths { grid-template-columns: 1fr; } }
 @media print { body { background: white; } figure, .tile, .chart { break-inside: avoid; } }
 """
 

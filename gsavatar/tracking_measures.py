@@ -131,8 +131,10 @@ def total_frames(clip: Clip) -> int:
 
 
 def _length(source: dict[str, Any]) -> int:
-    frames = round(source["duration_s"] * source["fps"])
-    return max(frames, source.get("last_index", frames - 1) + 1)
+    """Frames of a source; clips of older versions know of the used ones alone."""
+    if "frames" in source:
+        return int(source["frames"])
+    return int(source.get("last_index", round(source["duration_s"] * source["fps"]) - 1)) + 1
 
 
 def dropped(clip: Clip, sequence: Sequence) -> tuple[Dropped, ...]:
@@ -200,16 +202,14 @@ def reprojection(clip: Clip) -> Fit | None:
 
 def steadiness(clip: Clip, progress: Progress | None = None) -> Steadiness | None:
     """Optical flow of rigid skin after the head's path was taken out of the pictures."""
-    rows = _longest_stretch(clip, STEADY_FRAMES)
+    rows = steady_rows(clip, STEADY_FRAMES)
     if len(rows) < 3:
         return None
-    reference = int(np.argmin(_away_from_rest(clip, rows)))
-    points = clip.landmarks.points[rows].double().numpy()
-    row = int(rows[reference])
-    centres = metrics_motion.patch_centres(points[reference], clip.regions(row))[::2]
-    skin = head_points(clip.track, row, centres)
+    reference, centres = reference_of(clip, rows)
+    skin = head_points(clip.track, int(rows[reference]), centres)
     if len(skin) < metrics_motion.MIN_PATCHES:
         return None
+    points = clip.landmarks.points[rows].double().numpy()
     paths = [path_px(clip.track, rows, skin), points[:, list(RIGID_20), :2]]
     ours, raw = residual_motion(
         lambda t: clip.frame(int(rows[t])), paths, reference, centres,
@@ -217,11 +217,19 @@ def steadiness(clip: Clip, progress: Progress | None = None) -> Steadiness | Non
     )  # fmt: skip
     fps = 1.0 / float(np.median(np.diff(clip.time_s.numpy()[rows])))
     (hz, ours_px), (_, raw_px) = (spectrum(r.motion_px, fps) for r in (ours, raw))
-    start_s = float(clip.time_s[row - reference])
+    start_s = float(clip.time_s[int(rows[0])])
     return Steadiness(ours, raw, hz, ours_px, raw_px, start_s, len(rows))
 
 
-def _longest_stretch(clip: Clip, most: int) -> NDArray[np.int64]:
+def reference_of(clip: Clip, rows: NDArray[np.int64]) -> tuple[int, Array]:
+    """Which of some rows turns least from rest, and its patches of rigid skin [C, 2] in pixels."""
+    reference = int(np.argmin(_away_from_rest(clip, rows)))
+    row = int(rows[reference])
+    points = clip.landmarks.points[row].double().numpy()
+    return reference, metrics_motion.patch_centres(points, clip.regions(row))[::2]
+
+
+def steady_rows(clip: Clip, most: int) -> NDArray[np.int64]:
     """Rows of the longest run of neighbouring frames with pictures, cut to ``most``."""
     times = clip.time_s.numpy()
     if len(times) < 2:

@@ -61,10 +61,18 @@ def head_points(track: Track, row: int, pixels: Array) -> Array:
     seen = posed_mesh(track, row).double().numpy() @ view[:3, :3].T + view[:3, 3]
     K = camera.K.double().numpy()
     flat = seen[:, :2] / seen[:, 2:] * (K[0, 0], K[1, 1]) + K[:2, 2]
+    return hits(pixels, flat, seen[:, 2], face.vertices.double().numpy(), faces)
+
+
+def hits(pixels: Array, flat: Array, depth: Array, rest: Array, faces: NDArray[np.int64]) -> Array:
+    """Places [P, 3] on a rest mesh [V, 3] that are the nearest behind ``pixels`` [P, 2].
+
+    ``flat`` [V, 2] and ``depth`` [V] are where its vertices are seen. Pixels beside the mesh are
+    left out.
+    """
     a, b, c = (flat[faces[:, i]] for i in range(3))
     area = _cross(b - a, c - a)
     area = np.where(np.abs(area) < 1e-9, np.nan, area)
-    depth, rest = seen[:, 2], face.vertices.double().numpy()
     found = []
     for pixel in pixels:
         shares = np.stack((_cross(b - pixel, c - pixel), _cross(c - pixel, a - pixel)), -1)
@@ -73,7 +81,8 @@ def head_points(track: Track, row: int, pixels: Array) -> Array:
         hit = np.flatnonzero((shares >= 0).all(1))
         if len(hit):
             nearest = hit[np.argmin((shares[hit] * depth[faces[hit]]).sum(1))]
-            found.append(shares[nearest] @ rest[faces[nearest]])
+            weight = shares[nearest] / depth[faces[nearest]]  # even in space, not in the picture
+            found.append(weight @ rest[faces[nearest]] / weight.sum())
     return np.array(found).reshape(-1, 3)
 
 
@@ -126,7 +135,8 @@ def laid_on(picture: UInt8, here_px: Array, there_px: Array, size: tuple[int, in
 
     design = np.column_stack((there_px - 0.5, np.ones(len(there_px))))
     back, *_ = np.linalg.lstsq(design, here_px - 0.5, rcond=None)
-    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    # Cubic interpolation would shift what it samples between pixels by up to 0.1 px.
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     moved = cv2.warpAffine(picture, back.T, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(moved, np.uint8)
 

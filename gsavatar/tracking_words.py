@@ -198,9 +198,9 @@ def _steady_rows(m: Measures) -> list[Row]:
         return []
     return [
         Row("Jitter", f"{s.ours.jitter_px:.3f} px",
-            "Every picture is laid onto one by the head's path; forehead and nose should then stand "
-            "still. This is how unevenly they still move (optical flow, second difference, root "
-            "mean square): the trembling of the path.",
+            "Every picture is laid onto one by the head's path; forehead and nose should then "
+            "stand still. This is how unevenly they still move (optical flow, second difference, "
+            "root mean square): the trembling of the path.",
             f"below {GOOD_STEADY_PX} px; from {POOR_STEADY_PX} px a rendered head trembles "
             "visibly; about 0.02 px is the measuring itself"),
         Row("… of landmarks alone", f"{s.landmarks.jitter_px:.3f} px",
