@@ -326,17 +326,19 @@ def loop(source: Path, target: Path, seconds: float) -> None:
     with av.open(str(source)) as first, av.open(str(target), "w") as out:
         streams = {s.index: out.add_stream_from_template(s) for s in first.streams
                    if s.type in ("video", "audio")}  # fmt: skip
-        length = Fraction(first.duration, av.time_base)
-        start = Fraction(0)
+        start = end = Fraction(0)
         while start < seconds:
             first.seek(0)
             for packet in first.demux():
                 if packet.dts is None or packet.stream.index not in streams:
                     continue
-                if start + packet.pts * packet.time_base >= seconds:
+                base = packet.time_base
+                end = max(end, start + (packet.pts + (packet.duration or 1)) * base)
+                primes = packet.pts < 0 and start > 0  # the coder's run-up, once is enough
+                if primes or start + packet.pts * base >= seconds:
                     continue
-                shift = round(start / packet.time_base)
+                shift = round(start / base)
                 packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
                 packet.stream = streams[packet.stream.index]
                 out.mux(packet)
-            start += length
+            start = end
