@@ -24,10 +24,10 @@ from gsavatar.tracking_solve import Lens, Poses, pose_jacobian, project, rotatio
 
 KEY_FRAMES, ADJUSTED_FRAMES = 14, 60
 CAUCHY = 2.0
-SHARED_ERROR, FOCAL_SHARED_ERROR = 250.0, 25.0
-"""So many sightings count as one: a patch errs alike in frame after frame, and a dozen key frames hold
-the same skin. Counted one by one they would outvote the face's shape where a head hardly turns. The
-focal length's own pass counts more, as its deviation was found to be right so."""
+SHARED_ERROR, FOCAL_SHARED_ERROR, SHARED_IN_FRAME = 250.0, 25.0, 10.0
+"""So many sightings count as one: a patch errs alike in frame after frame, and a dozen key frames
+hold the same skin. Counted one by one they would outvote the face's shape where a head hardly turns.
+The pass for the focal length counts more, as that length's deviation was found to be right so."""
 CAUTIOUS_PLACES = 0.6
 """While the focal length is sought, places are held this much closer to the fitted face."""
 POSE_SD = np.array([0.02, 0.02, 0.05, 0.05, 0.05, 0.05])
@@ -35,7 +35,7 @@ POSE_SD = np.array([0.02, 0.02, 0.05, 0.05, 0.05, 0.05])
 SWING_SD, SWING_NOISE_RAD = 0.08, 0.01
 """How far, as a share, landmarks may be wrong about how widely a head turns, and by how much a
 landmark pose errs from frame to frame. Wide turns of a flat face and small ones of a deep face look
-alike (the bas-relief ambiguity, Belhumeur et al. 1999): skin that slides over the skull would decide.
+alike (the bas-relief ambiguity, Belhumeur et al. 1999): skin that slides on the skull would decide.
 """
 FOCAL_SD = 0.25
 """Belief in the focal length beforehand, of its logarithm."""
@@ -219,7 +219,7 @@ def _residuals(poses: Poses, points: Floats, seen: _Seen, lens: Lens) -> tuple[F
     return np.einsum("oij,oj->oi", seen.trust, seen.pixels - pixels), at
 
 
-def _robust(residual: Floats, shared_error: float = SHARED_ERROR) -> Floats:
+def _robust(residual: Floats, shared_error: float) -> Floats:
     """Weights [O] of sightings: Cauchy's, thinned for errors that agree."""
     square = (residual**2).sum(1) / CAUCHY**2
     return np.asarray(1.0 / (1.0 + square) / shared_error)
@@ -380,7 +380,7 @@ def _resect(  # noqa: PLR0917
     for _ in range(RESECTION_STEPS):
         at, seen = project(pose, points[None], lens)
         residual = np.einsum("pij,pj->pi", trust, pixels - at[0])
-        weight = _robust(residual)
+        weight = _robust(residual, SHARED_IN_FRAME)
         J = trust @ pose_jacobian(seen, seen - pose.t[:, None], lens)[0]
         H = np.einsum("pia,p,pib->ab", J, weight, J) + np.diag(hold)
         g = np.einsum("pia,p,pi->a", J, weight, residual) - hold * _off_start(pose, belief)[0]
