@@ -26,7 +26,8 @@ KEY_FRAMES, ADJUSTED_FRAMES = 14, 60
 CAUCHY = 2.0
 SHARED_ERROR, FOCAL_SHARED_ERROR, SHARED_IN_FRAME = 250.0, 25.0, 10.0
 """So many sightings count as one: a patch errs alike in frame after frame, and a dozen key frames
-hold the same skin. One by one they would outvote the face's shape where a head hardly turns. The pass for the focal length counts more, as that length's deviation was found to be right so."""
+hold the same skin. One by one they would outvote the face's shape where a head hardly turns. The
+focal length's own pass counts more, as its deviation was found to be right so."""
 CAUTIOUS_PLACES = 0.6
 """While the focal length is sought, places are held this much closer to the fitted face."""
 POSE_SD = np.array([0.02, 0.02, 0.05, 0.05, 0.05, 0.05])
