@@ -26,6 +26,7 @@ from torch import Tensor
 from gsavatar import ops
 from gsavatar.cli_env import prepare_process
 from gsavatar.ops import machinery, native
+from gsavatar.ops.evaluate_sh import SH_0
 from gsavatar.ops.rasterize import rasterize_op, scene_of
 
 PAIRS_PER_PIXEL = 25.0
@@ -147,10 +148,10 @@ def time_rasterize(arguments: Scene, backend: str, seconds: float) -> tuple[floa
 
 def time_blended(arguments: Scene, seconds: float) -> float:
     """Milliseconds of blend, projection and compositing in one pass, for inference."""
-    moving = motion_of(arguments)
-    still = (arguments[n] for n in ("opacities", "colors", "branch", "world_to_cam", "K"))
-    size = (arguments["width"], arguments["height"], arguments["background"])
-    held = (*moving, *still, *size)
+    *cloud, basis, coefficients = motion_of(arguments)
+    sh = ((arguments["colors"] - 0.5) / SH_0)[:, None]
+    view = (arguments[n] for n in ("branch", "world_to_cam", "K", "width", "height", "background"))
+    held = (*cloud, [ops.Part(basis, coefficients)], arguments["opacities"], sh, *view)
 
     def run() -> tuple[float, ...]:
         start = time.perf_counter()

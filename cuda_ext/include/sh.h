@@ -74,6 +74,13 @@ GSA_FN Vec3<F> direction_of(const Vec3<F>& offset, F& inverse) {
   return scaled(offset, inverse);
 }
 
+// Where a camera stands in the world.
+GSA_FN Vec3<float> centre_of(const float* world_to_cam) {
+  const float *w = world_to_cam, x = w[3], y = w[7], z = w[11];
+  return {-(w[0] * x + w[4] * y + w[8] * z), -(w[1] * x + w[5] * y + w[9] * z),
+          -(w[2] * x + w[6] * y + w[10] * z)};
+}
+
 // Gradient of the offset: the part of v along d is lost, the rest divided by the length.
 template <class F>
 GSA_FN Vec3<F> direction_bwd(const Vec3<F>& d, const F& inverse, const Vec3<F>& v) {

@@ -7,15 +7,12 @@ A basis row has nine numbers per Gaussian: displacement (in units of ``mean_unit
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gsavatar.ops import check, native
-from gsavatar.ops.rasterize import project_and_composite
-from gsavatar.types import Rendering
 
 OFFSETS = 9
 
@@ -132,21 +129,25 @@ def _(means, quats, scales, basis, coefficients, mean_unit):
 def blend_motion_bwd_op(
     means: Tensor, quats: Tensor, scales: Tensor, basis: Tensor, coefficients: Tensor,
     mean_unit: float, v_means: Tensor, v_quats: Tensor, v_scales: Tensor, needs_basis: bool,
+    needs_coefficients: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of means, quats, scales, basis (empty unless asked for) and coefficients."""
+    """Gradients of means, quats, scales, and, unless not asked for, basis and coefficients."""
     means, quats, scales = means.contiguous(), quats.contiguous(), scales.contiguous()
     basis, coefficients = basis.contiguous(), coefficients.contiguous()
     given = (v_means.contiguous(), v_quats.contiguous(), v_scales.contiguous())
     v_basis = torch.empty_like(basis) if needs_basis else torch.empty(0)
+    v_coefficients = torch.empty_like(coefficients) if needs_coefficients else torch.empty(0)
     out = (
         torch.empty_like(means), torch.empty_like(quats), torch.empty_like(scales), v_basis,
-        torch.empty_like(coefficients),
+        v_coefficients,
     )  # fmt: skip
     partial = torch.empty(means.shape[0] // native.CHUNK + 1, max(coefficients.shape[0], 1))
     pointers = [t.data_ptr() for t in (*given, partial, *out)]
     grad = native.MotionGrad(*pointers)
     if not needs_basis:
         grad.basis = None
+    if not needs_coefficients:
+        grad.coefficients = None
     native.cpu().gsa_blend_bwd(
         _motion((means, quats, scales, basis, coefficients), mean_unit), grad
     )
@@ -155,11 +156,10 @@ def blend_motion_bwd_op(
 
 @blend_motion_bwd_op.register_fake
 def _(means, quats, scales, basis, coefficients, mean_unit, v_means, v_quats, v_scales,
-      needs_basis):  # fmt: skip
-    v_basis = torch.empty_like(basis) if needs_basis else basis.new_empty(0)
+      needs_basis, needs_coefficients):  # fmt: skip
     return (means.new_empty(means.shape), quats.new_empty(quats.shape),
-            scales.new_empty(scales.shape), v_basis,
-            coefficients.new_empty(coefficients.shape))  # fmt: skip
+            scales.new_empty(scales.shape), basis.new_empty(basis.shape if needs_basis else 0),
+            coefficients.new_empty(coefficients.shape if needs_coefficients else 0))  # fmt: skip
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -168,55 +168,15 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 
 
 def _backward(ctx: Any, v_means: Tensor, v_quats: Tensor, v_scales: Tensor) -> tuple[Any, ...]:
-    needs_basis = ctx.needs_input_grad[3]
+    needs_basis, needs_coefficients = ctx.needs_input_grad[3:5]
     means, quats, scales, basis, coefficients = blend_motion_bwd_op(
-        *ctx.saved_tensors, ctx.mean_unit, v_means, v_quats, v_scales, needs_basis
-    )
-    return means, quats, scales, basis if needs_basis else None, coefficients, None
+        *ctx.saved_tensors, ctx.mean_unit, v_means, v_quats, v_scales, needs_basis,
+        needs_coefficients,
+    )  # fmt: skip
+    return (
+        means, quats, scales, basis if needs_basis else None,
+        coefficients if needs_coefficients else None, None,
+    )  # fmt: skip
 
 
 blend_motion_op.register_autograd(_backward, setup_context=_setup)
-
-
-@torch.no_grad()
-def rasterize_blended(
-    means: Tensor,  # [N, 3]
-    quats: Tensor,  # [N, 4]
-    scales: Tensor,  # [N, 3]
-    basis: Tensor,  # [K, N, 9]
-    coefficients: Tensor,  # [K]
-    opacities: Tensor,  # [N]
-    colors: Tensor,  # [N, 3]
-    branch: Tensor,  # [N] int32
-    world_to_cam: Tensor,  # [4, 4]
-    K: Tensor,  # [3, 3]
-    width: int,
-    height: int,
-    background: Tensor,  # [3] or [H, W, 3]
-    *,
-    mean_unit: float = 1.0,
-) -> Rendering:
-    """``rasterize(*blend_motion(…), …)`` for inference, without writing the moved cloud.
-
-    CPU and float32 only. Raises as the two ops do.
-    """
-    _check(means, quats, scales, basis, coefficients)
-    check.dtype("means", means, torch.float32)
-    check.raster_arguments(
-        means, quats, scales, opacities, colors, branch, world_to_cam, K, width, height,
-        background, None,
-    )  # fmt: skip
-    if not torch.isfinite(coefficients).all():
-        raise ValueError("coefficients holds NaN or infinity")
-    means, quats, scales = means.contiguous(), quats.contiguous(), scales.contiguous()
-    held = (means, quats, scales, basis.contiguous(), coefficients.contiguous())
-    motion = _motion(held, mean_unit)
-    cloud = {
-        "means": held[0], "quats": held[1], "scales": held[2], "opacities": opacities,
-        "colors": colors, "world_to_cam": world_to_cam, "K": K, "background": background,
-        "screen_probe": None, "branch": branch,
-    }  # fmt: skip
-    rgb, alpha, share, depth, *_ = project_and_composite(
-        cloud, width, height, ctypes.addressof(motion)
-    )
-    return Rendering(rgb, alpha[..., None], share, depth[..., None])
