@@ -7,7 +7,7 @@
 #include "colour.h"
 #include "projection.h"
 #include "motion.h"
-#include "pose.h"
+#include "part.h"
 #include "parallel.h"
 
 namespace gsa {
@@ -87,20 +87,13 @@ struct Piece {
 // The Gaussians where they are drawn; `offsets` is their motion [used, 9].
 Gaussian3<vf> gaussians_of(const gsa_raster& s, const Piece& piece, int first, int used,
                            const float* offsets) {
-  Gaussian3<vf> g = load_gaussians(s.means, s.quats, s.scales, first, used);
+  const Gaussian3<vf> g = load_gaussians(s.means, s.quats, s.scales, first, used);
   if (!piece.part) return g;
   const gsa_part& part = *piece.part;
-  g = moved(g, load_offset(offsets, used), part.motion.mean_unit);
-  // in this order a NaN stays one
-  const vf least = broadcast(part.scale_min), most = broadcast(part.scale_max);
-  g.scale = {smaller(most, larger(least, g.scale.x)), smaller(most, larger(least, g.scale.y)),
-             smaller(most, larger(least, g.scale.z))};
-  if (!part.pose.turn) return g;
   const vf share = part.pose.share
                        ? load_strided(part.pose.share + (first - piece.part_first), 1, used, 0.0f)
                        : broadcast(1.0f);
-  posed(piece.rigid, share, g.mean, g.quat);
-  return g;
+  return placed(part, piece.rigid, share, g, load_offset(offsets, used));
 }
 
 void colours_of(const gsa_raster& s, const Piece& piece, const Vec3<vf>& mean, int first, int used,
@@ -111,10 +104,8 @@ void colours_of(const gsa_raster& s, const Piece& piece, const Vec3<vf>& mean, i
     blue = load_strided(at + 2, 3, used, 0.0f);
     return;
   }
-  const Vec3<float> centre = centre_of(s.world_to_cam);
-  Vec3<vf> offset = {mean.x - centre.x, mean.y - centre.y, mean.z - centre.z};
-  if (piece.part->turns_sh && piece.part->pose.turn) offset = row_times(offset, piece.rigid.rotation);
-  const Seen seen = see_along(s.terms, offset);
+  const Seen seen =
+      see_along(s.terms, seen_from(*piece.part, piece.rigid, centre_of(s.world_to_cam), mean));
   const vf zero = broadcast(0.0f);  // first, so that a NaN stays one
   red = larger(zero, sh_channel(s.sh, s.terms, seen, first, used, 0));
   green = larger(zero, sh_channel(s.sh, s.terms, seen, first, used, 1));
@@ -196,9 +187,7 @@ void for_pieces(const gsa_raster& s, int first, int end, const Visit& visit) {
     const gsa_part& part = s.parts[k];
     const int part_end = part_first + part.motion.count;
     const int from = first > part_first ? first : part_first, to = end < part_end ? end : part_end;
-    if (from < to)
-      visit({from, to, &part, part_first,
-             part.pose.turn ? make_rigid(part.pose.turn, part.pose.shift) : Rigid{}});
+    if (from < to) visit({from, to, &part, part_first, rigid_of(part)});
     part_first = part_end;
   }
 }

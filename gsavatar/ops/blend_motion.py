@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gsavatar.ops import check, native
+from gsavatar.ops import check, launch, native
 
 OFFSETS = 9
 
@@ -28,11 +28,11 @@ def blend_motion(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Moved means [N, 3] (metres), quats [N, 4] (as long as the inputs) and scales [N, 3].
 
-    float32 on a CPU runs natively, anything else in torch. Raises ``ValueError`` for malformed
-    shapes, dtypes or devices.
+    float32 on a CPU or CUDA runs natively, anything else in torch. Raises ``ValueError`` for
+    malformed shapes, dtypes or devices.
     """
     _check(means, quats, scales, basis, coefficients)
-    if means.device.type != "cpu" or means.dtype != torch.float32 or not native.present():
+    if not launch.serves(means):
         return blend_motion_ref(means, quats, scales, basis, coefficients, mean_unit=mean_unit)
     return blend_motion_op(means, quats, scales, basis, coefficients, float(mean_unit))
 
@@ -115,7 +115,7 @@ def blend_motion_op(
         cloud, mean_unit, out_means=out[0].data_ptr(), out_quats=out[1].data_ptr(),
         out_scales=out[2].data_ptr(),
     )  # fmt: skip
-    native.cpu().gsa_blend(motion)
+    launch.launcher(means)("blend", motion)
     return out
 
 
@@ -135,22 +135,21 @@ def blend_motion_bwd_op(
     means, quats, scales = means.contiguous(), quats.contiguous(), scales.contiguous()
     basis, coefficients = basis.contiguous(), coefficients.contiguous()
     given = (v_means.contiguous(), v_quats.contiguous(), v_scales.contiguous())
-    v_basis = torch.empty_like(basis) if needs_basis else torch.empty(0)
-    v_coefficients = torch.empty_like(coefficients) if needs_coefficients else torch.empty(0)
+    v_basis = basis.new_empty(basis.shape if needs_basis else 0)
+    v_coefficients = coefficients.new_empty(coefficients.shape if needs_coefficients else 0)
     out = (
         torch.empty_like(means), torch.empty_like(quats), torch.empty_like(scales), v_basis,
         v_coefficients,
     )  # fmt: skip
-    partial = torch.empty(means.shape[0] // native.CHUNK + 1, max(coefficients.shape[0], 1))
+    partial = means.new_empty(means.shape[0] // native.CHUNK + 1, max(coefficients.shape[0], 1))
     pointers = [t.data_ptr() for t in (*given, partial, *out)]
     grad = native.MotionGrad(*pointers)
     if not needs_basis:
         grad.basis = None
     if not needs_coefficients:
         grad.coefficients = None
-    native.cpu().gsa_blend_bwd(
-        _motion((means, quats, scales, basis, coefficients), mean_unit), grad
-    )
+    motion = _motion((means, quats, scales, basis, coefficients), mean_unit)
+    launch.launcher(means)("blend_bwd", motion, grad)
     return out
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gsavatar.ops import check, native
+from gsavatar.ops import check, launch, native
 
 SUMS = 16
 """Numbers a chunk of Gaussians adds up for the gradients of turn and shift."""
@@ -36,11 +36,11 @@ def pose_gaussians(
 ) -> tuple[Tensor, Tensor]:
     """Posed means [N, 3] and quats [N, 4] (as long as the inputs).
 
-    float32 on a CPU runs natively, anything else in torch. Raises ``ValueError`` for malformed
-    shapes, dtypes or devices.
+    float32 on a CPU or CUDA runs natively, anything else in torch. Raises ``ValueError`` for
+    malformed shapes, dtypes or devices.
     """
     _check(means, quats, pose)
-    if means.device.type != "cpu" or means.dtype != torch.float32 or not native.present():
+    if not launch.serves(means):
         return pose_gaussians_ref(means, quats, pose)
     posed: tuple[Tensor, Tensor] = pose_gaussians_op(
         means, quats, pose.turn, pose.shift, pose.share
@@ -117,7 +117,7 @@ def pose_gaussians_op(
     out = torch.empty_like(means), torch.empty_like(quats)
     arguments = _arguments(means, quats, pose)
     arguments.out_means, arguments.out_quats = out[0].data_ptr(), out[1].data_ptr()
-    native.cpu().gsa_pose(arguments)
+    launch.launcher(means)("pose", arguments)
     return out
 
 
@@ -143,7 +143,7 @@ def pose_gaussians_bwd_op(
     grad = native.PoseGrad(*(t.data_ptr() for t in (*given, partial, *out)))
     if share is None:
         grad.share = None
-    native.cpu().gsa_pose_bwd(_arguments(means, quats, pose), grad)
+    launch.launcher(means)("pose_bwd", _arguments(means, quats, pose), grad)
     return out
 
 

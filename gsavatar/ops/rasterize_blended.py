@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gsavatar.ops import check, native
+from gsavatar.ops import check, cuda_backend, native
 from gsavatar.ops.blend_motion import OFFSETS, blend_motion_ref
 from gsavatar.ops.evaluate_sh import TERMS
 from gsavatar.ops.pose_gaussians import Pose, check_pose, pose_arguments, pose_gaussians_ref
@@ -48,8 +48,8 @@ def rasterize_blended(
 ) -> Rendering:
     """``rasterize`` of the cloud moved by its ``parts``, which follow each other and are all of it.
 
-    The colours are ``evaluate_sh`` of the moved cloud, S is 1, 4, 9 or 16. float32 on a CPU. Raises
-    ``ValueError`` for malformed arguments and ``NativeUnavailable`` without the kernels.
+    The colours are ``evaluate_sh`` of the moved cloud, S is 1, 4, 9 or 16. float32 on a CPU or
+    CUDA. Raises ``ValueError`` for malformed arguments and ``NativeUnavailable`` without kernels.
     """
     terms = sh.shape[1] if isinstance(sh, Tensor) and sh.dim() == 3 else 0
     check.shape("sh", sh, (means.shape[0], terms if terms in TERMS else 1, 3))
@@ -65,7 +65,11 @@ def rasterize_blended(
         "sh": sh, "world_to_cam": world_to_cam, "K": K, "background": background,
         "screen_probe": None, "branch": branch,
     }  # fmt: skip
-    rgb, alpha, share, depth, *_ = project_and_composite(cloud, width, height, structures(held))
+    if means.device.type == "cuda":
+        made = cuda_backend.run_forward(cloud, width, height, structures(held))
+        rgb, alpha, share, depth = (made[name] for name in cuda_backend.OUTPUTS)
+    else:
+        rgb, alpha, share, depth, *_ = project_and_composite(cloud, width, height, structures(held))
     return Rendering(rgb, alpha[..., None], share, depth[..., None])
 
 
