@@ -1,13 +1,14 @@
 """How good the tracker is, against known truth and on real footage.
 
     python benchmarks/tracking.py --seeds 1000-1007 --json out.json
-    python benchmarks/tracking.py --seeds 1000-1001 --real a.mp4 b.mp4 --json out.json
+    python benchmarks/tracking.py --real CLIPS --parts offset jitter --json out.json
 
 Synthetic: every seed is another subject who departs from the face model (2 mm, smooth), talks,
 turns the head and at the end opens the jaw while the skull holds still; filmed with 1200 px of
 focal length (``--focal-px``), which the tracker is not told. Films are made once and kept in
-``--cache`` (needs flite and VTK). Real: steadiness of rigid skin against a pose from each frame's
-landmarks alone, and how the measured offset follows a sound that is moved on purpose.
+``--cache`` (needs flite and VTK). Real (``tracking_real.py``): steadiness of rigid skin against
+MediaPipe's own pose, how the measured offset follows a sound that is moved on purpose, a wide turn,
+a small face, time and memory, each beside its bar; ``--parts`` chooses among them.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import tracking_real
 import tyro
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
+from tracking_real import PARTS, Part
 
 from gsavatar import pipeline, progress
 from gsavatar.clip import Clip, open_clip
@@ -263,32 +266,72 @@ def seeds_of(text: str) -> list[int]:
     return found
 
 
-def main(
-    seeds: str = "1000-1007",
-    json_out: Path | None = None,
-    focal_px: float = FOCAL_PX,
-    cache: Path = Path("~/.cache/gsavatar/synthetic"),
-    work: Path | None = None,
-) -> None:
-    """Tracks synthetic subjects and compares with their truth."""
-    with tempfile.TemporaryDirectory() as scratch:
-        rows = []
-        for seed in seeds_of(seeds):
-            row = track_subject(seed, focal_px, cache.expanduser(), work or Path(scratch))
-            rows.append(row)
-            shown = {k: v for k, v in row.items() if not k.startswith(("rotation_deg", "region"))}
-            shown["rotation"] = float(np.median(row["rotation_deg"]))
-            shown["miou"] = float(np.mean(list(row["region_iou"].values())))
-            print("  ".join(f"{k} {v:.3g}" for k, v in shown.items() if v is not None), flush=True)
+@dataclass(frozen=True)
+class Main:
+    """Tracks synthetic subjects and compares with their truth, or real clips with the bars."""
+
+    seeds: str | None = None
+    """Subjects to make; by default 1000-1007, and none with --real."""
+    json: Path | None = None
+    """File for all numbers."""
+    focal_px: float = FOCAL_PX
+    """Focal length of the films, which the tracker is not told."""
+    cache: Path = Path("~/.cache/gsavatar/synthetic")
+    """Where films are kept."""
+    work: Path | None = None
+    """Where runs are kept; by default nowhere."""
+    real: Path | None = None
+    """Folder of real clips, found by their names (see tracking_real.FOOTAGE)."""
+    parts: tuple[Part, ...] = PARTS
+    """Which of the real measurements to make."""
+    tracked: Path | None = None
+    """Folder of runs made before, NAME/clip each, which then need not be tracked again."""
+    frames: int = 250
+    """Frames of each real clip that are compared for jitter."""
+    minutes: tuple[float, ...] = (1.0, 10.0)
+    """Lengths of the looped clip whose memory is compared."""
+    only: tuple[str, ...] = ()
+    """Names of the real clips to look at; all by default."""
+
+
+def synthetic(seeds: str, options: Main, scratch: Path) -> Row:
+    """Subjects tracked and beside their truth."""
+    rows = []
+    for seed in seeds_of(seeds):
+        row = track_subject(
+            seed, options.focal_px, options.cache.expanduser(), options.work or scratch
+        )
+        rows.append(row)
+        shown = {k: v for k, v in row.items() if not k.startswith(("rotation_deg", "region"))}
+        shown["rotation"] = float(np.median(row["rotation_deg"]))
+        shown["miou"] = float(np.mean(list(row["region_iou"].values())))
+        print("  ".join(f"{k} {v:.3g}" for k, v in shown.items() if v is not None), flush=True)
     result: Row = {"synthetic": summary(rows)}
     result["ms_per_frame"] = float(np.median([r["ms_per_frame"] for r in rows]))
-    result["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     for key, value in result["synthetic"].items():
         if key != "subjects":
             print(f"{key:26} {value}")
-    if json_out:
-        json_out.write_text(json.dumps(result, indent=1))
+    return result
+
+
+def main(options: Main) -> None:
+    """Both halves, as asked for."""
+    result: Row = {}
+    seeds = options.seeds or ("1000-1007" if options.real is None else None)
+    with tempfile.TemporaryDirectory() as scratch:
+        if seeds is not None:
+            result |= synthetic(seeds, options, Path(scratch))
+        if options.real is not None:
+            result["real"] = tracking_real.measure(
+                tracking_real.Options(
+                    options.real, options.parts, options.work or Path(scratch), options.tracked,
+                    options.frames, options.minutes, options.only,
+                )
+            )  # fmt: skip
+    result["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    sys.exit(main(tyro.cli(Main)))

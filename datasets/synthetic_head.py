@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsavatar.morphable_ict import NECK_FRONT_M, NECK_SLOPE, NECK_TOP_M
+from gsavatar.morphable_surface import vertex_normals
 from gsavatar.types import Region
 
 Float = NDArray[np.float64]
@@ -175,16 +176,6 @@ def _part(  # noqa: PLR0917
     faces = place[triangles]
     faces = faces[(faces >= 0).all(1)]
     return Surface(name, rows, vertices[rows], faces, colors[rows], offset[rows], neutral[rows])
-
-
-def vertex_normals(vertices: Float, triangles: Int) -> Float:
-    """Area-weighted unit normals [V, 3]."""
-    a, b, c = (vertices[triangles[:, i]] for i in range(3))
-    flat = np.cross(b - a, c - a)
-    normals = np.zeros_like(vertices)
-    for i in range(3):
-        np.add.at(normals, triangles[:, i], flat)
-    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
 
 
 def noise(points: Float, scale: float, rng: np.random.Generator, waves: int = 24) -> Float:

@@ -12,7 +12,8 @@ from torch import Tensor
 from gsavatar.gaussians import MAX_SCALE_M, MIN_SCALE_M, RawGaussians
 from gsavatar.geometry import matrix_to_quat, quat_multiply, rotvec_to_quat
 from gsavatar.hearing import Hearing
-from gsavatar.motion import LinearMotion, Motion, torso_coefficients
+from gsavatar.motion import MEANS_UNIT_M, LinearMotion, Motion, torso_coefficients
+from gsavatar.ops.blend_motion import blend_motion
 from gsavatar.ops.evaluate_sh import TERMS, sh_basis
 from gsavatar.types import Branch, Drive, Gaussians
 
@@ -69,12 +70,8 @@ class Avatar:
         of_torso = branch.kind == Branch.TORSO
         if of_torso:
             drive = replace(drive, coefficients=torso_coefficients(drive.head_pose))
-        offsets = branch.motion.offsets(raw.means, drive)
         batch = drive.coefficients.shape[:-1]
-        means = raw.means + offsets.means
-        quats = quat_multiply(rotvec_to_quat(offsets.rotvecs), raw.quats)
-        scales = (raw.log_scales + offsets.log_scales).exp().clamp(MIN_SCALE_M, MAX_SCALE_M)
-
+        means, quats, scales = _moved(raw, branch.motion, drive)
         rotation = drive.head_pose[..., :3, :3]
         posed = means @ rotation.mT + drive.head_pose[..., None, :3, 3]
         turn = matrix_to_quat(rotation)[..., None, :]  # [*B, 1, 4]
@@ -88,6 +85,22 @@ class Avatar:
             sh = rotate_sh(sh, rotation)
         kinds = torch.full((len(raw),), int(branch.kind), dtype=torch.int32, device=means.device)
         return Gaussians(posed, quat_multiply(turn, quats), scales, opacities, sh, kinds)
+
+
+def _moved(raw: RawGaussians, motion: Motion, drive: Drive) -> tuple[Tensor, Tensor, Tensor]:
+    """Means, quats and scales [*B, N, ...] after the motion, before the head's pose."""
+    if isinstance(motion, LinearMotion) and drive.coefficients.dim() == 1:
+        means, quats, scales = blend_motion(
+            raw.means, raw.quats, raw.log_scales.exp(), motion.basis, drive.coefficients,
+            mean_unit=MEANS_UNIT_M,
+        )  # fmt: skip
+        return means, quats, scales.clamp(MIN_SCALE_M, MAX_SCALE_M)
+    offsets = motion.offsets(raw.means, drive)
+    return (
+        raw.means + offsets.means,
+        quat_multiply(rotvec_to_quat(offsets.rotvecs), raw.quats),
+        (raw.log_scales + offsets.log_scales).exp().clamp(MIN_SCALE_M, MAX_SCALE_M),
+    )
 
 
 def _part_of_turn(turn: Tensor, weight: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ from gsavatar.progress import clock, make_reporter
 if TYPE_CHECKING:
     from gsavatar.config import Settings
     from gsavatar.footage import PictureFolder
+    from gsavatar.pipeline import TrackResult
 
 log = logging.getLogger("gsavatar")
 
@@ -79,7 +80,7 @@ def _track(options: Track) -> None:
     if run is None:
         run = _track_footage(options)
     elif options.export_adnerf is None:
-        raise InputError(f"{run}: is tracked already; add --export-adnerf DIR to export it.")
+        _describe_track(run)
     if options.export_adnerf is not None:
         _export_adnerf(run, options.export_adnerf)
 
@@ -96,9 +97,24 @@ def _track_footage(options: Track) -> Path:
         face=options.face, resume=options.resume,
     )  # fmt: skip
     with cli_env.logging_to(run / "log.txt"), _explained(run), cli_run.undone_if_refused(run):
-        curves = pipeline.track(footage, run, _ingest(settings, options.face), make_reporter())
-    _say(f"curves  {curves}")
+        result = pipeline.track(footage, run, _ingest(settings, options.face), make_reporter())
+    _say_tracked(result)
     return run
+
+
+def _describe_track(run: Path) -> None:
+    """Curves, report and film of a run that was tracked or fitted before."""
+    from gsavatar import pipeline
+
+    with cli_env.logging_to(run / "log.txt"), _explained(run):
+        result = pipeline.describe_track(run, make_reporter())
+    _say_tracked(result)
+
+
+def _say_tracked(result: TrackResult) -> None:
+    _say(f"curves  {result.curves_path}")
+    _say(f"report  {result.report_path}")
+    _say(f"film    {result.film_path}")
 
 
 def _export_adnerf(run: Path, out: Path) -> None:

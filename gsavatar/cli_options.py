@@ -69,15 +69,16 @@ class Fit:
 
 @dataclass(frozen=True)
 class Track:
-    """Fit the face model to videos and write the performance as curves, without an avatar.
+    """Fit the face model to videos: the performance as curves and a report, without an avatar.
 
-    Example: gsavatar track me.mp4 writes runs/me/curves.json.
-    With --export-adnerf DIR the tracked clip is also written as a folder for AD-NeRF's family; a
-    finished run may then stand in place of the video: gsavatar track runs/me --export-adnerf DIR.
+    Example: gsavatar track me.mp4 writes curves.json, tracking.html and tracking.mp4 into runs/me.
+    A finished run may stand in place of the video: gsavatar track runs/me describes what it has
+    tracked, also that of a fit. With --export-adnerf DIR the tracked clip is written as a folder
+    for AD-NeRF's family as well, of a finished run alone.
     """
 
     videos: Files = ()
-    """Video files of one person, a prepared folder as for fit, or a run to export."""
+    """Video files of one person, a prepared folder as for fit, or a finished run."""
     out: OptionalPath = None
     """Run folder; by default runs/ and the name of the first file."""
     resume: bool = False

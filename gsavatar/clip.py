@@ -167,6 +167,9 @@ def save_track(path: Path, track: Track, landmarks: Landmarks, stored: Rows) -> 
     }
     if landmarks.scores is not None:
         tensors["scores"] = landmarks.scores
+    if track.face.landmark_corners is not None and track.face.landmark_shares is not None:
+        tensors["landmark_corners"] = track.face.landmark_corners
+        tensors["landmark_shares"] = track.face.landmark_shares
     info = {
         "provider": track.face.provider,
         "names": list(track.face.names),
@@ -191,8 +194,9 @@ def load_track(path: Path) -> tuple[Track, Landmarks, Rows]:
         Camera(w, k, width, height) for w, k in zip(t["world_to_cam"], t["K"], strict=True)
     )
     face = FittedFace(
-        info["provider"], tuple(info["names"]), t["vertices"], t["basis"], t["faces"], t["part"]
-    )
+        info["provider"], tuple(info["names"]), t["vertices"], t["basis"], t["faces"], t["part"],
+        t.get("landmark_corners"), t.get("landmark_shares"),
+    )  # fmt: skip
     track = Track(
         t["frame_ids"], t["time_s"], t["file_index"], cameras, t["head_pose"], t["coefficients"],
         t["weight"], face,

@@ -63,6 +63,8 @@ class TrainSettings:
     """Share by which the motion returns to the fitted shapes at every step."""
     basis_blend: float = 0.002
     """Share by which a Gaussian's motion approaches its neighbours' at every step."""
+    refine_poses: bool = False
+    """Whether small corrections of the head's poses are learnt from the pictures."""
     checkpoint_every: int = 500
     validate_every: int = 500
     seed: int = 0

@@ -48,6 +48,7 @@ class CropPlan:
     box: Box  # top, left, bottom, right in pixels of the upright frame; may leave the picture
     first_index: int
     last_index: int
+    frames: int  # of the whole file
     notes: tuple[str, ...]
     info: video.VideoInfo
 
@@ -236,7 +237,7 @@ def _plan_one(
             "is used."
         )
     box = _crop_box(info, [person.boxes[s] for s in seen])
-    return CropPlan(footage, box, first, last, tuple(notes), info)
+    return CropPlan(footage, box, first, last, scan.frames, tuple(notes), info)
 
 
 def _choose(path: Path, scan: _Scan, face: str | None, thumbnail: Path | None) -> _Person:

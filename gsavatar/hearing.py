@@ -14,7 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gsavatar.speech_features import TOKEN_RATE, FeatureSource, SpeechFeatures, last_heard
+from gsavatar.speech_features import (
+    TOKEN_RATE,
+    FeatureSource,
+    SpeechFeatures,
+    instants,
+    last_heard,
+)
 from gsavatar.speech_regression import TokenInputs, between_tokens, token_inputs
 
 WINDOW_TOKENS = 16
@@ -46,9 +52,7 @@ class Hearing:
 
         Raises ``ValueError`` if the features come from another encoder.
         """
-        if source.encoder != self.encoder:
-            raise ValueError(f"this avatar hears {self.encoder} features, got {source.encoder}")
-        time = torch.as_tensor(np.asarray(time_s), dtype=torch.float64)
+        time = instants(source, self.encoder, time_s)
         if len(time) == 0:
             return torch.zeros(0, TOKENS, self.channels)
         left, right, share = between_tokens(source, time)

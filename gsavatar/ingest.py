@@ -141,7 +141,7 @@ def _decode(
             {
                 "path": str(p.path), "width": p.info.width, "height": p.info.height,
                 "fps": p.info.fps, "crop": [float(v) for v in p.box], "duration_s": duration,
-                "first_index": p.first_index, "last_index": p.last_index,
+                "first_index": p.first_index, "last_index": p.last_index, "frames": p.frames,
             }
             for p, duration in zip(plans, durations, strict=True)
         ],

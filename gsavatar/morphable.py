@@ -65,6 +65,8 @@ class MorphableModel:
             torch.from_numpy(np.ascontiguousarray(self.expression, dtype=np.float32)),
             torch.from_numpy(np.ascontiguousarray(self.faces)),
             torch.from_numpy(np.ascontiguousarray(self.part)),
+            torch.from_numpy(np.ascontiguousarray(self.embed_ids, dtype=np.int64)),
+            torch.from_numpy(np.ascontiguousarray(self.embed_weights, dtype=np.float32)),
         )
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from gsavatar.errors import InputError
 from gsavatar.morphable import MESH_POINTS, Floats, Ints, canonical_face
 from gsavatar.morphable_head import INNER_RING, SIDE_ROWS
-from gsavatar.morphable_surface import Surface, outward, vertex_normals
-from gsavatar.tracking_priors import EYELIDS, FACE_OVAL, LIPS, LOWER_LIP, UPPER_LIP
+from gsavatar.morphable_surface import Surface, lip_sides, outward, vertex_normals
+from gsavatar.tracking_priors import EYELIDS, FACE_OVAL, LIPS
 from gsavatar.tracking_solve import rotations
 
 EYE_ENDS = {"Right": (133, 33), "Left": (362, 263)}
@@ -145,8 +145,7 @@ def _closest(
     normals = _landmark_normals(points, triangles)
     detour = None
     if lower is not None:
-        side = np.zeros(MESH_POINTS)
-        side[list(LOWER_LIP)], side[list(UPPER_LIP)] = 1.0, -1.0
+        side = lip_sides()
         jaw = lower[surface.faces].mean(1)
 
         def detour(rows: Ints, faces: Ints) -> Floats:

@@ -16,7 +16,7 @@ import numpy as np
 from gsavatar import morphable_head
 from gsavatar.morphable import MESH_POINTS, Floats, Ints, canonical_face
 from gsavatar.morphable_clip import CLIP_NAMES, FULL_M, SIDES, drawn_shapes, jaw_weight
-from gsavatar.morphable_surface import Surface, vertex_normals
+from gsavatar.morphable_surface import Surface, lip_sides, vertex_normals
 from gsavatar.tracking_priors import EXPRESSION_WEIGHT, LIPS, LOWER_LIP, UPPER_LIP
 
 log = logging.getLogger("gsavatar")
@@ -112,8 +112,7 @@ def hang_on_landmarks(
     surface = Surface(rest[:MESH_POINTS], triangles[~open_])
     detour = None
     if lower is not None:
-        side = np.zeros(MESH_POINTS)
-        side[list(LOWER_LIP)], side[list(UPPER_LIP)] = 1.0, -1.0
+        side = lip_sides()
         of_face = side[surface.faces].mean(1)
 
         def detour(rows: Ints, found: Ints) -> Floats:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gsavatar.morphable import Floats, Ints
+from gsavatar.morphable import MESH_POINTS, Floats, Ints
+from gsavatar.tracking_priors import LOWER_LIP, UPPER_LIP
 
 NEIGHBOURS = 12
 """Nearest vertices whose triangles are looked at; a triangle's corners are never far from it."""
@@ -29,6 +30,13 @@ def vertex_normals(vertices: Floats, faces: Ints) -> Floats:
     for corner in range(3):
         np.add.at(normals, faces[:, corner], face_normals(vertices, faces))
     return np.asarray(normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12))
+
+
+def lip_sides() -> Floats:
+    """1 at the lower lip's landmarks, -1 at the upper lip's, 0 at the others, [468]."""
+    side = np.zeros(MESH_POINTS)
+    side[list(LOWER_LIP)], side[list(UPPER_LIP)] = 1.0, -1.0
+    return side
 
 
 def outward(vertices: Floats, faces: Ints) -> Ints:

@@ -63,7 +63,7 @@ def regularise(motion: LinearMotion, around: Tensor, pull: float, blend: float) 
     basis[..., 3:].mul_(1.0 - pull)
     mean = torch.zeros_like(basis)
     for column in around.T:
-        mean += basis[:, column]
+        mean += basis.index_select(1, column)
     basis.lerp_(mean / around.shape[1], blend)
 
 

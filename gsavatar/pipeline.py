@@ -19,7 +19,7 @@ import torch
 
 from gsavatar import __version__, metrics_file
 from gsavatar.avatar import Avatar
-from gsavatar.clip import Clip
+from gsavatar.clip import Clip, open_clip
 from gsavatar.config import Settings
 from gsavatar.errors import InputError
 from gsavatar.evaluate import evaluate
@@ -34,6 +34,7 @@ from gsavatar.progress import Progress, Reporter
 from gsavatar.render import render, to_uint8
 from gsavatar.report import write_report
 from gsavatar.speech import SpeechMotion, fit_speech_motion
+from gsavatar.tracking_report import FILM, write_tracking_report
 from gsavatar.train import train
 from gsavatar.types import Curves, Drive, is_upper_face
 
@@ -128,21 +129,39 @@ class _Pace:
         self.progress(done, total)
 
 
+@dataclass(frozen=True)
+class TrackResult:
+    """Where a track left its results."""
+
+    curves_path: Path
+    report_path: Path
+    film_path: Path
+
+
 def track(
     videos: Sequence[Path | Footage], run: Path, options: IngestOptions, reporter: Reporter
-) -> Path:
-    """The clip folder of some footage and its tracked performance as ``run/curves.json``.
+) -> TrackResult:
+    """The clip folder of some footage, its tracked performance as curves, and how good it is.
 
     Raises ``InputError`` when the footage cannot be used.
     """
     clock = _Clock(run, reporter)
-    clip = ingest(videos, run / "clip", options, clock)
+    ingest(videos, run / "clip", options, clock)
+    return describe_track(run, clock)
+
+
+def describe_track(run: Path, reporter: Reporter) -> TrackResult:
+    """Curves, report and film of a run whose footage is tracked already.
+
+    Raises ``InputError`` if the run has no finished clip.
+    """
+    tracked = open_clip(run / "clip").track
     path = run / "curves.json"
-    tracked = clip.track
     save_curves(
         path, Curves(tracked.face.names, tracked.time_s, tracked.coefficients, tracked.head_pose)
     )
-    return path
+    report = write_tracking_report(run, reporter)
+    return TrackResult(path, report, run / FILM)
 
 
 def avatar_name(run: Path) -> str:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import html
 import json
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from gsavatar import __version__, metrics_file
+from gsavatar import metrics_file
 from gsavatar.errors import InputError
 from gsavatar.evaluate_samples import FOLDER, SERIES
 from gsavatar.frames import write_text_atomic
 from gsavatar.metrics_mouth import CLOSED
 from gsavatar.report_charts import Line, bars, line_chart
-from gsavatar.report_page import bullets, facts, page, section
+from gsavatar.report_page import (
+    bullets,
+    facts,
+    heading,
+    page,
+    run_settings,
+    section,
+    tile_row,
+    two_sides,
+    versions,
+)
 from gsavatar.report_pictures import Sample, load_sample
 from gsavatar.report_words import MEANINGS, duration, findings, gathered, number, tiles
 
@@ -40,7 +48,6 @@ ROWS = (
     ("blendshape_mae_upper", "Upper-face scores, mean error", 4, -1),
 )  # fmt: skip
 """Key, name, digits, and whether more (1) or less (-1) is better."""
-PACKAGES = ("torch", "numpy", "mediapipe", "opencv-python-headless", "onnxruntime", "av", "gsplat")
 
 
 def write_report(run_dir: Path) -> Path:
@@ -57,7 +64,7 @@ def write_report(run_dir: Path) -> Path:
     samples = _samples(run_dir / FOLDER, series)
     name = run_dir.resolve().name
     body = [
-        _head(name, content), _findings(content), _table(content), _frames(samples),
+        _head(name, content), two_sides(findings(content)), _table(content), _frames(samples),
         _mouths(samples), _curves(series), _training(run_dir), _times(content),
         _input(content, meta), _notes(content), _environment(content, run_dir),
     ]  # fmt: skip
@@ -96,26 +103,7 @@ def _head(name: str, content: Content) -> str:
         f"Measured on {test['frames'] or 0} test frames the avatar never saw. {driven}; head "
         "pose and upper face are those of the video."
     )
-    cards = "".join(
-        f'<div class="tile"><span>{html.escape(t.label)}</span><b>{t.value}'
-        f"<small>{html.escape(t.unit)}</small></b><em>{html.escape(t.beside)}</em></div>"
-        for t in tiles(content)
-    )
-    return f'<h1>{html.escape(name)}</h1><p class="lead">{lead}</p><div class="tiles">{cards}</div>'
-
-
-def _findings(content: Content) -> str:
-    parts = []
-    found = findings(content)
-    for good, title in ((True, "Good"), (False, "Weak")):
-        items = "".join(
-            f"<li><strong>{html.escape(f.title)}.</strong> {html.escape(f.text)}</li>"
-            for f in found if f.good == good
-        )  # fmt: skip
-        if items:
-            style = "good" if good else "weak"
-            parts.append(f'<section class="{style}"><h3>{title}</h3><ul>{items}</ul></section>')
-    return f'<div class="findings">{"".join(parts)}</div>' if parts else ""
+    return heading(name, lead) + tile_row(tiles(content))
 
 
 def _table(content: Content) -> str:
@@ -303,22 +291,7 @@ def _notes(content: Content) -> str:
 
 
 def _environment(content: Content, run_dir: Path) -> str:
-    rows = [("gsavatar", __version__), ("Device", content["device"])]
-    # Not platform.platform(): it starts a process, whose memory the fit would count as its own.
-    system = f"{platform.system()} {platform.release()}"
-    rows += [("Python", platform.python_version()), ("System", system)]
-    for name in PACKAGES:
-        try:
-            rows.append((name, version(name)))
-        except PackageNotFoundError:
-            continue
+    rows = [*versions(), ("Device", content["device"])]
     rows.append(("Seed", str(content["protocol"]["seed"])))
     rows.append(("Split", str(content["protocol"]["split"])))
-    config = run_dir / "config.toml"
-    settings = ""
-    if config.exists():
-        lines = config.read_text(errors="replace").splitlines()
-        # A report is passed on; where the user keeps a licensed file is nobody's business.
-        text = html.escape("\n".join(line for line in lines if not line.startswith("model_file")))
-        settings = f"<details><summary>Settings of the run</summary><pre>{text}</pre></details>"
-    return section("Environment", "", facts(rows), settings)
+    return section("Environment", "", facts(rows), run_settings(run_dir))

@@ -132,3 +132,44 @@ def bars(items: Sequence[tuple[str, float, str]]) -> str:
         for name, value, words in items
     )
     return f'<div class="bars">{rows}</div>'
+
+
+def density_map(
+    x: Sequence[float], y: Sequence[float], x_label: str, y_label: str, *, cell: float,
+    least: tuple[float, float], height: int = 320,
+) -> str:  # fmt: skip
+    """How often pairs of values fall into square cells, darker for more often; "" if none do.
+
+    The axes reach from minus to plus ``least`` (x, y), and further where values do.
+    """
+    pairs = [(math.floor(a / cell), math.floor(b / cell)) for a, b in zip(x, y, strict=True)]
+    if not pairs:
+        return ""
+    counts: dict[tuple[int, int], int] = {}
+    for pair in pairs:
+        counts[pair] = counts.get(pair, 0) + 1
+    x_ticks, y_ticks = (
+        ticks(min(-reach, min(v) * cell), max(reach, (max(v) + 1) * cell), count)
+        for v, reach, count in zip(zip(*pairs, strict=True), least, (12, 6), strict=True)
+    )
+
+    def place(px: float, py: float) -> tuple[float, float]:
+        across = (px - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (WIDTH - LEFT - RIGHT)
+        up = (py - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (height - TOP - BOTTOM)
+        return LEFT + across, height - BOTTOM - up
+
+    most = math.log1p(max(counts.values()))
+    parts = [_grid(x_ticks, y_ticks, place, height), _names(x_label, y_label, height)]
+    for (a, b), count in sorted(counts.items()):
+        share = 0.15 + 0.85 * math.log1p(count) / most
+        left, top = place(a * cell, (b + 1) * cell)
+        right, bottom = place((a + 1) * cell, b * cell)
+        parts.append(
+            f'<rect class="cell" x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" '
+            f'height="{bottom - top:.1f}" fill-opacity="{share:.2f}">'
+            f"<title>{count} frames</title></rect>"
+        )
+    label = html.escape(f"{y_label} over {x_label}, darker for more frames")
+    size = f'viewBox="0 0 {WIDTH} {height}"'
+    picture = f'<svg {size} role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    return f'<div class="chart">{picture}</div>'

@@ -51,8 +51,8 @@ def load_sample(folder: Path, item: dict[str, Any]) -> Sample:
     if item.get("mouth"):
         top, left, bottom, right = (int(v) for v in item["mouth"])
         crops = (p[top:bottom, left:right] for p in (real, rendered))
-        mouths = [_data(_scaled(c, MOUTH_ZOOM * c.shape[1])) for c in crops]
-    shown = [_data(_scaled(p, SHOWN_PX)) for p in (real, rendered, error_map(rendered, real))]
+        mouths = [jpeg_uri(_scaled(c, MOUTH_ZOOM * c.shape[1])) for c in crops]
+    shown = [jpeg_uri(_scaled(p, SHOWN_PX)) for p in (real, rendered, error_map(rendered, real))]
     return Sample(caption, shown[0], shown[1], shown[2], mouths[0], mouths[1])
 
 
@@ -72,8 +72,8 @@ def _scaled(picture: UInt8, width: int) -> UInt8:
     return cv2.resize(picture, (width, height), interpolation=how).astype(np.uint8)
 
 
-def _data(picture: UInt8) -> str:
-    """A JPEG as a data URI."""
+def jpeg_uri(picture: UInt8) -> str:
+    """A picture as the data URI of a JPEG."""
     import cv2
 
     done, data = cv2.imencode(

@@ -38,7 +38,8 @@ __all__ = [
     "fit_speech_motion",
 ]
 
-OFFSET_REACH_S = 0.4
+OFFSET_REACH_S = 0.8
+"""Broadcasts are up to a third of a second late, and re-cut ones by as much again."""
 OFFSET_STEP_S = 0.04
 OFFSET_TOKENS = 5
 OFFSET_TAPER = 1.0
@@ -71,23 +72,27 @@ def estimate_av_offset(features: SpeechFeatures, time_s: Any, opening: Any) -> t
     time, gap = time[usable], gap[usable]
     if len(time) < 40 or len(features.values) < 40 or float(gap.std()) < 1e-6:
         return 0.0, 0.0
-    steps = round(OFFSET_REACH_S / OFFSET_STEP_S)
-    shifts = np.arange(-steps, steps + 1) * OFFSET_STEP_S
-    weight = np.ones(len(gap))
-    scores = np.empty(len(shifts))
     probe = token_inputs(features, time, OFFSET_COMPONENTS, OFFSET_TOKENS, OFFSET_TAPER)
-    for i, shift in enumerate(shifts):
-        inputs = probe.at_times(features, time + shift)
+    weight = np.ones(len(gap))
+
+    def explained(step: int) -> float:
+        inputs = probe.at_times(features, time + step * OFFSET_STEP_S)
         guesses = held_out(inputs, gap[:, None], weight, time, OFFSET_PENALTIES)
-        scores[i] = max(pearson(guess[:, 0], gap) for guess in guesses)
-    top = int(np.argmax(scores))
-    rivals = np.abs(shifts - shifts[top]) >= RIVAL_DISTANCE_S - 1e-9
-    margin = float(scores[top] - scores[rivals].max())
-    if scores[top] < MIN_CORRELATION or not 0 < top < len(shifts) - 1:
+        return max(pearson(guess[:, 0], gap) for guess in guesses)
+
+    # The peak is wider than two steps, so every second one finds it.
+    reach = 2 * round(OFFSET_REACH_S / OFFSET_STEP_S / 2)
+    scores = {step: explained(step) for step in range(-reach, reach + 1, 2)}
+    coarse = max(scores, key=lambda step: scores[step])
+    if scores[coarse] < MIN_CORRELATION or abs(coarse) == reach:
         return 0.0, 0.0
-    before, at, after = scores[top - 1 : top + 2]
+    scores |= {step: explained(step) for step in (coarse - 1, coarse + 1)}
+    top = max(scores, key=lambda step: scores[step])
+    away = round(RIVAL_DISTANCE_S / OFFSET_STEP_S)
+    margin = scores[top] - max(s for step, s in scores.items() if abs(step - top) >= away)
+    before, at, after = (scores[step] for step in (top - 1, top, top + 1))
     curvature = min(before - 2.0 * at + after, -1e-9)
-    peak_s = shifts[top] + OFFSET_STEP_S * 0.5 * (before - after) / curvature
+    peak_s = OFFSET_STEP_S * (top + 0.5 * (before - after) / curvature)
     return 1000.0 * float(peak_s - LIP_LEAD_S), float(np.clip(margin / SURE_MARGIN, 0.0, 1.0))
 
 

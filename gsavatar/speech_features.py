@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -70,6 +70,16 @@ class FeatureSource(Protocol):
     def voice_rows(self, first: int, count: int) -> Tensor:
         """Chances of speech [count], 0 beyond both ends."""
         ...
+
+
+def instants(source: FeatureSource, encoder: str, time_s: Any) -> Tensor:
+    """Instants [N] in seconds as float64, to be asked of features of one encoder.
+
+    Raises ``ValueError`` if the features come from another.
+    """
+    if source.encoder != encoder:
+        raise ValueError(f"this avatar hears {encoder} features, got {source.encoder}")
+    return torch.as_tensor(np.asarray(time_s), dtype=torch.float64)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from gsavatar.speech_features import (
     WHISPER,
     FeatureSource,
     SpeechFeatures,
+    instants,
     last_heard,
 )
 from gsavatar.speech_regression import (
@@ -110,9 +111,7 @@ class SpeechMotion:
 
         Raises ``ValueError`` if the features come from another encoder.
         """
-        if source.encoder != self.encoder:
-            raise ValueError(f"this avatar hears {self.encoder} features, got {source.encoder}")
-        time = torch.as_tensor(np.asarray(time_s), dtype=torch.float64)
+        time = instants(source, self.encoder, time_s)
         if len(time) == 0:
             return torch.zeros(0, len(self.names))
         return torch.cat([self._at(source, part) for part in time.split(CHUNK_FRAMES)])

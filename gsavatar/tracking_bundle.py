@@ -10,6 +10,7 @@ from the same patches.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,13 +24,19 @@ from gsavatar.tracking_solve import Lens, Poses, pose_jacobian, project, rotatio
 
 KEY_FRAMES, ADJUSTED_FRAMES = 14, 60
 CAUCHY = 2.0
-SHARED_ERROR, CAUTIOUS_SHARED_ERROR = 10.0, 25.0
-"""Errors of one patch in frame after frame agree; so many observations count as one. The focal
-length hangs on the smallest of differences, so it is sought with more caution than the poses."""
+SHARED_ERROR, FOCAL_SHARED_ERROR, SHARED_IN_FRAME = 250.0, 25.0, 10.0
+"""So many sightings count as one: a patch errs alike in frame after frame, and a dozen key frames
+hold the same skin. One by one they would outvote the face's shape where a head hardly turns. The
+focal length's own pass counts more, as its deviation was found to be right so."""
 CAUTIOUS_PLACES = 0.6
 """While the focal length is sought, places are held this much closer to the fitted face."""
 POSE_SD = np.array([0.02, 0.02, 0.05, 0.05, 0.05, 0.05])
 """How far a landmark pose may be off: metres (x, y, z) and radians. Holds the gauge."""
+SWING_SD, SWING_NOISE_RAD = 0.08, 0.01
+"""How far, as a share, landmarks may be wrong about how widely a head turns, and by how much a
+landmark pose errs from frame to frame. Wide turns of a flat face and small ones of a deep face look
+alike (the bas-relief ambiguity, Belhumeur et al. 1999): skin that slides on the skull would decide.
+"""
 FOCAL_SD = 0.25
 """Belief in the focal length beforehand, of its logarithm."""
 ROUNDS = 12
@@ -81,7 +88,7 @@ def adjust(
             return None
         problem = _Problem(
             own, patches.points, patches.place_sd * (CAUTIOUS_PLACES if cautious else 1.0), seen,
-            lens, focal_known or not cautious, CAUTIOUS_SHARED_ERROR if cautious else SHARED_ERROR,
+            lens, focal_known or not cautious, FOCAL_SHARED_ERROR if cautious else SHARED_ERROR,
         )  # fmt: skip
         solved = problem.solve(new, skin.patches.points, lens)
         if solved is None:
@@ -90,24 +97,7 @@ def adjust(
         sigma = found_sigma if cautious else sigma
         skin = replace(skin, key_poses=new[keys], patches=replace(skin.patches, points=places))
     skin = replace(skin, patches=skin.patches.at(np.unique(seen.point)))
-    new, skin = _in_head_frame_of(own, new, skin, keys)
     return Bundle(lens, sigma, index, new, skin)
-
-
-def _in_head_frame_of(own: Poses, new: Poses, skin: SkinMap, keys: Ints) -> tuple[Poses, SkinMap]:
-    """The same answer in the head frame that the landmarks' poses have on average.
-
-    Where a head frame lies in a head is a convention; sightings say next to nothing of it.
-    """
-    turn = mean_rotation(own.R.transpose(0, 2, 1) @ new.R)
-    R = new.R @ turn.T
-    shift = np.einsum("tba,tb->ta", R, new.t - own.t).mean(0)
-    moved = Poses(R, new.t - R @ shift)
-    patches = skin.patches
-    patches = replace(
-        patches, points=patches.points @ turn.T + shift, normals=patches.normals @ turn.T
-    )
-    return moved, replace(skin, key_poses=moved[keys], patches=patches)
 
 
 def locate(
@@ -229,7 +219,7 @@ def _residuals(poses: Poses, points: Floats, seen: _Seen, lens: Lens) -> tuple[F
     return np.einsum("oij,oj->oi", seen.trust, seen.pixels - pixels), at
 
 
-def _robust(residual: Floats, shared_error: float = SHARED_ERROR) -> Floats:
+def _robust(residual: Floats, shared_error: float) -> Floats:
     """Weights [O] of sightings: Cauchy's, thinned for errors that agree."""
     square = (residual**2).sum(1) / CAUCHY**2
     return np.asarray(1.0 / (1.0 + square) / shared_error)
@@ -246,6 +236,18 @@ class _Problem:
     lens: Lens
     focal_known: bool
     shared_error: float = SHARED_ERROR
+
+    @cached_property
+    def swings(self) -> Floats:
+        """Rows [3, 6 T] that take ``_off_start`` to the share by which the head turns too widely
+        about each axis of the camera, over the deviation of that share."""
+        turns = rotvecs(self.start.R @ mean_rotation(self.start.R).T)
+        square = np.maximum((turns**2).sum(0), 1e-12)
+        deviation = np.sqrt(SWING_SD**2 + SWING_NOISE_RAD**2 / square)
+        rows = np.zeros((3, len(turns), 6))
+        for axis in range(3):
+            rows[axis, :, 3 + axis] = turns[:, axis] / square[axis] / deviation[axis]
+        return rows.reshape(3, -1)
 
     def solve(
         self, poses: Poses, points: Floats, lens: Lens
@@ -276,7 +278,9 @@ class _Problem:
         """Twice the negative logarithm of the belief in an answer."""
         residual, _ = _residuals(poses, points, self.seen, lens)
         cauchy = CAUCHY**2 * np.log1p((residual**2).sum(1) / CAUCHY**2)
-        held = ((_off_start(poses, self.start) / POSE_SD) ** 2).sum() / len(poses.t)
+        off = _off_start(poses, self.start)
+        held = ((off / POSE_SD) ** 2).sum() / len(poses.t)
+        held += ((self.swings @ off.ravel()) ** 2).sum()
         near = (((points - self.places) / self.place_sd[:, None]) ** 2).sum()
         focal = (self.log_off(lens) / FOCAL_SD) ** 2
         return float(cauchy.sum() / self.shared_error + held + near + focal)
@@ -305,7 +309,9 @@ class _Normal:
         hold = np.diag(1 / POSE_SD**2) / T
         self.H = np.tile(hold, (T, 1, 1))
         np.add.at(self.H, seen.frame, np.einsum("oia,oib->oab", Jw, J))
-        self.g = -_off_start(poses, problem.start) @ hold
+        off = _off_start(poses, problem.start)
+        self.swings, self.swung = problem.swings, problem.swings @ off.ravel()
+        self.g = -off @ hold - (self.swung @ self.swings).reshape(T, 6)
         np.add.at(self.g, seen.frame, np.einsum("oia,oi->oa", Jw, residual))
         tied = 1 / problem.place_sd[:, None] ** 2
         self.V = tied[:, :, None] * np.eye(3)
@@ -339,7 +345,7 @@ class _Normal:
         Vi = bsr_matrix((inverse, np.arange(N), every), shape=(3 * N, 3 * N))
         WV = W @ Vi
         A = np.zeros((6 * T + 1, 6 * T + 1))
-        A[:-1, :-1] = -(WV @ W.T).toarray()
+        A[:-1, :-1] = self.swings.T @ self.swings - (WV @ W.T).toarray()
         for t in range(T):
             A[6 * t : 6 * t + 6, 6 * t : 6 * t + 6] += H[t]
         A[:-1, -1] = self.Hf.ravel() - WV @ self.Vf.ravel()
@@ -374,7 +380,7 @@ def _resect(  # noqa: PLR0917
     for _ in range(RESECTION_STEPS):
         at, seen = project(pose, points[None], lens)
         residual = np.einsum("pij,pj->pi", trust, pixels - at[0])
-        weight = _robust(residual)
+        weight = _robust(residual, SHARED_IN_FRAME)
         J = trust @ pose_jacobian(seen, seen - pose.t[:, None], lens)[0]
         H = np.einsum("pia,p,pib->ab", J, weight, J) + np.diag(hold)
         g = np.einsum("pia,p,pi->a", J, weight, residual) - hold * _off_start(pose, belief)[0]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsavatar.morphable import MESH_POINTS, Floats, Ints, canonical_face
+from gsavatar.morphable_surface import vertex_normals
 from gsavatar.tracking_motion import rotvecs
 from gsavatar.tracking_priors import (
     BROWS,
@@ -91,7 +92,7 @@ def surface_of(fit: Fit) -> Surface:
     )
     scalp = scalp[:: max(len(scalp) // SCALP_POINTS, 1)]
     normals = np.concatenate(
-        (_normals(face, triangles), _normals(fit.vertices, fit.model.faces)[scalp])
+        (_forward(face, triangles), _forward(fit.vertices, fit.model.faces)[scalp])
     )
     rigid = np.ones(len(normals), dtype=bool)
     rigid[:MESH_POINTS] = np.isin(np.arange(MESH_POINTS), RIGID)
@@ -101,14 +102,9 @@ def surface_of(fit: Fit) -> Surface:
     return Surface(np.concatenate((face, fit.vertices[scalp])), normals, rigid, mobility, place_sd)
 
 
-def _normals(vertices: Floats, triangles: Ints) -> Floats:
-    """Outward normals [V, 3] of a face's mesh."""
-    a, b, c = (vertices[triangles[:, i]] for i in range(3))
-    flat = np.cross(b - a, c - a)
-    normals = np.zeros_like(vertices)
-    for i in range(3):
-        np.add.at(normals, triangles[:, i], flat)
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+def _forward(vertices: Floats, triangles: Ints) -> Floats:
+    """Normals [V, 3] of a face's mesh that point out of the head."""
+    normals = vertex_normals(vertices, triangles)
     return normals if normals[:, 2].sum() > 0 else -normals
 
 

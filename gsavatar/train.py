@@ -24,6 +24,7 @@ from gsavatar.gaussians import RawGaussians
 from gsavatar.losses import frame_terms, mouth_terms, size_term, surround_terms, total
 from gsavatar.motion import LinearMotion, regularise
 from gsavatar.optimizer import RowAdam
+from gsavatar.pose_refinement import PoseCorrections
 from gsavatar.render import crop_camera, render
 from gsavatar.seeding import SeedCounts, seed_avatar
 from gsavatar.surround import Surround
@@ -191,6 +192,8 @@ def _start(clip: Clip, settings: TrainSettings) -> TrainState:
         {b.kind.name: b.head_weight for b in avatar.branches},
         generator,
     )
+    if settings.refine_poses:
+        state.poses = PoseCorrections(PoseCorrections.count(clip.time_s))
     reset_growth(state)
     return state
 
@@ -217,7 +220,10 @@ def _step(
     sample = batches.draw(state.generator, full_size=stage.full_size)
     avatar = current_avatar(state, batches.clip.track.face.names)
     probe = torch.zeros(len(avatar), 2, requires_grad=True)
-    gaussians = avatar(sample.frame.drive)
+    since_start = sample.frame.time_s - float(batches.clip.time_s[0])
+    correction = None if state.poses is None else state.poses.at(since_start)
+    drive = sample.frame.drive if correction is None else correction.applied(sample.frame.drive)
+    gaussians = avatar(drive)
     rendering = render(gaussians, sample.frame.camera, sample.background, screen_probe=probe)
     terms = frame_terms(rendering, sample.frame.image, sample.masks)
     if state.step % MOUTH_EVERY == 0 and sample.lip_box is not None:
@@ -230,6 +236,8 @@ def _step(
     if not descend(state, loss):
         return float("nan")
     measure(state, avatar, probe)
+    if state.poses is not None and correction is not None:
+        state.poses.learn(correction, share)
     by_kind = learning_rates(share, stage)
     kinds = {name: name.split(".")[1] for name in state.adam.params}
     state.adam.step({name: by_kind[kind] for name, kind in kinds.items() if kind in by_kind})

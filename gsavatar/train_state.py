@@ -17,6 +17,7 @@ from gsavatar.errors import InputError
 from gsavatar.frames import write_bytes_atomic
 from gsavatar.gaussians import neighbours
 from gsavatar.optimizer import RowAdam
+from gsavatar.pose_refinement import PoseCorrections
 from gsavatar.types import Branch
 
 log = logging.getLogger("gsavatar")
@@ -38,6 +39,7 @@ class TrainState:
     skipped_in_row: int = 0
     meters: dict[str, GradientMeter] = field(default_factory=dict)
     around: dict[str, Tensor] = field(default_factory=dict)
+    poses: PoseCorrections | None = None
 
 
 def reset_growth(state: TrainState) -> None:
@@ -91,6 +93,8 @@ def save_checkpoint(folder: Path, state: TrainState, settings: dict[str, Any]) -
         tensors[f"meter_sum.{kind.name}"] = state.meters[kind.name].sum
         tensors[f"meter_seen.{kind.name}"] = state.meters[kind.name].seen
         tensors[f"around.{kind.name}"] = state.around[kind.name]
+    if state.poses is not None:
+        tensors |= {f"poses.{key}": value for key, value in state.poses.state().items()}
     tensors["generator"] = state.generator.get_state()
     info = {
         "step": state.step, "skipped": state.skipped, "skipped_in_row": state.skipped_in_row,
@@ -131,6 +135,10 @@ def load_checkpoint(folder: Path, settings: dict[str, Any]) -> TrainState | None
             {k.name: t[f"head_weight.{k.name}"] for k in Branch},
             generator, info["step"], info["skipped"], info["skipped_in_row"],
         )  # fmt: skip
+        if "poses.twists" in t:
+            state.poses = PoseCorrections.restored(
+                {key: t[f"poses.{key}"] for key in PoseCorrections.NAMES}
+            )
         for kind in Branch:
             meter = GradientMeter(0)
             meter.sum, meter.seen = t[f"meter_sum.{kind.name}"], t[f"meter_seen.{kind.name}"]

@@ -156,6 +156,8 @@ class FittedFace:
     basis: Tensor  # [K, V, 3], displacement at coefficient 1
     faces: Tensor  # [F, 3] int64
     part: Tensor  # [V] uint8, values of FacePart
+    landmark_corners: Tensor | None = None  # [L, 3] int64, vertices under each of FITTED_POINTS
+    landmark_shares: Tensor | None = None  # [L, 3], barycentric; None in clips of older versions
 
 
 class FacePart(IntEnum):

@@ -95,14 +95,14 @@ def run(tmp_path: Path) -> Path:
     text = "\n".join(json.dumps(line) for line in lines) + '\n{"step": 15'  # cut off by a kill
     (folder / "train_log.jsonl").write_text(text)
     meta = {
-        "sources": [{"path": "/home/me/a <b>clip.mp4", "width": 640, "height": 480, "fps": 29.97,
+        "sources": [{"path": "/private/a <b>clip.mp4", "width": 640, "height": 480, "fps": 29.97,
                      "duration_s": 12.0, "crop": [0.0, 10.0, 480.0, 490.0]}],
         "notes": ["3 of 360 frames show no face and are skipped (the first is frame 7)."],
         "speech_notes": ["The sound was 75 ms late; corrected."], "av_offset_confidence": 0.9,
         "provider": "ict", "encoder": "log_mel", "frames": 360,
     }  # fmt: skip
     (folder / "clip" / "clip.json").write_text(json.dumps(meta))
-    settings = replace(load_preset("preview"), clip=ClipSettings(model_file="/home/me/flame.pkl"))
+    settings = replace(load_preset("preview"), clip=ClipSettings(model_file="/private/flame.pkl"))
     save_settings(folder / "config.toml", settings)
     return folder
 
@@ -114,7 +114,7 @@ def test_the_report_is_one_whole_page(run: Path) -> None:
     assert len(page.addresses) == 5  # real, avatar, difference, two mouths
     assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
     assert "me & <you>" in text and "a <b>clip.mp4" in text  # escaped, not interpreted
-    assert "/home/me" not in path.read_text()
+    assert "/private" not in path.read_text()
     for words in (
         "31.0 dB", "30.50 … 31.50", "frame 42, 1.04 s", "mouth opening", "decode", "6.7 min",
         "gaussians_max",

@@ -210,7 +210,7 @@ def test_encoder_blocks_are_read_at_one_place_of_their_window() -> None:
 # Sound against picture
 
 
-@pytest.mark.parametrize("late_s", [-0.2, 0.0, 0.12, 0.28])
+@pytest.mark.parametrize("late_s", [-0.2, 0.0, 0.12, 0.28, 0.56])
 def test_a_shift_of_the_sound_is_found(
     talk: tuple[SpeechFeatures, np.ndarray, np.ndarray], late_s: float
 ) -> None:

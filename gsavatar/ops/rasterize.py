@@ -8,6 +8,7 @@ transmittance in front of it at least 1e-4. The mathematics is in ``cuda_ext/inc
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -79,20 +80,27 @@ def rasterize(
     rendering = _one_pass(geometry, colors, view, background, screen_probe, backend)
     if extra_channels is None:
         return rendering
-    if extra_channels.dim() != 2:
-        raise ValueError(f"extra_channels must be [N, C], got {list(extra_channels.shape)}")
-    check.shape("extra_channels", extra_channels, (means.shape[0], extra_channels.shape[1]))
-    check.dtype("extra_channels", extra_channels, means.dtype)
-    check.device("extra_channels", extra_channels, means.device)
-    count = extra_channels.shape[1]
-    padded = torch.nn.functional.pad(extra_channels, (0, -count % 3))
-    nothing = background.new_zeros(3)
-    passes = [
-        _one_pass(geometry, part, view, nothing, screen_probe, backend).rgb
-        for part in padded.split(3, dim=1)
-    ]
-    extras = torch.cat(passes, dim=-1)[..., :count] if passes else rendering.rgb[..., :0]
-    return replace(rendering, extras=extras)
+
+    def composite(part: Tensor) -> Tensor:
+        nothing = background.new_zeros(3)
+        return _one_pass(geometry, part, view, nothing, screen_probe, backend).rgb
+
+    return replace(rendering, extras=_extras(extra_channels, means, rendering.rgb, composite))
+
+
+def _extras(
+    channels: Tensor, means: Tensor, rgb: Tensor, composite: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Channels [N, C] composited three at a time, [H, W, C]."""
+    if channels.dim() != 2:
+        raise ValueError(f"extra_channels must be [N, C], got {list(channels.shape)}")
+    check.shape("extra_channels", channels, (means.shape[0], channels.shape[1]))
+    check.dtype("extra_channels", channels, means.dtype)
+    check.device("extra_channels", channels, means.device)
+    count = channels.shape[1]
+    padded = torch.nn.functional.pad(channels, (0, -count % 3))
+    passes = [composite(part) for part in padded.split(3, dim=1)]
+    return torch.cat(passes, dim=-1)[..., :count] if passes else rgb[..., :0]
 
 
 def _joined(views: list[Rendering], axes: tuple[int, ...]) -> Rendering:
