@@ -343,10 +343,10 @@ def _label(
 
         seen = rows[np.isfinite(points[rows, 0, 0])]
         some = np.linspace(0, len(seen) - 1, min(LEARN_FRAMES, len(seen))).astype(int)
-        colors = learn_person([look(row) for row in seen[some]])
+        colors = learn_person([look(int(row)) for row in seen[some]])
         for done, row in enumerate(rows):
             if np.isfinite(points[row, 0, 0]):
-                labels = label_plane(look(row), colors)
+                labels = label_plane(look(int(row)), colors)
             else:
                 labels = np.zeros(size, np.uint8)  # skipped by the fit; keeps the shards parallel
             writer.append(labels)

@@ -88,7 +88,7 @@ class Look:
     def person(self) -> NDArray[np.bool_]:
         """Pixels [H, W] of the person."""
         size = self.picture.shape[:2]
-        face = filled(self.points[list(FACE_OVAL), :2], size) > FOREGROUND
+        face = filled(self.points[list(FACE_OVAL), :2], size, 1) > FOREGROUND
         whole = _outline(self.points[:, :2], size) if self.matte is None else self.matte
         return (whole > FOREGROUND) | face
 
@@ -128,8 +128,12 @@ def label_plane(look: Look, colors: PersonColors) -> UInt8:
     height, width = look.picture.shape[:2]
     person = look.person
     scores = colors.parts.scores(_sample(look, person))
-    scores = cv2.resize(scores, (width, height), interpolation=cv2.INTER_LINEAR)
-    labels = np.asarray(PART_REGION[scores.argmax(-1)] * person, np.uint8)
+    full = [cv2.resize(s, (width, height), interpolation=cv2.INTER_LINEAR) for s in scores]
+    labels, best = np.full((height, width), PART_REGION[0], np.uint8), full[0]
+    for region, score in zip(PART_REGION[1:], full[1:], strict=True):
+        labels[score > best] = region
+        best = cv2.max(best, score)
+    labels[~person] = int(Region.BACKGROUND)
     paint_features(labels, look.picture, look.points, colors.features)
     return labels
 

@@ -30,6 +30,8 @@ CERTAINTY = 4.0
 """Most that one pixel's colour may say for one part over another, in log units."""
 DARK, RATIO_FLOOR = 6.0, 0.05
 """Added to 8-bit channels before their ratio is taken; least deviation of a ratio's logarithm."""
+JAW_SHADE = 0.15
+"""How far above the neck's line skin may look like the neck, over the face's height."""
 REACH = 3
 """Side in pixels of the window whose colours decide together, on the half-size grid."""
 
@@ -45,17 +47,22 @@ class Sample:
 
 @dataclass(frozen=True)
 class PartColors:
-    """Log frequency [BINS ** 3, 4] of colours within every ``Part``."""
+    """Log frequency [4, BINS ** 3] of colours within every ``Part``."""
 
     table: Float
 
     def scores(self, sample: Sample) -> Float:
-        """Log beliefs [h, w, 4] of a picture, of colour and place together."""
+        """Log beliefs [4, h, w] of a picture, of colour and place together."""
         import cv2
 
-        said = self.table[sample.bins]
-        calm = cv2.blur(said, (REACH, REACH), borderType=cv2.BORDER_REPLICATE)
-        return np.asarray(calm + sample.plan.log_prior(), np.float32)
+        scores = sample.plan.log_prior()
+        said_of = [self.table[part][sample.bins] for part in Part]
+        shade = (sample.plan.below > -JAW_SHADE) & ~sample.plan.face
+        brighter, darker = said_of[Part.SKIN], said_of[Part.NECK]
+        said_of[Part.SKIN] = np.where(shade, np.maximum(brighter, darker), brighter)
+        for part, said in zip(Part, said_of, strict=True):
+            scores[part] += cv2.blur(said, (REACH, REACH), borderType=cv2.BORDER_REPLICATE)
+        return scores
 
 
 def color_bins(picture: UInt8) -> NDArray[np.intp]:
@@ -76,17 +83,17 @@ def color_rows(picture: UInt8) -> NDArray[np.intp]:
 def learn_colors(samples: Sequence[Sample]) -> PartColors:
     """The colours of the person in some pictures."""
     bins = np.concatenate([s.bins[s.person] for s in samples])
-    prior = np.concatenate([s.plan.log_prior()[s.person] for s in samples])
-    zones = np.concatenate([s.plan.zones()[s.person] for s in samples])
-    shaded = _skin_in_any_light(bins[zones[:, Part.SKIN] > 0])[bins]
-    zones[:, Part.NECK] *= shaded
+    prior = np.concatenate([s.plan.log_prior()[:, s.person] for s in samples], 1)
+    zones = np.concatenate([s.plan.zones()[:, s.person] for s in samples], 1)
+    shaded = _skin_in_any_light(bins[zones[Part.SKIN] > 0])[bins]
+    zones[Part.NECK] *= shaded
     table = _table(bins, zones)
-    like_skin = table[bins, Part.SKIN] > table[bins, Part.HAIR]
-    zones[like_skin, Part.HAIR] = 0.0  # ears, and the heads of the bald
+    like_skin = table[Part.SKIN][bins] > table[Part.HAIR][bins]
+    zones[Part.HAIR, like_skin] = 0.0  # ears, and the heads of the bald
     table = _table(bins, zones)
     for _ in range(ROUNDS):
-        share = _shares(table[bins] + prior)
-        share[:, Part.NECK] *= shaded
+        share = _shares(table[:, bins] + prior)
+        share[Part.NECK] *= shaded
         table = _table(bins, share)
     return PartColors(table)
 
@@ -107,16 +114,16 @@ def _skin_in_any_light(skin: NDArray[np.intp]) -> Float:
 
 
 def _shares(scores: Float) -> Float:
-    """Probabilities [N, 4] of log beliefs."""
-    odds = np.exp(scores - scores.max(1, keepdims=True))
-    return np.asarray(odds / odds.sum(1, keepdims=True), np.float32)
+    """Probabilities [4, N] of log beliefs."""
+    odds = np.exp(scores - scores.max(0))
+    return np.asarray(odds / odds.sum(0), np.float32)
 
 
 def _table(bins: NDArray[np.intp], share: Float) -> Float:
-    """Log frequency [BINS ** 3, 4] of colours, of pixels [N] that belong to parts [N, 4]."""
-    found = np.stack([blurred_frequencies(bins, share[:, part]) for part in Part], -1)
+    """Log frequency [4, BINS ** 3] of colours, of pixels [N] that belong to parts [4, N]."""
+    found = np.stack([blurred_frequencies(bins, of_part) for of_part in share])
     logs = np.log((1.0 - UNKNOWN) * found + UNKNOWN / BINS**3)
-    best = logs.max(1, keepdims=True)
+    best = logs.max(0)
     return np.asarray(np.maximum(logs, best - CERTAINTY) - best, np.float32)
 
 

@@ -66,7 +66,7 @@ FEATURES = (
 
 @dataclass(frozen=True)
 class FeatureColors:
-    """Log odds [features, BINS ** 3] that a colour belongs to a feature, not to its surroundings."""
+    """Log odds [features, BINS ** 3] that a colour is a feature's, not its surroundings'."""
 
     odds: Float
 
@@ -158,9 +158,7 @@ def is_shut(points: Float) -> bool:
     return float(np.linalg.norm(points[UPPER_LIP, :2] - points[LOWER_LIP, :2])) < SHUT_PX
 
 
-def paint_features(
-    labels: UInt8, picture: UInt8, points: Float, colors: FeatureColors
-) -> None:
+def paint_features(labels: UInt8, picture: UInt8, points: Float, colors: FeatureColors) -> None:
     """Writes eyes, lips and the inside of the mouth into labels [H, W]."""
     import cv2
 

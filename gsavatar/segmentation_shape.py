@@ -39,7 +39,7 @@ SURE_SKIN = (
     156, 70, 63, 105, 66, 107, 9, 336, 296, 334, 293, 300, 383, 345, 352, 376, 397, 365, 379, 378,
     400, 377, 152, 148, 176, 149, 150, 136, 172, 147, 123, 116,
 )  # fmt: skip
-"""The part of the face that is never taken for hair: brows, and what lies between cheeks and jaw."""
+"""What is never taken for hair: from the brows down, between cheekbones and jaw."""
 
 NECK_MIDDLE_M = (0.0, 0.03, -0.075)
 """From the chin to the neck's middle: left, down and to the front."""
@@ -47,10 +47,14 @@ NECK_HALF_WIDTH_M, UNDER_CHIN_M, SHOULDER_M = 0.085, 0.05, 0.13
 """How far from the neck's middle skin may be neck, no hair hangs, and all below is clothed."""
 NECK_DEPTH = 0.75
 """How far below the line skin still counts as neck, over the face's height."""
-
-
-FACE_IS_SKIN = 0.5
+FACE_IS_SKIN = 1.0
 """How much more likely skin is than hair inside the face's oval, in log units."""
+TOP_OF_EARS = -0.3
+"""Above this, skin far from the face's oval is unlikely; over the face's height."""
+NEVER = np.float32(-10.0)
+"""Log belief that no colour outweighs."""
+LINE_WIDTH = 0.002
+"""Over which distance a belief falls by one at the neck's line, over the face's height."""
 
 
 class Part(IntEnum):
@@ -70,43 +74,42 @@ class HeadPlan:
     sure_skin: Mask
     below: Float  # how far below the line of the neck, over the face's height; negative above
     beside_m: Float  # sideways from the neck's middle; 0 or more
-    above: Float  # how far above the hairline's landmarks, over the face's height
+    above: Float  # how far above the face's oval, over the face's height; mostly negative
+    off_face: Float  # distance to the face's oval, over the face's height; 0 inside
 
     def log_prior(self) -> Float:
-        """Log beliefs [h, w, 4] per ``Part``, before any colour is looked at and up to a sum."""
-        below, beside, above = self.below, self.beside_m, self.above
-        near_line = np.clip(below + 0.08, 0.0, None) / 0.02
-        inside = np.clip(UNDER_CHIN_M - beside, 0.0, None) / 0.01
-        outside = np.clip(beside - NECK_HALF_WIDTH_M, 0.0, None) / 0.007
-        shoulder = 0.25 * np.clip(outside / 5.0, 0.0, 1.0)
-        belief = np.empty((*below.shape, len(Part)), np.float32)
-        belief[..., Part.SKIN] = np.where(below > 0, -60.0, -8.0 * np.clip(above + 0.25, 0.0, 1.0))
-        belief[..., Part.HAIR] = (
-            -0.5 - np.minimum(near_line, 4.0) * inside - 30.0 * np.clip(below, 0.0, None)
-        )
-        belief[..., Part.NECK] = np.where(
-            below > 0, -outside - np.clip(below - NECK_DEPTH, 0.0, None) / 0.03, -60.0
-        )
-        belief[..., Part.TORSO] = 0.5 - np.clip(0.1 - shoulder - below, 0.0, None) / 0.03
-        belief[self.face, Part.SKIN] = FACE_IS_SKIN
-        belief[self.face, Part.HAIR] = -20.0 * np.clip(below[self.face] + 0.45, 0.0, None)
-        belief[self.face, Part.NECK :] = -60.0
-        belief[self.sure_skin, Part.SKIN] = 60.0
-        return belief
+        """Log beliefs [4, h, w] by ``Part``, before any colour is looked at and up to a sum."""
+        below, beside, zero = self.below, self.beside_m, np.float32(0.0)
+        under, face = np.maximum(below, zero), self.face
+        far = np.minimum(np.maximum(self.off_face - 0.06, zero), 0.12)
+        skin = np.maximum(-20.0 * far * (self.above > TOP_OF_EARS) - under / LINE_WIDTH, NEVER)
+        no_hair = np.maximum(UNDER_CHIN_M - beside, zero) / 0.01
+        near_line = np.minimum(np.maximum(below + 0.08, zero) / 0.02, 4.0)
+        hair = -0.5 - near_line * no_hair - 30.0 * under
+        outside = np.maximum(beside - NECK_HALF_WIDTH_M, zero) / 0.007
+        deep = np.maximum(below - NECK_DEPTH, zero) / 0.03
+        neck = np.maximum(-outside - deep - np.maximum(-below, zero) / LINE_WIDTH, NEVER)
+        shoulder = 0.05 * np.minimum(outside, 5.0)  # shoulders reach higher than a collar
+        torso = 0.5 - np.maximum(0.1 - shoulder - below, zero) / 0.03
+        skin[face] = FACE_IS_SKIN
+        hair[face] = -20.0 * np.maximum(below[face] + 0.45, zero)  # none beside mouth and jaw
+        neck[face] = torso[face] = NEVER
+        skin[self.sure_skin] = -NEVER
+        return np.stack((skin, hair, neck, torso)).astype(np.float32)
 
     def zones(self) -> Float:
-        """Where colours are first looked for, [h, w, 4] of 0 and 1: mostly, not only, that part."""
+        """Where colours are first looked for, [4, h, w] of 0 and 1: mostly, not only, that part."""
         below, beside = self.below, self.beside_m
-        zones = np.zeros((*below.shape, len(Part)), np.float32)
-        zones[..., Part.SKIN] = self.sure_skin
-        zones[..., Part.HAIR] = (below < 0) & ~self.face
-        zones[..., Part.NECK] = (below > 0.01) & (below < 0.08) & (beside < UNDER_CHIN_M) & ~self.face
-        zones[..., Part.TORSO] = (below > 0.4) | ((below > 0) & (beside > SHOULDER_M))
-        return zones
+        under_chin = (below > 0.01) & (below < 0.08) & (beside < UNDER_CHIN_M) & ~self.face
+        clothed = (below > 0.4) | ((below > 0) & (beside > SHOULDER_M))
+        above = (below < 0) & ~self.face
+        return np.stack((self.sure_skin, above, under_chin, clothed)).astype(np.float32)
 
 
 def head_plan(points: Float, size: tuple[int, int]) -> HeadPlan:
     """The plan of a picture of ``size`` (height, width) with landmarks [478, 2 or 3] in pixels."""
+    import cv2
+
     grid = (max(1, size[0] // 2), max(1, size[1] // 2))
     scale = np.array([grid[1] / size[1], grid[0] / size[0]], np.float32)
     flat = points[:, :2] * scale
@@ -122,12 +125,14 @@ def head_plan(points: Float, size: tuple[int, int]) -> HeadPlan:
     neck = flat[CHIN] + (np.array(NECK_MIDDLE_M, np.float32) @ axes)[:2] * scale
     line = _neck_line(points, axes) * scale @ np.stack((across, down)).T
     top = float((oval @ down).min())
+    face = filled(oval, grid, 1) > 0.5
     return HeadPlan(
-        filled(oval, grid) > 0.5,
-        filled(_hull(flat[list(SURE_SKIN)]), grid) > 0.5,
+        face,
+        filled(_hull(flat[list(SURE_SKIN)]), grid, 1) > 0.5,
         (v - np.interp(u, line[:, 0], line[:, 1]).astype(np.float32)) / tall,
         np.abs(u - float(neck @ across)) / metre,
         (top - v) / tall,
+        cv2.distanceTransform((~face).astype(np.uint8), cv2.DIST_L2, 3) / np.float32(tall),
     )
 
 
@@ -153,7 +158,8 @@ def _neck_line(points: Float, axes: Float) -> Float:
 
     On either side it ends where it turns behind the neck.
     """
-    right, left = [], []
+    right: list[Float] = []
+    left: list[Float] = []
     for half, sign in ((right, -1.0), (left, 1.0)):
         for index, (out, lower, ahead) in NECK_LINE:
             at = points[index if sign < 0 else MIRRORED[index], :2]
@@ -168,7 +174,7 @@ def _hull(points: Float) -> Float:
     """The convex hull of points [N, 2]."""
     import cv2
 
-    return np.asarray(cv2.convexHull(points.astype(np.float32)))[:, 0]
+    return np.asarray(cv2.convexHull(points.astype(np.float32)), np.float32)[:, 0]
 
 
 def filled(contour: Float, size: tuple[int, int], fine: int = 4) -> Float:
@@ -183,7 +189,9 @@ def filled(contour: Float, size: tuple[int, int], fine: int = 4) -> Float:
         return share
     mask = np.zeros((tall * fine, wide * fine), np.uint8)
     corners = ((contour - low) * fine - 0.5) * 16
-    cv2.fillPoly(mask, [np.round(corners).astype(np.int32)], 255, shift=4)
+    polygon = [np.round(corners).astype(np.int32)]
+    cv2.fillPoly(mask, polygon, 254, shift=4)
+    cv2.polylines(mask, polygon, True, 127, shift=4)  # filled too, though half of it lies outside
     part = cv2.resize(mask, (wide, tall), interpolation=cv2.INTER_AREA)
-    share[low[1] : high[1], low[0] : high[0]] = part.astype(np.float32) / 255.0
+    share[low[1] : high[1], low[0] : high[0]] = part.astype(np.float32) / 254.0
     return share
