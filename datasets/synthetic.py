@@ -37,7 +37,7 @@ from gsavatar.frames import encode_png, write_text_atomic
 Float = NDArray[np.float64]
 UInt8 = NDArray[np.uint8]
 
-VERSION = 2
+VERSION = 3
 """Goes up with every change of the pictures, so that cached films are made anew."""
 DEPTH_UNIT_M = 1e-4
 EXPOSURES = 3

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gsavatar.datasets.synthetic_eyes import eye_colors, lid_closure, with_lashes
 from gsavatar.morphable_ict import NECK_FRONT_M, NECK_SLOPE, NECK_TOP_M
 from gsavatar.morphable_surface import vertex_normals
 from gsavatar.types import Region
@@ -24,12 +25,18 @@ FACE_END, NECK_END, SOCKET_END, EYE_SOCKET_END = 9409, 11248, 13294, 14062
 GUMS_END, UPPER_TEETH_END, TEETH_END, EYES_END = 17039, 19247, 21451, 24591
 LASH_START = 25351
 IDENTITY_MODES, IDENTITY_SIGMA = 30, 0.7
-HAIRLINE_Y, HAIR_THICKNESS = 0.078, 0.012
-IRIS_RAD, PUPIL_RAD = 0.46, 0.19
+HAIRLINE_Y, HAIR_THICKNESS, HAIR_COLOR = 0.078, 0.012, (0.20, 0.13, 0.09)
 NECK_TOP, NECK_BASE = -0.095, -0.165
-CHEST_CUT_Y, SHOULDER_CUT_Y = -0.138, -0.104
-"""Below the first height nothing of the model is drawn, below the second no shoulder: cloth is."""
+CHEST_CUT_Y, SHOULDER_CUT_Y, SHOULDER_X = -0.138, -0.100, 0.050
+"""Below the first height nothing of the model is drawn; below the second, beside the neck, its
+shoulders are drawn in so that they stay in the collar."""
+COLLAR_WIDE_M, COLLAR_DEEP_M, COLLAR_Z, COLLAR_FILLED = 0.068, 0.070, -0.012, 0.80
+"""The collar's half axes and middle, and the share of it that the neck may fill."""
+COLLAR_RISE_M = 0.024
+"""By how much the collar is higher beside the neck, where the model is cut, than in front."""
 SURFACES = ("skin", "teeth", "gums", "eyes", "hair", "cloth", "glasses")
+MOUTH_FRONT_Z, MOUTH_DARK_M, MOUTH_DARK = 0.105, 0.055, 0.06
+"""Front teeth, how far behind them no light comes, and what is left there."""
 DEVIATION_LENGTH_M = 0.03
 """Over which distance a subject's departure from the model changes."""
 
@@ -100,6 +107,11 @@ def load_head(path: Path, seed: int, deviation_m: float = 0.0, glasses: bool = F
         vertices = vertices + _deviation(neutral, deviation_m, seed)
     eyes = np.arange(TEETH_END, EYES_END)
     centres = np.stack([vertices[eyes[neutral[eyes, 0] * s > 0]].mean(0) for s in (1.0, -1.0)])
+    for side, blink in ((1.0, "eyeBlinkLeft"), (-1.0, "eyeBlinkRight")):
+        closing = shapes[names.index(blink), :FACE_END]
+        closing += lid_closure(
+            vertices[:FACE_END] + closing, neutral[:FACE_END], neutral[LASH_START:], side
+        )
     surfaces = _surfaces(vertices, neutral, triangles, shapes[names.index("jawOpen")], centres, rng)
     if glasses:
         surfaces = (*surfaces, _glasses(centres))
@@ -136,11 +148,8 @@ def _surfaces(  # noqa: PLR0917
 ) -> tuple[Surface, ...]:  # fmt: skip
     index = np.arange(len(vertices))
     normals = vertex_normals(vertices, triangles)
-    x, y, _ = neutral.T
-    chest = (y < CHEST_CUT_Y) | ((y < SHOULDER_CUT_Y) & (np.abs(x) > 0.054))
-    outside = (index < NECK_END) & ~chest
-    upper_lash = (index >= LASH_START) & (y > eyes[:, 1].mean() + 0.001)
-    skin = outside | ((index >= NECK_END) & (index < EYE_SOCKET_END)) | upper_lash
+    outside = (index < NECK_END) & (neutral[:, 1] >= CHEST_CUT_Y)
+    skin = outside | ((index >= NECK_END) & (index < EYE_SOCKET_END))
     groups = {
         "skin": skin,
         "gums": (index >= EYE_SOCKET_END) & (index < GUMS_END),
@@ -152,17 +161,26 @@ def _surfaces(  # noqa: PLR0917
     colors[NECK_END:SOCKET_END] = (0.30, 0.10, 0.10)
     colors[SOCKET_END:EYE_SOCKET_END] = (0.75, 0.50, 0.45)
     colors[EYE_SOCKET_END:GUMS_END] = (0.62, 0.28, 0.28)
-    depth = np.clip((vertices[GUMS_END:TEETH_END, 2] - 0.055) / 0.03, 0.0, 1.0)[:, None]
-    colors[GUMS_END:TEETH_END] = np.array([0.88, 0.84, 0.78]) * (0.45 + 0.55 * depth)
-    colors[TEETH_END:EYES_END] = _eye_colors(vertices[TEETH_END:EYES_END], eyes)
-    colors[LASH_START:] = (0.12, 0.08, 0.07)
-    parts = [
-        _part(n, m, vertices, neutral, triangles, colors, np.zeros_like(vertices))
-        for n, m in groups.items()
-    ]
+    colors[GUMS_END:TEETH_END] = (0.88, 0.84, 0.78)
+    colors[NECK_END:SOCKET_END] *= _mouth_light(neutral[NECK_END:SOCKET_END])[:, None]
+    colors[EYE_SOCKET_END:TEETH_END] *= _mouth_light(neutral[EYE_SOCKET_END:TEETH_END])[:, None]
+    colors[TEETH_END:EYES_END] = eye_colors(vertices[TEETH_END:EYES_END], eyes)
+    colors[:FACE_END] = with_lashes(colors[:FACE_END], neutral[:FACE_END], neutral[LASH_START:])
+    drawn_in = _into_collar(vertices, neutral)
+    parts = [_part(n, m, vertices, neutral, triangles, colors, drawn_in) for n, m in groups.items()]
     parts.append(_hair(vertices, neutral, normals, triangles, rng))
     parts.append(_shoulders(rng))
     return tuple(parts)
+
+
+def _into_collar(vertices: Float, neutral: Float) -> Float:
+    """Displacements [V, 3] that bring the model's shoulders into the collar, 0 elsewhere."""
+    share = np.clip((SHOULDER_CUT_Y - neutral[:, 1]) / 0.006, 0, 1)
+    share = share * np.clip((np.abs(neutral[:, 0]) - SHOULDER_X) / 0.006, 0, 1)
+    x, z = vertices[:, 0], vertices[:, 2] - COLLAR_Z
+    radius = np.hypot(x / COLLAR_WIDE_M, z / COLLAR_DEEP_M)
+    shrink = share * (1 - COLLAR_FILLED / np.maximum(radius, COLLAR_FILLED))
+    return np.stack((-x * shrink, np.zeros_like(x), -z * shrink), -1)
 
 
 def _part(  # noqa: PLR0917
@@ -217,8 +235,21 @@ def _skin_colors(
     thick = 0.0035 - 0.0018 * np.clip((np.abs(neutral[:, 0]) - 0.035) / 0.02, 0, 1)
     brow = np.exp(-0.5 * ((neutral[:, 1] - arch) / thick) ** 2) * inside
     color = color * (1 - 0.8 * brow[:, None]) + 0.8 * brow[:, None] * np.array([0.20, 0.13, 0.09])
+    inside, bare = _under_hair(neutral)
+    scalp = (np.clip((inside + 0.25) / 0.35, 0, 1) * ~bare)[:, None]  # hides the mesh's ragged edge
+    color = color * (1 - scalp) + scalp * np.array(HAIR_COLOR)
     lips = _lip_mask(neutral)[:, None]
     return np.clip(color * (1 - lips) + lips * np.array([0.66, 0.32, 0.31]), 0.0, 1.0)
+
+
+def _mouth_light(neutral: Float) -> Float:
+    """Share of the light [N] that reaches points of the mouth's inside: little behind the lips.
+
+    The renderer casts no shadows; without this the back teeth shine in the corners of the mouth.
+    """
+    deep = np.clip((MOUTH_FRONT_Z - neutral[:, 2]) / MOUTH_DARK_M, 0, 1)
+    aside = np.clip((np.abs(neutral[:, 0]) - 0.012) / 0.012, 0, 1)
+    return np.asarray(MOUTH_DARK + (1 - MOUTH_DARK) * (1 - deep) ** 1.5 * (1 - 0.6 * aside))
 
 
 LIP_CENTRE_Y, LIP_HALF_WIDTH = -0.0341, 0.0262
@@ -236,29 +267,8 @@ def _lip_mask(neutral: Float) -> Float:
     return np.clip(edge + 0.5, 0, 1) * (across < 1) * (neutral[:, 2] > 0.07)
 
 
-def _eye_colors(points: Float, centres: Float) -> Float:
-    """Sclera, iris and pupil by the angle from the straight gaze."""
-    colors = np.zeros_like(points)
-    for centre, side in zip(centres, (1.0, -1.0), strict=True):
-        mine = (points[:, 0] * side) > 0
-        away = points[mine] - centre
-        away /= np.linalg.norm(away, axis=1, keepdims=True)
-        angle = np.arccos(np.clip(away[:, 2], -1, 1))
-        around = np.arctan2(away[:, 1], away[:, 0])
-        iris = np.array([0.30, 0.38, 0.36]) * (0.85 + 0.25 * np.cos(23 * around))[:, None]
-        ring = np.clip((angle - 0.38) / 0.08, 0, 1)[:, None]
-        color = np.where(
-            (angle < IRIS_RAD)[:, None], iris * (1 - 0.6 * ring), np.array([0.90, 0.87, 0.84])
-        )
-        color[angle < PUPIL_RAD] = 0.02
-        colors[mine] = color
-    return colors
-
-
-def _hair(  # noqa: PLR0917
-    vertices: Float, neutral: Float, normals: Float, triangles: Int, rng: np.random.Generator
-) -> Surface:
-    """A cap of hair: the scalp lifted off the skull, thinner towards the hairline."""
+def _under_hair(neutral: Float) -> tuple[Float, NDArray[np.bool_]]:
+    """How far behind the hairline points lie, in units of 20 mm, and where no hair ever grows."""
     x, y, z = neutral.T
     line = (
         HAIRLINE_Y
@@ -266,14 +276,18 @@ def _hair(  # noqa: PLR0917
         - 0.035 * np.clip((np.abs(x) - 0.055) / 0.02, 0, 1)
     )
     ear = (np.abs(x) > 0.068) & (y < 0.035) & (y > -0.05) & (z < 0.02) & (z > -0.035)
-    inside = (y - line) / 0.02
-    mask = (np.arange(len(vertices)) < NECK_END) & (inside > 0) & ~ear & (y > -0.06)
+    return (y - line) / 0.02, ear | (y <= -0.06)
+
+
+def _hair(  # noqa: PLR0917
+    vertices: Float, neutral: Float, normals: Float, triangles: Int, rng: np.random.Generator
+) -> Surface:
+    """A cap of hair: the scalp lifted off the skull, thinner towards the hairline."""
+    inside, bare = _under_hair(neutral)
+    mask = (np.arange(len(vertices)) < NECK_END) & (inside > 0) & ~bare
     lift = HAIR_THICKNESS * np.clip(inside, 0.12, 1) * (1 + 0.15 * noise(neutral, 0.015, rng))
     strands = noise(neutral * np.array([3.0, 0.5, 1.0]), 0.004, rng)
-    color = (
-        np.array([0.20, 0.13, 0.09])
-        * (1 + 0.22 * strands + 0.15 * noise(neutral, 0.02, rng))[:, None]
-    )
+    color = np.array(HAIR_COLOR) * (1 + 0.22 * strands + 0.15 * noise(neutral, 0.02, rng))[:, None]
     outward = normals if (normals[:FACE_END] * neutral[:FACE_END]).sum() > 0 else -normals
     lifted = outward * lift[:, None]
     return _part("hair", mask, vertices, neutral, triangles, np.clip(color, 0, 1), lifted)
@@ -284,14 +298,16 @@ def _shoulders(rng: np.random.Generator) -> Surface:
     rings, around = 60, 128
     t = np.linspace(0, 1, rings)
     angle = np.linspace(0, 2 * np.pi, around, endpoint=False)
-    wide = 0.068 + 0.165 * np.clip((t - 0.12) / 0.45, 0, 1) ** 0.75
-    deep = 0.070 + 0.050 * np.clip((t - 0.10) / 0.6, 0, 1)
+    wide = COLLAR_WIDE_M + 0.165 * np.clip((t - 0.12) / 0.45, 0, 1) ** 0.75
+    deep = COLLAR_DEEP_M + 0.050 * np.clip((t - 0.10) / 0.6, 0, 1)
     height = (
         -0.121 - 0.022 * np.clip(t / 0.12, 0, 1) - 0.30 * np.clip((t - 0.12) / 0.88, 0, 1) ** 1.15
     )
+    aside = np.clip((0.9 - np.sin(angle)) / 0.5, 0, 1)
+    raised = COLLAR_RISE_M * aside * aside * (3 - 2 * aside)  # open in front, up behind
     x = wide[:, None] * np.cos(angle)
-    z = -0.012 + deep[:, None] * np.sin(angle)
-    y = np.tile(height[:, None], (1, around))
+    z = COLLAR_Z + deep[:, None] * np.sin(angle)
+    y = height[:, None] + raised * np.clip(1 - t[:, None] / 0.12, 0, 1)
     points = np.stack((x, y, z), -1).reshape(-1, 3)
     points[:, 1] -= 0.05 * np.clip((np.abs(points[:, 0]) - 0.06) / 0.17, 0, 1) ** 1.5
     points[:, 2] += 0.0025 * noise(points, 0.03, rng)

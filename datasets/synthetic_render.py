@@ -20,7 +20,7 @@ SUPERSAMPLE = 2
 FIELD_DEG, DISTANCE_M, LOOK_AT_Y = 20.0, 1.18, -0.035
 NEAR_M, FAR_M = 0.3, 3.0
 BACKDROP = ((0.50, 0.56, 0.60), (0.36, 0.42, 0.47))
-SHINE = {"eyes": (0.6, 60), "teeth": (0.35, 30), "gums": (0.3, 20), "hair": (0.18, 12),
+SHINE = {"eyes": (0.6, 60), "teeth": (0.15, 30), "gums": (0.12, 20), "hair": (0.18, 12),
          "skin": (0.10, 14), "cloth": (0.0, 1), "glasses": (0.5, 40)}  # fmt: skip
 """Specular share and power of each surface."""
 LIGHTS = (((-0.6, 0.8, 1.4), 0.72), ((1.0, 0.3, 1.0), 0.32), ((0.2, -0.3, 1.5), 0.10))

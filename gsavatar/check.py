@@ -343,6 +343,11 @@ def _sync(footage: Footage) -> Finding:
     return Finding("sync", State.GOOD, f"sound and lips agree ({offset_ms:+.0f} ms)")
 
 
+def is_spoilt(findings: list[Finding]) -> bool:
+    """Whether something about the clip will spoil the avatar, so that it should be filmed again."""
+    return any(f.state is State.BAD for f in findings)
+
+
 def verdict(findings: list[Finding]) -> str:
     """One sentence: whether to fit this clip, and what to film again first."""
     bad: list[Any] = [f.name for f in findings if f.state is State.BAD]

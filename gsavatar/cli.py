@@ -1,13 +1,14 @@
 """The command line: one function per command of ``cli_options``.
 
 The composition root: the only module that may import the viewer and the datasets, and only inside
-a command. Exit codes: 0 done, 2 the input cannot be used (one sentence says why), 130 interrupted,
-1 a fault of the program.
+a command. Exit codes: 0 done, 2 the input cannot be used or, by ``check`` and ``doctor``, is found
+wanting (one sentence says why), 130 interrupted, 1 a fault of the program.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import time
 import traceback
@@ -22,13 +23,13 @@ from gsavatar import cli_env
 from gsavatar.cli_options import (
     Assets,
     Check,
-    Command,
     Doctor,
     Evaluate,
     Fit,
     Render,
     Track,
     View,
+    command_line,
 )
 from gsavatar.errors import InputError
 from gsavatar.progress import clock, make_reporter
@@ -48,16 +49,12 @@ def _fit(options: Fit) -> None:
     _check_device(options.device)
     footage = _footage(options.videos)
     run = cli_run.run_folder(options.videos, options.out)
-    named = {
-        "train.seed": options.seed, "train.steps": options.steps, "train.size": options.size,
-        "clip.poses": options.poses,
-    }  # fmt: skip
-    overrides = {k: v for k, v in named.items() if v is not None} | _overrides(options)
+    overrides, typed = _overrides(options)
     settings = cli_run.enter_run(
         run, options.videos, preset=options.preset, overrides=overrides, face=options.face,
-        resume=options.resume,
+        resume=options.resume, typed=typed,
     )  # fmt: skip
-    with cli_env.logging_to(run / "log.txt"), _explained(run), cli_run.undone_if_refused(run):
+    with _working_on(run):
         result = pipeline.fit(
             footage, run, settings, _ingest(settings, options.face), make_reporter()
         )
@@ -91,12 +88,12 @@ def _track_footage(options: Track) -> Path:
 
     footage = _footage(options.videos)
     run = cli_run.run_folder(options.videos, options.out)
-    named = {} if options.poses is None else {"clip.poses": options.poses}
+    overrides, typed = _overrides(options)
     settings = cli_run.enter_run(
-        run, options.videos, preset=None, overrides=named | _overrides(options),
-        face=options.face, resume=options.resume,
+        run, options.videos, preset=None, overrides=overrides, face=options.face,
+        resume=options.resume, typed=typed,
     )  # fmt: skip
-    with cli_env.logging_to(run / "log.txt"), _explained(run), cli_run.undone_if_refused(run):
+    with _working_on(run):
         result = pipeline.track(footage, run, _ingest(settings, options.face), make_reporter())
     _say_tracked(result)
     return run
@@ -138,11 +135,16 @@ def _check(options: Check) -> None:
     from gsavatar.findings import table
 
     cli_run.check_videos(options.videos)
+    spoilt = []
     with cli_env.logging_to(None):
         for path in options.videos:
             with make_reporter().stage(f"look at {path.name}") as progress:
                 findings = check.check_video(path, progress)
             _say(f"{path}\n{table(findings)}\n{check.verdict(findings)}")
+            if check.is_spoilt(findings):
+                spoilt.append(str(path))
+    if spoilt:
+        raise InputError(f"{', '.join(spoilt)}: film it again, minding the lines marked with x.")
 
 
 def _render(options: Render) -> None:
@@ -264,15 +266,25 @@ def _check_device(device: str) -> None:
     raise InputError("--device cuda: training on CUDA is planned, not there yet; use --device cpu.")
 
 
-def _overrides(options: Fit | Track) -> dict[str, Any]:
-    """The settings that the options for the face model and --set replace."""
+OPTION_OF = {
+    "train.seed": "seed", "train.steps": "steps", "train.size": "size", "clip.poses": "poses",
+    "clip.provider": "face_model", "clip.model_file": "face_model_file",
+}  # fmt: skip
+"""Settings that have an option of their own; ``track`` has not all of them."""
+
+
+def _overrides(options: Fit | Track) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings that options replace, and by which option each was given if not by --set."""
     chosen: dict[str, Any] = {}
-    if options.face_model is not None:
-        chosen["clip.provider"] = options.face_model
-    if options.face_model_file is not None:
-        # Absolute, so that --resume finds it from another folder.
-        chosen["clip.model_file"] = str(options.face_model_file.resolve())
-    return chosen | _parsed(options.set_)
+    typed: dict[str, str] = {}
+    for key, option in OPTION_OF.items():
+        value = getattr(options, option, None)
+        if value is not None:
+            # A file absolute, so that --resume finds it from another folder.
+            chosen[key] = str(value.resolve()) if isinstance(value, Path) else value
+            typed[key] = "--" + option.replace("_", "-")
+    named = _parsed(options.set_)
+    return chosen | named, {key: option for key, option in typed.items() if key not in named}
 
 
 def _parsed(pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -286,6 +298,18 @@ def _parsed(pairs: tuple[str, ...]) -> dict[str, Any]:
             raise InputError(f"--set {pair}: should be KEY=VALUE, e.g. --set train.steps=2000.")
         parsed[key.strip()] = toml_value(value.strip())
     return parsed
+
+
+@contextmanager
+def _working_on(run: Path) -> Iterator[None]:
+    """A new or continued run at work: logged, its failures explained, undone if it is refused."""
+    from gsavatar import cli_run
+
+    with (
+        cli_run.unlogged_if_undone(run), cli_env.logging_to(run / "log.txt"), _explained(run),
+        cli_run.undone_if_refused(run),
+    ):  # fmt: skip
+        yield
 
 
 @contextmanager
@@ -333,11 +357,12 @@ RUN: dict[type, Callable[[Any], None]] = {
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; the exit code."""
     cli_env.prepare_process()
+    words = sys.argv[1:] if argv is None else argv
     command: Any = tyro.cli(
-        Command,  # type: ignore[arg-type]
+        command_line(shutil.get_terminal_size().columns, words),
         prog="gsavatar",
         description="A talking avatar of one person, from a video.",
-        args=argv,
+        args=words,
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
     )
     try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
@@ -9,12 +12,25 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 
 
-def _shown(metavar: str, name: str | None = None) -> Any:
-    """An option shown as ``metavar`` and without its default, which its help text tells."""
-    return tyro.conf.arg(name=name, metavar=metavar, help_behavior_hint="")
+def _shown(metavar: str, name: str | None = None, text: str | None = None) -> Any:
+    """An option shown as ``metavar`` and without its default, which its help text tells.
+
+    ``text`` is its help where that takes several lines: those of a docstring stay apart.
+    """
+    return tyro.conf.arg(name=name, metavar=metavar, help=text, help_behavior_hint="")
 
 
-Files = Annotated[tyro.conf.Positional[tuple[Path, ...]], _shown("VIDEO ...")]
+FOOTAGE = (
+    "Video files of one person, in any codec, size or rate; or one folder of pictures prepared for "
+    "AD-NeRF, ER-NeRF, TalkingGaussian and their like, or by VHAP (transforms.json). Of a folder "
+    "the sound, lens, background and split are taken too."
+)
+EXPORT = (
+    "New folder for pictures, landmarks, parsing, background, sound and poses as AD-NeRF, ER-NeRF "
+    "and TalkingGaussian read them; features of the sound and au.csv are left to their own tools."
+)
+VideoFiles = tyro.conf.Positional[tuple[Path, ...]]
+Files = Annotated[VideoFiles, _shown("VIDEO ...")]
 Settings_ = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], _shown("KEY=VALUE", "set")]
 OptionalPath = Annotated[Path | None, _shown("PATH")]
 OptionalInt = Annotated[int | None, _shown("INT")]
@@ -29,18 +45,17 @@ Face = Annotated[str | None, _shown("left|right|N")]
 class Fit:
     """Turn videos of one person into an avatar.
 
-    Makes runs/me/me.gsavatar, metrics.json and report.html. Examples:
+    Makes runs/me/me.gsavatar, metrics.json and report.html. A folder prepared for AD-NeRF's family
+    or with a transforms.json may stand in place of the videos. A fit that was stopped or killed
+    continues with --resume. Examples:
 
       gsavatar fit me.mp4
       gsavatar fit monday.mp4 tuesday.mp4 --out runs/me --preset standard
       gsavatar fit me.mp4 --resume
-      gsavatar fit data/obama        (prepared for AD-NeRF's family, or with a transforms.json)
+      gsavatar fit data/obama
     """
 
-    videos: Files = ()
-    """Video files of one person, in any codec, size or rate; or one folder of pictures prepared for
-    AD-NeRF, ER-NeRF, TalkingGaussian and their like, or by VHAP (transforms.json). Of a folder the
-    sound, lens, background and split are taken too."""
+    videos: Annotated[VideoFiles, _shown("VIDEO ...", text=FOOTAGE)] = ()
     out: OptionalPath = None
     """Run folder; by default runs/ and the name of the first file."""
     preset: Annotated[str | None, _shown("preview|standard|quality|fewshot|talkinggaussian")] = None
@@ -64,17 +79,20 @@ class Fit:
     size: OptionalInt = None
     """Side of the training pictures in pixels instead of the preset's."""
     set_: Settings_ = ()
-    """Any other value of config.toml, e.g. --set train.gaussians_max=20000; may be repeated."""
+    """Any other value of config.toml, e.g. train.gaussians_max=20000; may be repeated."""
 
 
 @dataclass(frozen=True)
 class Track:
     """Fit the face model to videos: the performance as curves and a report, without an avatar.
 
-    Example: gsavatar track me.mp4 writes curves.json, tracking.html and tracking.mp4 into runs/me.
-    A finished run may stand in place of the video: gsavatar track runs/me describes what it has
-    tracked, also that of a fit. With --export-adnerf DIR the tracked clip is written as a folder
-    for AD-NeRF's family as well, of a finished run alone.
+    Makes runs/me/curves.json, tracking.html and tracking.mp4. A finished run, also that of a fit,
+    may stand in place of the video: what it has tracked is then described. With --export-adnerf the
+    tracked clip is also written as a folder for AD-NeRF's family, a finished run's alone. Examples:
+
+      gsavatar track me.mp4
+      gsavatar track runs/me
+      gsavatar track runs/me --export-adnerf data/me
     """
 
     videos: Files = ()
@@ -91,11 +109,9 @@ class Track:
     """File of flame (.pkl, .npz) or bfm (.mat), if it is not in GSAVATAR_ASSETS."""
     poses: Poses = None
     """The head's path: track it (default, and steadier), or that of a prepared folder as it is."""
-    export_adnerf: OptionalPath = None
-    """New folder for pictures, landmarks, parsing, background, sound and poses as AD-NeRF, ER-NeRF
-    and TalkingGaussian read them; features of the sound and au.csv are left to their own tools."""
+    export_adnerf: Annotated[Path | None, _shown("PATH", text=EXPORT)] = None
     set_: Settings_ = ()
-    """Any value of config.toml, e.g. --set clip.provider=clip; may be repeated."""
+    """Any value of config.toml, e.g. clip.provider=clip; may be repeated."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +119,10 @@ class Check:
     """Say in seconds what a video is good for, and what to film again.
 
     Looks at light, focus, size and turns of the face, the mouth, the sound, and whether sound and
-    picture agree. Example: gsavatar check me.mp4
+    picture agree. The exit code is 0 if every video is good to fit, 2 if one should be filmed
+    again. Example:
+
+      gsavatar check me.mp4
     """
 
     videos: Files = ()
@@ -117,9 +136,9 @@ class Render:
     Exactly one of --audio, --curves and --drive moves the mouth; --audio beside another is only
     the sound track. Examples:
 
-      gsavatar render me.gsavatar --audio speech.wav --out talk.mp4 --camera orbit
-      gsavatar render me.gsavatar --audio speech.wav --out talk.webm --background none
-      gsavatar render me.gsavatar --curves edited.json --audio speech.wav --out talk.mp4
+      gsavatar render runs/me --audio speech.wav --out talk.mp4 --camera orbit
+      gsavatar render runs/me --audio speech.wav --out talk.webm --background none
+      gsavatar render runs/me --curves talk.json --audio speech.wav --out talk.mp4
     """
 
     avatar: tyro.conf.Positional[Path]
@@ -148,7 +167,9 @@ class Render:
 class View:
     """Open an avatar in the browser, also while its fit is still running.
 
-    Example: gsavatar view runs/me.
+    Example:
+
+      gsavatar view runs/me
     """
 
     avatar: tyro.conf.Positional[Path]
@@ -163,7 +184,9 @@ class View:
 class Evaluate:
     """Measure a finished run on its test frames and write metrics.json again.
 
-    Example: gsavatar evaluate runs/me --frames frames also writes the compared pictures.
+    With --frames the compared pictures are written too. Example:
+
+      gsavatar evaluate runs/me --frames frames
     """
 
     run: tyro.conf.Positional[Path]
@@ -185,20 +208,41 @@ class Doctor:
 class Assets:
     """List the model files: what is here, what is missing, where each comes from, its licence.
 
-    Example: gsavatar assets --fetch downloads what is missing now instead of when needed.
+    With --fetch what is missing is downloaded now instead of when it is needed. Example:
+
+      gsavatar assets --fetch
     """
 
     fetch: bool = False
     """Fetch what is missing."""
 
 
-Command = Union[  # noqa: UP007
-    Annotated[Fit, tyro.conf.subcommand("fit")],
-    Annotated[Track, tyro.conf.subcommand("track")],
-    Annotated[Check, tyro.conf.subcommand("check")],
-    Annotated[Render, tyro.conf.subcommand("render")],
-    Annotated[View, tyro.conf.subcommand("view")],
-    Annotated[Evaluate, tyro.conf.subcommand("evaluate")],
-    Annotated[Doctor, tyro.conf.subcommand("doctor")],
-    Annotated[Assets, tyro.conf.subcommand("assets")],
-]
+Command = Union[Fit, Track, Check, Render, View, Evaluate, Doctor, Assets]  # noqa: UP007
+WIDEST = 100
+
+
+def command_line(columns: int, words: Sequence[str]) -> Any:
+    """The commands as tyro takes them, described for a terminal of that width.
+
+    A command that is named first in ``words`` is described in full, else each in one sentence.
+    """
+    width = min(max(columns, 40), WIDEST)
+    kinds: tuple[type, ...] = Command.__args__  # type: ignore[attr-defined]
+    named = []
+    for kind in kinds:
+        name, text = kind.__name__.lower(), inspect.getdoc(kind) or ""
+        described = folded(text, width) if words[:1] == [name] else text.split("\n\n")[0]
+        named.append(Annotated[kind, tyro.conf.subcommand(name, description=described)])
+    return Union[tuple(named)]  # noqa: UP007
+
+
+def folded(text: str, width: int) -> str:
+    """Paragraphs filled to a width; indented lines, which are to be copied, stay as they are.
+
+    Lines after a paragraph's first hang by two columns: tyro joins those that begin with a letter.
+    """
+    return "\n\n".join(
+        part if part.startswith(" ")
+        else textwrap.fill(" ".join(part.split()), width, subsequent_indent="  ")
+        for part in text.split("\n\n")
+    )  # fmt: skip

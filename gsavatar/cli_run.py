@@ -17,8 +17,11 @@ from typing import Any
 from gsavatar.config import Settings, load_preset, load_settings, save_settings
 from gsavatar.errors import InputError
 
+RUNS = Path("runs")
 DEFAULT_PRESET = "preview"
 KEPT_AFTER_REFUSAL = ("log.txt", "faces.png")
+"""What a folder may hold and still be used: thumbnails to choose from, and what an earlier version
+left behind."""
 
 
 def run_folder(videos: tuple[Path, ...], out: Path | None) -> Path:
@@ -26,7 +29,7 @@ def run_folder(videos: tuple[Path, ...], out: Path | None) -> Path:
     if out is not None:
         return out
     first = videos[0]
-    return Path("runs") / (first.resolve().name if first.is_dir() else first.stem)
+    return RUNS / (first.resolve().name if first.is_dir() else first.stem)
 
 
 def tracked_run(paths: tuple[Path, ...]) -> Path | None:
@@ -57,9 +60,11 @@ def enter_run(
     overrides: Mapping[str, Any],
     face: str | None,
     resume: bool,
+    typed: Mapping[str, str] | None = None,
 ) -> Settings:
     """The settings of a new run, or of the one to continue; writes config.toml and run.json.
 
+    ``typed`` tells by which option each override was given, for the sentence that refuses it.
     Raises ``InputError`` if the folder is another run, or holds other things than a run.
     """
     inputs = {"videos": [_fingerprint(v) for v in videos], "face": face}
@@ -69,7 +74,7 @@ def enter_run(
             raise InputError(
                 f"{run}: a run is already here; continue it with --resume or choose another --out."
             )
-        return _continued(run, inputs, preset, overrides)
+        return _continued(run, inputs, preset, overrides, typed)
     if run.exists() and not run.is_dir():
         raise InputError(f"{run}: is a file; choose another --out.")
     strangers = sorted(p.name for p in run.iterdir()) if run.exists() else []
@@ -78,7 +83,7 @@ def enter_run(
         raise InputError(
             f"{run}: holds {strangers[0]} but no run; choose an empty or new folder with --out."
         )
-    settings = load_preset(preset or DEFAULT_PRESET, overrides)
+    settings = load_preset(preset or DEFAULT_PRESET, overrides, typed)
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -91,8 +96,9 @@ def enter_run(
 
 
 def _continued(
-    run: Path, inputs: dict[str, Any], preset: str | None, overrides: Mapping[str, Any]
-) -> Settings:
+    run: Path, inputs: dict[str, Any], preset: str | None, overrides: Mapping[str, Any],
+    typed: Mapping[str, str] | None,
+) -> Settings:  # fmt: skip
     settings = load_settings(run / "config.toml")
     try:
         before = json.loads((run / "run.json").read_text(encoding="utf-8"))
@@ -106,7 +112,7 @@ def _continued(
             f"{run}: this run was made from {names or 'other files'}; name the same files and "
             "--face, or choose another --out."
         )
-    wanted = load_preset(preset or settings.preset, overrides)
+    wanted = load_preset(preset or settings.preset, overrides, typed)
     if preset is not None and preset != settings.preset:
         raise InputError(
             f"{run}: this run uses the preset {settings.preset}; leave --preset {preset} away or "
@@ -139,7 +145,7 @@ def _write(path: Path, text: str) -> None:
 
 @contextmanager
 def undone_if_refused(run: Path) -> Iterator[None]:
-    """Takes a new run away again if its footage is refused; log and thumbnails stay.
+    """Takes a new run away again if its footage is refused; thumbnails stay.
 
     A run whose footage was accepted (``clip/decode.json`` or later results) is left for
     ``--resume``, whatever happens.
@@ -149,6 +155,23 @@ def undone_if_refused(run: Path) -> Iterator[None]:
     except InputError:
         if not (run / "clip" / "decode.json").exists() and not (run / "checkpoints").exists():
             forget(run)
+        raise
+
+
+@contextmanager
+def unlogged_if_undone(run: Path) -> Iterator[None]:
+    """Takes the log of an undone run away as well, and its folder if nothing else is in it.
+
+    To be entered before the log is opened: on some systems an open file cannot be removed.
+    """
+    try:
+        yield
+    except InputError:
+        if not (run / "config.toml").exists():
+            (run / "log.txt").unlink(missing_ok=True)
+            for folder in (run, RUNS):
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
         raise
 
 

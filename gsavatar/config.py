@@ -103,17 +103,23 @@ CHOICES = {
 }
 
 
-def load_preset(name: str, overrides: Mapping[str, Any] | None = None) -> Settings:
+def load_preset(
+    name: str, overrides: Mapping[str, Any] | None = None, typed: Mapping[str, str] | None = None
+) -> Settings:
     """The settings of a preset with some values replaced, e.g. ``{"train.steps": 500}``.
 
-    Raises ``InputError`` for a preset or a key that does not exist and for a value out of range.
+    ``typed`` names the option by which an override was given, e.g. ``{"train.steps": "--steps"}``,
+    where that was not --set. Raises ``InputError`` for a preset or a key that does not exist and
+    for a value out of range.
     """
     if name not in PRESETS:
         raise InputError(f"--preset {name}: no such preset; choose one of {', '.join(PRESETS)}.")
     text = resources.files("gsavatar.configs").joinpath(f"{name}.toml").read_text("utf-8")
     settings = from_toml(text, f"preset {name}")
     for dotted, value in (overrides or {}).items():
-        settings = _filled(settings, _nested(dotted, value), "--set", "")
+        option = (typed or {}).get(dotted)
+        source = "--set" if option is None else f"{option} {value}"
+        settings = _filled(settings, _nested(dotted, value), source, "")
     return settings
 
 

@@ -42,6 +42,10 @@ TORSO_HALF_WIDTH_M = 0.25
 TORSO_BULGE_M = 0.05
 TORSO_BACK_M = -0.02
 LABELLED_SHARE = 0.3
+BLEND_SHARE = 0.02
+"""Share of the picture over which the neck's depth passes into the chest's, each way."""
+ISLAND_SHARE = 0.15
+"""A pixel with less neck and clothing around it is a speck or a thread of wrong labels."""
 
 
 @dataclass(frozen=True)
@@ -226,12 +230,13 @@ def _torso_points(clip: Clip, rows: list[int], count: int) -> tuple[Tensor, Tens
     """Seeds of neck and torso: means [M, 3] in the room, colours and shares of the head's pose.
 
     Pixels that are mostly neck or clothing lie on a shallow sheet: a cylinder for the neck and a
-    gently bulging plane for the chest.
+    gently bulging plane for the chest, the one passing into the other.
     """
     labels = np.stack([clip.regions(row) for row in rows])
     neck = (labels == int(Region.NECK)).mean(0)
     torso = (labels == int(Region.TORSO)).mean(0)
-    y, x = np.nonzero(neck + torso > LABELLED_SHARE)
+    share, around = _blended(neck, torso)
+    y, x = np.nonzero((neck + torso > LABELLED_SHARE) & (around > ISLAND_SHARE))
     if len(y) == 0:  # a face that fills the picture: one faint seed keeps the branch's shapes valid
         y, x = np.array([labels.shape[1] - 1]), np.array([labels.shape[2] // 2])
     step = max(1.0, len(y) / max(count, 1))
@@ -240,6 +245,7 @@ def _torso_points(clip: Clip, rows: list[int], count: int) -> tuple[Tensor, Tens
     order = rng.permutation(len(y))[picks]
     y, x = y[order], x[order]
     is_neck = torch.from_numpy(neck[y, x] >= torso[y, x])
+    roundness = torch.from_numpy(share[y, x])
     pixels = torch.from_numpy(np.stack((x, y), -1)).float() + 0.5
     origin, directions = _rays(clip.track.cameras[0], pixels)
     depth = torch.zeros(len(y))
@@ -247,7 +253,8 @@ def _torso_points(clip: Clip, rows: list[int], count: int) -> tuple[Tensor, Tens
         points = origin + ((depth - origin[2]) / directions[:, 2])[:, None] * directions
         round_neck = (NECK_RADIUS_M**2 - points[:, 0] ** 2).clamp_min(0.0).sqrt()
         bulge = (1.0 - (points[:, 0] / TORSO_HALF_WIDTH_M) ** 2).clamp_min(0.0).sqrt()
-        depth = torch.where(is_neck, round_neck, TORSO_BACK_M + TORSO_BULGE_M * bulge)
+        chest = TORSO_BACK_M + TORSO_BULGE_M * bulge
+        depth = roundness * round_neck + (1.0 - roundness) * chest
     colors = torch.stack(
         [look_up(clip.frame(row), pixels).float() / 255.0 for row in rows[::3]]
     ).median(0).values  # fmt: skip
@@ -255,3 +262,17 @@ def _torso_points(clip: Clip, rows: list[int], count: int) -> tuple[Tensor, Tens
     height = ((points[:, 1] - chin + NECK_FADE_M) / NECK_FADE_M).clamp(0.0, 1.0)
     weight = torch.where(is_neck, height * height * (3 - 2 * height), 0.0)
     return points, colors, weight
+
+
+def _blended(neck: np.ndarray, torso: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How much of the neck's depth a pixel takes, and how much of its surroundings is either.
+
+    Both are [H, W], 0-1, and smooth over some centimetres: a step of depth along the collar opens
+    as a gap in other views, and specks of wrong labels would float beside the head.
+    """
+    maps = torch.from_numpy(np.stack((neck, neck + torso))).float()[None]
+    side = 2 * round(BLEND_SHARE * neck.shape[0]) + 1
+    for _ in range(3):  # three boxes are nearly a Gaussian
+        maps = torch.nn.functional.avg_pool2d(maps, side, 1, side // 2)
+    around = maps[0, 1]
+    return (maps[0, 0] / around.clamp_min(1e-6)).numpy(), around.numpy()

@@ -125,7 +125,7 @@ def test_a_video_without_a_face(
     movie(Path("trees.mp4"), noise)
     said = refused(["fit", "trees.mp4"], capsys)
     assert "trees.mp4" in said and "face" in said
-    assert left_over(tmp_path) == {"trees.mp4", "runs/trees/log.txt"}
+    assert left_over(tmp_path) == {"trees.mp4"}
 
 
 def test_a_video_that_is_too_short(
@@ -136,7 +136,7 @@ def test_a_video_that_is_too_short(
     movie(Path("blink.mp4"), head[:25])
     said = refused(["fit", "blink.mp4"], capsys)
     assert "blink.mp4" in said and "2 s" in said
-    assert left_over(tmp_path) == {"blink.mp4", "runs/blink/log.txt"}
+    assert left_over(tmp_path) == {"blink.mp4"}
 
 
 def test_two_faces_have_to_be_chosen_from(
@@ -148,7 +148,7 @@ def test_two_faces_have_to_be_chosen_from(
     path = movie(Path("pair.mp4"), pairs)
     said = refused(["fit", "pair.mp4"], capsys)
     assert "--face left" in said and "faces.png" in said
-    assert left_over(tmp_path) == {"pair.mp4", "runs/pair/log.txt", "runs/pair/faces.png"}
+    assert left_over(tmp_path) == {"pair.mp4", "runs/pair/faces.png"}
     shown = decode_png(Path("runs/pair/faces.png").read_bytes())
     assert shown.shape[1] > shown.shape[0]  # two thumbnails side by side
     assert "--face 7" in refused(["fit", "pair.mp4", "--face", "7"], capsys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import os
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gsavatar import cli, cli_run, pipeline
+from gsavatar import cli, cli_options, cli_run, pipeline
 from gsavatar.config import load_preset, load_settings
 from gsavatar.errors import InputError
 from gsavatar.pipeline import FitResult
@@ -78,10 +79,27 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         assert f"gsavatar {command}" in shown.split("usage:")[1].split("\n", 1)[1]  # an example
 
 
+@pytest.mark.parametrize("columns", [80, 100])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c != "doctor"])
+def test_examples_can_be_copied(
+    command: str, columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = inspect.getdoc(getattr(cli_options, command.capitalize())) or ""
+    examples = [line for line in text.splitlines() if line.startswith("  ")]
+    assert examples and all(line.startswith(f"  gsavatar {command} ") for line in examples)
+    assert run(command, "--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert set(examples) <= set(lines)
+    prose = [line for line in lines if not line.startswith("usage:")]
+    assert max(len(line) for line in prose) <= columns
+
+
 def test_the_list_of_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     shown = capsys.readouterr().out
     assert all(command in shown for command in COMMANDS)
+    assert "me.mp4" not in shown  # one sentence each; the examples are with the command
 
 
 def test_the_next_step_suits_the_avatar(
@@ -202,7 +220,7 @@ def failing(error: BaseException, *, after_decode: bool) -> Callable[..., FitRes
     return fit
 
 
-def test_refused_footage_leaves_only_the_log(
+def test_refused_footage_leaves_nothing(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refusal = InputError("me.mp4: no face;\n  film one.")
@@ -210,9 +228,14 @@ def test_refused_footage_leaves_only_the_log(
     assert run("fit", "me.mp4") == 2
     told = capsys.readouterr().err
     assert "error: me.mp4: no face; film one.\n" in told and "Traceback" not in told
-    assert [p.name for p in (here / "runs/me").iterdir()] == ["log.txt"]
-    assert "Traceback" in (here / "runs/me/log.txt").read_text()
-    assert run("fit", "me.mp4") == 2  # and the folder may be used again
+    assert [p.name for p in here.iterdir()] == ["me.mp4"]
+    (here / "own").mkdir()
+    assert run("fit", "me.mp4", "--out", "own/run") == 2
+    assert [p.name for p in (here / "own").iterdir()] == []
+    (here / "runs/me").mkdir(parents=True)
+    (here / "runs/me/faces.png").write_bytes(b"thumbnails")
+    assert run("fit", "me.mp4") == 2  # and a folder with thumbnails may be used again
+    assert [p.name for p in (here / "runs/me").iterdir()] == ["faces.png"]
     assert "no face" in capsys.readouterr().err
 
 
@@ -245,6 +268,24 @@ def test_a_full_disk_before_the_clip_is_kept_too(
     monkeypatch.setattr(pipeline, "fit", failing(full, after_decode=False))
     assert run("fit", "me.mp4") == 2
     assert (here / "runs/me/config.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--steps", "0"), "--steps 0: train.steps"),
+        (("--size", "7"), "--size 7: train.size"),
+        (("--set", "train.steps=0"), "--set: train.steps"),
+        (("--steps", "50", "--set", "train.steps=0"), "--set: train.steps"),
+    ],
+)
+def test_a_refused_value_is_blamed_on_the_option_that_gave_it(
+    here: Path, calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...], said: str,
+) -> None:  # fmt: skip
+    assert run("fit", "me.mp4", *words) == 2
+    assert f"error: {said}" in capsys.readouterr().err
+    assert not calls and [p.name for p in here.iterdir()] == ["me.mp4"]
 
 
 @pytest.mark.parametrize("command", ["render", "view", "evaluate"])

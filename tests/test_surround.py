@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import torch
 
+from gsavatar import seeding
 from gsavatar.clip import Clip
 from gsavatar.surround import Surround, mesh_colors, turned, vertex_normals
 from gsavatar.types import Drive
@@ -78,3 +80,16 @@ def test_draws_repeat(tiny_clip: Clip) -> None:
     assert torch.equal(a.color, b.color) and torch.equal(
         a.camera.world_to_cam, b.camera.world_to_cam
     )
+
+
+def test_the_neck_passes_into_the_chest_without_a_step() -> None:
+    neck, torso = np.zeros((256, 256)), np.zeros((256, 256))
+    neck[120:170, 90:170] = 1.0
+    torso[170:, 40:220] = 1.0
+    torso[60:64, 20:24] = 1.0  # a speck of wrong labels
+    share, around = seeding._blended(neck, torso)
+    assert share[125, 130] > 0.95 and share[220, 130] < 0.05
+    along = share[120:230, 130]  # downwards, over the collar
+    assert (np.diff(along) < 1e-6).all() and np.abs(np.diff(along)).max() < 0.1
+    assert share.max() <= 1.0 + 1e-6
+    assert around[62, 22] < seeding.ISLAND_SHARE < around[170:, 40:220].min()  # corners stay

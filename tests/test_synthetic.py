@@ -11,6 +11,7 @@ import pytest
 
 from gsavatar import audio, video
 from gsavatar.datasets.phones import CLOSURES, SHAPES, Phone, mouth_track, parse_phones
+from gsavatar.datasets.synthetic_eyes import eye_colors, lid_closure, with_lashes
 from gsavatar.datasets.synthetic_head import NECK_BASE, NECK_TOP, rotation
 from gsavatar.datasets.synthetic_motion import in_room
 
@@ -89,3 +90,53 @@ def test_rotations_are_rotations() -> None:
     turn = rotation(0.3, -0.2, 0.1)
     np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-12)
     np.testing.assert_allclose(rotation(np.pi / 2, 0, 0) @ [0, 0, 1], [1, 0, 0], atol=1e-12)
+
+
+SEAM_Y, LASH_COUNT = 0.034, 19
+
+
+def eye(side: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A face of two lid edges and some cheek, its lashes, and the rows of both edges."""
+    x = side * np.linspace(0.020, 0.046, LASH_COUNT)
+    arch = 1 - ((np.abs(x) - 0.033) / 0.013) ** 2
+    upper = np.stack((x, SEAM_Y + 0.0002 + 0.006 * arch, np.full_like(x, 0.09)), -1)
+    lower = np.stack((x, SEAM_Y - 0.0002 - 0.004 * arch, np.full_like(x, 0.09)), -1)
+    cheek = np.stack((x, np.full_like(x, -0.01), np.full_like(x, 0.08)), -1)
+    lashes = np.concatenate((upper, lower, upper + np.array([0, 0.004, 0.008])))
+    rows = np.arange(LASH_COUNT)
+    return np.concatenate((upper, lower, cheek)), lashes, rows, rows + LASH_COUNT
+
+
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_closed_lids_meet_whatever_the_person_does_to_them(side: float) -> None:
+    face, lashes, upper, lower = eye(side)
+    closed = face.copy()
+    closed[upper, 1] = closed[lower, 1] + 0.0025  # a slit that the model's blink leaves open
+    closed[upper, 2] -= 0.001
+    missing = lid_closure(closed, face, lashes, side)
+    met = (closed + missing)[upper] - closed[lower]
+    middle = slice(3, -3)  # the corners of the eye stay where they are
+    assert met[middle, 1].max() < 0.0 < met[middle, 2].min()
+    np.testing.assert_array_equal(missing[lower], 0.0)
+    np.testing.assert_allclose(missing[2 * LASH_COUNT :], 0.0, atol=1e-9)
+    assert np.abs(missing).max() < 0.004
+
+
+def test_lashes_are_a_line_along_the_upper_lids() -> None:
+    face, lashes, upper, _ = eye(1.0)
+    other, more, _, _ = eye(-1.0)
+    both, grown = np.concatenate((face, other)), np.concatenate((lashes, more))
+    skin = np.full_like(both, 0.7)
+    painted = with_lashes(skin, both, grown)
+    assert painted[upper].max() < 0.3
+    away = np.linalg.norm(both[:, None] - both[None, upper], axis=-1).min(1) > 0.004
+    np.testing.assert_allclose(painted[away & (both[:, 0] > 0)], 0.7, atol=1e-4)
+    np.testing.assert_array_equal(skin, 0.7)
+
+
+def test_the_upper_lid_shades_the_eye() -> None:
+    centre = np.array([[0.03, 0.034, 0.08], [-0.03, 0.034, 0.08]])
+    rise = np.array([-0.5, 0.5])
+    points = centre[:1] + 0.012 * np.stack((0 * rise, np.sin(rise), np.cos(rise)), -1)
+    below, above = eye_colors(points, centre)
+    assert above.mean() < 0.8 * below.mean()

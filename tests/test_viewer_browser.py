@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from viewer_fakes import FakePackage, curves, draw_dots
+from viewer_fakes import NAMES, FakePackage, curves, draw_dots
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed (pip install gsavatar[dev])"
@@ -51,10 +51,12 @@ def browser() -> Iterator[Any]:
 def serve(tmp_path: Path) -> Iterator[Callable[..., Viewer]]:
     opened: list[Viewer] = []
 
-    def start(host: str = "127.0.0.1", offers: Any = None) -> Viewer:
+    def start(
+        host: str = "127.0.0.1", offers: Any = None, names: tuple[str, ...] = NAMES
+    ) -> Viewer:
         path = tmp_path / "fake.gsavatar"
         path.write_bytes(b"")
-        source = AvatarSource(path, load=lambda _: FakePackage())
+        source = AvatarSource(path, load=lambda _: FakePackage(names=names))
         opened.append(Viewer(source, host, 0, draw_dots, offers or {}))
         return opened[-1]
 
@@ -101,7 +103,7 @@ def test_the_avatar_is_seen_and_a_slider_moves_it(page: Any, serve: Any, tmp_pat
     blue = picture(page)[-20, 40].astype(int)
     assert blue[2] > 200 and blue[0] < 60  # the plate stands behind
 
-    number = slider(page, "jawOpen")
+    number = slider(page, "Jaw open")
     number.fill("0.6")
     until(page, lambda: orange_rows(picture(page)) > 380, "the avatar stretched by the slider")
     assert viewer.sessions()[0].state.overrides == {"jawOpen": 0.6}
@@ -110,8 +112,25 @@ def test_the_avatar_is_seen_and_a_slider_moves_it(page: Any, serve: Any, tmp_pat
     playwright.expect(number).to_have_value("0")
     page.screenshot(path=tmp_path / "viewer.png")
 
+    page.get_by_role("tab", name="Render").click()
     page.get_by_label("Face").uncheck()
     until(page, lambda: orange_rows(picture(page)) < 200, "the face branch hidden")
+
+
+def test_both_sides_move_together_unless_told_otherwise(page: Any, serve: Any) -> None:
+    names = ("jawOpen", "eyeBlinkLeft", "eyeBlinkRight")
+    viewer = serve(names=names)
+    page.goto(viewer.url)
+    page.get_by_text("Preview drawn by your browser").wait_for()
+    page.get_by_text("Eyelids", exact=True).click()
+    slider(page, "Blink left").fill("0.5")
+    playwright.expect(slider(page, "Blink right")).to_have_value("0.5")
+    session = viewer.sessions()[0]
+    assert session.state.overrides == {"eyeBlinkLeft": 0.5, "eyeBlinkRight": 0.5}
+    page.get_by_label("Both sides").uncheck()
+    slider(page, "Blink right").fill("0.1")
+    until(page, lambda: session.state.overrides["eyeBlinkRight"] == 0.1, "one side alone")
+    assert session.state.overrides["eyeBlinkLeft"] == 0.5
 
 
 def slider(page: Any, name: str) -> Any:
@@ -137,6 +156,12 @@ def test_server_frames_grow_to_full_size_and_cameras_go_around(page: Any, serve:
     until(page, lambda: viewer.sessions()[0].view.position[0] < -0.4, "the camera to the left")
     turned = np.array(viewer.sessions()[0].view.position)
     assert np.linalg.norm(turned) == pytest.approx(np.linalg.norm(front.position), rel=0.02)
+
+    page.get_by_text("Not filmed from here").wait_for()
+    page.get_by_role("button", name="Front", exact=True).click()
+    page.get_by_text("Not filmed from here").wait_for(state="detached")
+    page.get_by_role("button", name="Left", exact=True).click()
+    page.get_by_text("Not filmed from here").wait_for()
 
     page.get_by_label("Clip's cameras").check()
     page.get_by_role("button", name="Add keyframe").click()
@@ -204,7 +229,7 @@ def test_nothing_of_the_avatar_is_sent_before_the_token(page: Any, serve: Any) -
     page.get_by_role("button", name="Open").click()
     page.get_by_text("That is not the token").wait_for()
     assert viewer.sessions() == [] and orange_rows(picture(page)) == 0
-    assert page.get_by_text("jawOpen").count() == 0
+    assert page.get_by_text("Jaw open").count() == 0
     assert sum(received) < 16_000  # 500 splats alone are 16 kB
     slider(page, "Token").fill(viewer.token)
     page.get_by_role("button", name="Open").click()

@@ -11,7 +11,6 @@ import wave
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,10 @@ from viewer_fakes import COUNT, NAMES, FakePackage, camera, curves, draw_dots
 
 from gsavatar.errors import InputError
 from gsavatar.render import render, to_uint8
-from gsavatar.types import Branch, Drive
-from gsavatar.viewer import gate, scene, sound, state, uploads
+from gsavatar.types import ARKIT_NAMES, Branch, Drive
+from gsavatar.viewer import coverage, gate, names, scene, sound, state, uploads
 from gsavatar.viewer.session import Session, drawer
-from gsavatar.viewer.source import AvatarSource, PackageLike
+from gsavatar.viewer.source import AvatarSource, PackageLike, Shown
 from tests.test_avatar_packed import back, seen_avatar, seen_camera, turned
 
 REST = torch.tensor([0.1, 0.2, 0.3])
@@ -84,13 +83,53 @@ def test_head_pose_is_followed_turned_or_left() -> None:
 
 
 def test_groups_and_ranges() -> None:
-    groups = state.grouped(("jawOpen", "eyeBlinkLeft", "eyeLookInLeft", "browInnerUp", "selfA"))
-    assert groups[state.Group.LOWER] == ("jawOpen", "selfA")
-    assert groups[state.Group.UPPER] == ("eyeBlinkLeft", "browInnerUp")
-    assert groups[state.Group.GAZE] == ("eyeLookInLeft",)
-    assert state.Group.GAZE not in state.grouped(("jawOpen",))
+    groups = names.grouped(("jawLeft", "jawOpen", "eyeBlinkLeft", "eyeLookInLeft", "selfA"))
+    assert groups[names.Group.JAW] == ("jawOpen", "jawLeft")
+    assert groups[names.Group.LIDS] == ("eyeBlinkLeft",)
+    assert groups[names.Group.GAZE] == ("eyeLookInLeft",)
+    assert groups[names.Group.OTHER] == ("selfA",)
+    assert names.Group.GAZE not in names.grouped(("jawOpen",))
     assert state.slider_range(-0.13, 0.4, 0.1) == pytest.approx((-0.15, 1.0))
     assert state.slider_range(0.0, 1.22, 0.1) == pytest.approx((0.0, 1.25))
+
+
+def test_sliders_have_plain_and_unmistakable_names() -> None:
+    said = {"jawOpen": "Jaw open", "mouthSmileLeft": "Smile left", "eyeBlinkRight": "Blink right",
+            "eyeLookInLeft": "Left eye in", "browInnerUp": "Inner up", "selfA": "Self a",
+            "mouthRight": "Shift right", "tongueOut": "Tongue out"}  # fmt: skip
+    assert {name: names.plain(name) for name in said} == said
+    every = (*ARKIT_NAMES[1:], "tongueOut")
+    for members in names.grouped(every).values():
+        labels = [names.plain(name) for name in members]
+        assert len(set(labels)) == len(labels)
+        assert max(len(label) for label in labels) <= 18  # one line in the panel
+    assert names.Group.OTHER not in names.grouped(every)
+
+
+def test_sides_pair_up_where_both_move_together() -> None:
+    assert names.twin("eyeBlinkLeft", ARKIT_NAMES) == "eyeBlinkRight"
+    assert names.twin("mouthSmileRight", ARKIT_NAMES) == "mouthSmileLeft"
+    assert names.twin("eyeBlinkLeft", ("eyeBlinkLeft",)) is None
+    for alone in ("jawOpen", "jawLeft", "mouthRight", "eyeLookInLeft"):
+        assert names.twin(alone, ARKIT_NAMES) is None
+
+
+def test_coverage_is_the_angle_to_the_nearest_filmed_view() -> None:
+    poses = torch.eye(4).repeat(2, 1, 1)
+    poses[1, :3, :3] = state.turned(20.0, 0.0, 0.0)
+    performance = replace(curves(1.0), head_pose=poses)
+    seen = coverage.Coverage.of(camera(), performance)
+    place = torch.tensor([0.0, 0.0, 1.0])
+    for turn, expected in ((0.0, 0.0), (20.0, 0.0), (8.0, 8.0), (35.0, 15.0), (-12.0, 12.0)):
+        pose = torch.eye(4)
+        pose[:3, :3] = state.turned(turn, 0.0, 0.0)
+        assert seen.distance_deg(place, pose) == pytest.approx(expected, abs=1e-3)
+    walked = scene.orbited(camera(), torch.zeros(3), 30.0)  # the camera turns instead of the head
+    there = torch.linalg.inv(walked.world_to_cam)[:3, 3]
+    assert seen.distance_deg(there, torch.eye(4)) in (
+        pytest.approx(30.0, abs=0.01), pytest.approx(10.0, abs=0.01)
+    )  # fmt: skip
+    assert coverage.is_guess(8.0, before=True) and not coverage.is_guess(8.0, before=False)
 
 
 @pytest.mark.parametrize("cost_us", [0.02, 0.2, 1.0, 10.0, 1000.0])  # microseconds per pixel row²
@@ -189,6 +228,7 @@ class FakePage:
         self.over = 0
         self.cues: list[float] = []
         self.visible = True
+        self.guesses: list[bool] = []
 
     def _note(self) -> None:
         with self.changed:
@@ -211,6 +251,10 @@ class FakePage:
         self.said = text
         self._note()
 
+    def warn(self, guessed: bool) -> None:
+        self.guesses.append(guessed)
+        self._note()
+
     def cue(self, position_s: float) -> None:
         self.cues.append(position_s)
         self._note()
@@ -228,7 +272,7 @@ class FakeSource:
     """A source that shows one package."""
 
     def __init__(self, package: PackageLike | None) -> None:
-        self.shown = None if package is None else SimpleNamespace(package=package, version=1)
+        self.shown = None if package is None else Shown(package, 1, "fake")
 
 
 @pytest.fixture
@@ -263,6 +307,21 @@ def test_session_sends_splats_again_only_after_a_change(open_session: Any) -> No
     session.update(lambda s: s.without_sliders())
     page.until(lambda: session.counts.drawn > drawn and page.clouds[-1][:, 1].max() < 9)
     assert len(page.pictures) == pictures == 1  # the plate is sent once
+
+
+def test_a_view_that_was_not_filmed_is_said_to_be_a_guess(open_session: Any) -> None:
+    session, page = open_session(FakePackage())
+    page.until(lambda: len(page.clouds) == 1)
+    front = session.view
+    session.look(replace(front, position=(0.1, 0.0, 1.0)))
+    assert page.guesses == []
+    session.look(replace(front, position=(0.6, 0.0, 0.8)))  # splats are the browser's own affair
+    session.look(replace(front, position=(0.61, 0.0, 0.8)))
+    assert page.guesses == [True]
+    session.look(front)
+    assert page.guesses == [True, False]
+    session.update(lambda s: replace(s, turn_deg=(30.0, 0.0, 0.0)))  # the head turns instead
+    page.until(lambda: page.guesses == [True, False, True])
 
 
 def middle(picture: np.ndarray) -> list[int]:

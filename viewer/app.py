@@ -22,6 +22,11 @@ from gsavatar.viewer.source import AvatarSource
 
 log = logging.getLogger("gsavatar")
 
+NOT_FILMED = (
+    "Not filmed from here",
+    "The clip never showed the head from this side: what you see is a guess. "
+    "Front, in the tab Camera, leads back.",
+)
 BACKENDS = ("auto", "native", "gsplat", "torch")
 
 
@@ -44,6 +49,7 @@ class ViserPage:
         self.speech: SpeechTab | None = None
         self.title = client.gui.add_markdown("")
         self.status = client.gui.add_markdown("")
+        self.notice: Any = None
 
     def add_splats(self, splats: scene.Splats) -> SplatHandle:
         """Puts the cloud into the page's scene, in metres."""
@@ -59,6 +65,16 @@ class ViserPage:
     def say(self, text: str) -> None:
         """Shows who draws, how large and how fast."""
         self.status.content = text
+
+    def warn(self, guessed: bool) -> None:
+        """Shows, or takes away, the note that the clip never showed the head from here."""
+        if self.notice is not None:
+            self.notice.remove()
+        self.notice = None
+        if guessed:
+            self.notice = self.client.add_notification(
+                *NOT_FILMED, auto_close_seconds=None, color="orange"
+            )
 
     def cue(self, position_s: float) -> None:
         """Brings the sound to a position."""
@@ -92,7 +108,7 @@ class Viewer:
             self._server = _LocalServer(host=host, port=port, label="gsavatar", verbose=False)
         self._asked = port
         self._server.gui.configure_theme(
-            dark_mode=True, show_logo=False, show_share_button=False, control_width="medium"
+            dark_mode=True, show_logo=False, show_share_button=False, control_width="large"
         )
         self._server.scene.set_up_direction("+y")
         self._server.on_client_connect(self._connected)

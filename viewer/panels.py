@@ -16,15 +16,20 @@ import viser
 from gsavatar.errors import InputError
 from gsavatar.types import Branch, Camera
 from gsavatar.viewer import scene
+from gsavatar.viewer.names import Group, grouped, plain, twin
 from gsavatar.viewer.session import Session
 from gsavatar.viewer.sound import Sound, cue, heard, hush, player
 from gsavatar.viewer.source import AvatarSource, Shown
-from gsavatar.viewer.state import Group, Mode, Playback, ViewState, grouped, slider_range
+from gsavatar.viewer.state import Mode, Playback, ViewState, slider_range
 from gsavatar.viewer.uploads import TYPES, decode_upload
 
-BRANCH_LABELS = {Branch.FACE: "Face", Branch.MOUTH: "Mouth", Branch.TORSO: "Torso"}
-TURNS = (("Yaw", 40.0), ("Pitch", 25.0), ("Roll", 25.0))
-"""Sliders that turn the head, and how far each goes either way, in degrees."""
+BRANCH_LABELS = {Branch.FACE: "Face", Branch.MOUTH: "Inside of mouth", Branch.TORSO: "Torso"}
+TURNS = (
+    ("Turn", 40.0, "degrees to the person's left"),
+    ("Nod", 25.0, "degrees downwards"),
+    ("Tilt", 25.0, "degrees towards the person's right shoulder"),
+)
+"""Sliders that turn the head, and how far each goes either way."""
 MODE_LABELS = {"Preview (browser)": Mode.SPLATS, "Frames (server)": Mode.FRAMES}
 VIEWS = {"Front": (0.0, 1.0), "Left": (-30.0, 1.0), "Right": (30.0, 1.0), "Far": (60.0, 3.0)}
 """Degrees to walk around the head from the clip's camera, and how many times as far away; from
@@ -39,7 +44,7 @@ def by_user(event: Any) -> bool:
 
 
 class AvatarTab:
-    """Sliders of the named coefficients, of the head, and switches of the branches."""
+    """Sliders of the head and of the named coefficients."""
 
     def __init__(self, gui: viser.GuiApi, session: Session, shown: Shown) -> None:
         self.session = session
@@ -48,32 +53,26 @@ class AvatarTab:
         self.sliders: dict[str, Any] = {}
         self.turns: list[Any] = []
         gui.add_button("Reset", hint="Every slider back to the clip's mean").on_click(self._reset)
-        with gui.add_folder("Show"):
-            for branch, label in BRANCH_LABELS.items():
-                self._branch(gui, branch, label)
+        self.pairs = gui.add_checkbox(
+            "Both sides", True, hint="A slider also moves its twin of the other side"
+        )
         with gui.add_folder("Head"):
             self._head(gui)
         for group, names in grouped(self.names).items():
-            with gui.add_folder(group.value, expand_by_default=group == Group.LOWER):
+            with gui.add_folder(group.value, expand_by_default=group == Group.JAW):
                 for name in names:
                     self._slider(gui, name, shown.package.limits)
 
-    def _branch(self, gui: viser.GuiApi, branch: Branch, label: str) -> None:
-        box = gui.add_checkbox(label, True)
-
-        @box.on_update
-        def _(_: Any) -> None:
-            self.session.update(lambda state: state.with_branch(branch, box.value))
-
     def _head(self, gui: viser.GuiApi) -> None:
-        follow = gui.add_checkbox("Moves", True, hint="Follow the performance's head motion")
+        hint = "Follow the head's own motion while something plays"
+        follow = gui.add_checkbox("Follow motion", True, hint=hint)
 
         @follow.on_update
         def _(_: Any) -> None:
             self.session.update(lambda state: replace(state, follow_head=follow.value))
 
-        for label, reach in TURNS:
-            slider = gui.add_slider(label, -reach, reach, 1.0, 0.0)
+        for label, reach, meaning in TURNS:
+            slider = gui.add_slider(label, -reach, reach, 1.0, 0.0, hint=f"{label}: {meaning}")
             self.turns.append(slider)
             slider.on_update(self._turn)
 
@@ -85,14 +84,25 @@ class AvatarTab:
     def _slider(self, gui: viser.GuiApi, name: str, limits: torch.Tensor) -> None:
         least, most = limits[self.names.index(name)].tolist()
         low, high = slider_range(least, most, self.rest[name])
-        hint = f"{name}: the clip showed {least:.2f} to {most:.2f}"
-        slider = gui.add_slider(name, low, high, 0.01, round(self.rest[name], 2), hint=hint)
+        hint = f"{name}: the clip showed {least:.2f} to {most:.2f}; sides are the person's own"
+        slider = gui.add_slider(plain(name), low, high, 0.01, round(self.rest[name], 2), hint=hint)
         self.sliders[name] = slider
+        other = twin(name, self.names)
 
         @slider.on_update
         def _(event: Any) -> None:
-            if by_user(event):
-                self.session.update(lambda state: state.with_slider(name, slider.value))
+            if not by_user(event):
+                return
+            self.session.update(lambda state: state.with_slider(name, slider.value))
+            if other is not None and self.pairs.value:
+                self._follow(other, slider.value)
+
+    def _follow(self, name: str, value: float) -> None:
+        """Moves a slider, as far as it goes, after its twin."""
+        slider = self.sliders[name]
+        value = min(max(value, slider.min), slider.max)
+        self.session.update(lambda state: state.with_slider(name, value))
+        slider.value = value
 
     def _reset(self, _: Any) -> None:
         self.session.update(ViewState.without_sliders)
@@ -304,7 +314,7 @@ def place(client: viser.ClientHandle, camera: Camera, farther: float = 1.0) -> N
 
 
 class RenderTab:
-    """Who draws, and what stands behind."""
+    """Who draws, which parts, and what stands behind."""
 
     def __init__(self, gui: viser.GuiApi, session: Session) -> None:
         mode = gui.add_dropdown("Drawn as", tuple(MODE_LABELS))
@@ -314,6 +324,10 @@ class RenderTab:
             "frames are what `gsavatar render` writes. They grow to full size when nothing moves."
         )
 
+        with gui.add_folder("Parts"):
+            for branch, label in BRANCH_LABELS.items():
+                self._branch(gui, session, branch, label)
+
         @mode.on_update
         def _(_: Any) -> None:
             session.update(lambda state: replace(state, mode=MODE_LABELS[mode.value]))
@@ -321,3 +335,10 @@ class RenderTab:
         @backdrop.on_update
         def _(_: Any) -> None:
             session.update(lambda state: replace(state, background=backdrop.value))
+
+    def _branch(self, gui: viser.GuiApi, session: Session, branch: Branch, label: str) -> None:
+        box = gui.add_checkbox(label, True)
+
+        @box.on_update
+        def _(_: Any) -> None:
+            session.update(lambda state: state.with_branch(branch, box.value))

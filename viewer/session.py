@@ -23,9 +23,18 @@ from gsavatar.avatar_packed import pack, why_not_packed
 from gsavatar.render import render, to_uint8
 from gsavatar.types import Branch, Camera, Drive, Gaussians
 from gsavatar.viewer import scene
+from gsavatar.viewer.coverage import is_guess
 from gsavatar.viewer.sound import cue_after_s
 from gsavatar.viewer.source import AvatarLike, AvatarSource, Shown
-from gsavatar.viewer.state import STILL_HEIGHT, Mode, Playback, Resolution, ViewState, drive_at
+from gsavatar.viewer.state import (
+    STILL_HEIGHT,
+    Mode,
+    Playback,
+    Resolution,
+    ViewState,
+    drive_at,
+    head_pose_at,
+)
 
 log = logging.getLogger("gsavatar")
 
@@ -56,6 +65,10 @@ class Page(Protocol):
 
     def say(self, text: str) -> None:
         """Shows one line about the drawing."""
+        ...
+
+    def warn(self, guessed: bool) -> None:
+        """Shows, or takes away, the note that the clip never showed the head from here."""
         ...
 
     def cue(self, position_s: float) -> None:
@@ -130,6 +143,7 @@ class Session:
         self._splats: SplatHandle | None = None
         self._cued: tuple[Playback, float] | None = None  # what, and until when
         self._backdrop: tuple[object, ...] = ()
+        self._guessed = False
         self._plate: tuple[tuple[object, ...], torch.Tensor] | None = None
         self._draw: tuple[tuple[object, ...], Draw] | None = None
         self._thread = threading.Thread(target=self._run, name="viewer-page", daemon=True)
@@ -173,7 +187,7 @@ class Session:
             self._mark()
 
     def look(self, view: scene.Viewpoint) -> None:
-        """Moves the camera; only server frames and the backdrop's shape depend on it."""
+        """Moves the camera; only server frames, the backdrop's shape and a note depend on it."""
         with self._wake:
             if view == self._view:
                 return
@@ -181,6 +195,8 @@ class Session:
             self._view = view
             if reshaped or self._state.mode == Mode.FRAMES:
                 self._mark()
+            state = self._state
+        self._judge(view, state, time.monotonic())
 
     def refresh(self) -> None:
         """Draws again, e.g. after a newer avatar was loaded."""
@@ -247,6 +263,7 @@ class Session:
             return
         self._cue(state)
         self._count(state, now)
+        self._judge(view, state, now)
         with self.computing, torch.inference_mode():
             started = time.monotonic()
             drive = drive_at(state, shown.package.names, shown.package.rest, now)
@@ -255,6 +272,17 @@ class Session:
             else:
                 gaussians = scene.keep_branches(shown.package.avatar(drive), state.branches)
                 self._browser_frame(gaussians, shown, state, view, started)
+
+    def _judge(self, view: scene.Viewpoint, state: ViewState, now: float) -> None:
+        """Notes when the page looks from where the clip never did."""
+        shown = self.source.shown
+        if shown is None:
+            return
+        away = shown.coverage.distance_deg(torch.tensor(view.position), head_pose_at(state, now))
+        guessed = is_guess(away, self._guessed)
+        if guessed != self._guessed:
+            self._guessed = guessed
+            self.page.warn(guessed)
 
     def _cue(self, state: ViewState) -> None:
         """Starts the sound of a new performance and keeps it in step with the clock."""

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from gsavatar.errors import InputError
 from gsavatar.types import Camera, Curves, Drive, Gaussians
+from gsavatar.viewer.coverage import Coverage
 
 log = logging.getLogger("gsavatar")
 
@@ -58,6 +60,11 @@ class Shown:
     package: PackageLike
     version: int
     name: str
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        """From where the clip showed the head."""
+        return Coverage.of(self.package.camera, self.package.idle)
 
     @property
     def status(self) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gsavatar import geometry
-from gsavatar.types import Branch, Curves, Drive, is_upper_face
+from gsavatar.types import Branch, Curves, Drive
 
 LEVELS = (128, 192, 256, 384, 512, 640, 768)
 """Heights of a server-rendered picture, in pixels."""
@@ -37,27 +37,6 @@ class Mode(str, Enum):
 
     SPLATS = "browser"
     FRAMES = "server"
-
-
-class Group(str, Enum):
-    """Where a coefficient's slider stands."""
-
-    LOWER = "Mouth and jaw"
-    UPPER = "Brows, lids, cheeks"
-    GAZE = "Gaze"
-
-
-def group_of(name: str) -> Group:
-    """The group of sliders a coefficient belongs to."""
-    if name.startswith("eyeLook"):
-        return Group.GAZE
-    return Group.UPPER if is_upper_face(name) else Group.LOWER
-
-
-def grouped(names: Sequence[str]) -> dict[Group, tuple[str, ...]]:
-    """Names by group, in the given order; groups without a name are left out."""
-    groups = {group: tuple(n for n in names if group_of(n) == group) for group in Group}
-    return {group: members for group, members in groups.items() if members}
 
 
 def slider_range(low: float, high: float, rest: float) -> tuple[float, float]:
