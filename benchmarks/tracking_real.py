@@ -41,8 +41,8 @@ PARTS: tuple[Part, ...] = get_args(Part)
 FOOTAGE = {
     "anchor": "anchor*.mp4", "lieu": "lieu*.mp4", "obama": "obama*late*.mp4",
     "vidtimit": "vidtimit*/s*.mkv", "aoc": "hdtf_aoc*.mp4", "radio34": "hdtf_radio34*.mp4",
-    "menendez": "hdtf_menendez*.mp4", "may": "may*.mp4", "turns": "vidtimit*/head.mkv",
-    "small": "duda*.mp4",
+    "menendez": "hdtf_menendez*.mp4", "may": "may*.mp4", "justin": "justin*.mp4",
+    "turns": "vidtimit*/head.mkv", "small": "duda*.mp4",
 }  # fmt: skip
 """Name of a clip and where its files lie in the folder; several files are one person in a row."""
 SHIFTED = ("anchor", "lieu", "obama", "vidtimit")
@@ -50,7 +50,7 @@ SHIFTS_MS = tuple(range(-320, 321, 80))
 SHIFT_BAR_MS = 40.0
 KNOWN_MS = {"obama": (240.0, 50.0), "anchor": (10.0, 40.0)}
 """What two feature sets agreed on by hand, and how far off the estimate may be."""
-STEADY = ("lieu", "anchor", "aoc", "radio34", "menendez", "may")
+STEADY = ("lieu", "anchor", "aoc", "radio34", "menendez", "may", "justin", "vidtimit")
 JITTER_BAR, SHARE_BAR, TURN_BAR_DEG, SPEED_BAR_MS, MEMORY_BAR = 1 / 3, 0.98, 40.0, 60.0, 1.1
 MEDIAPIPE_FIELD_DEG = 63.0
 """Vertical field of view of the camera behind MediaPipe's transformation matrices."""
@@ -326,17 +326,19 @@ def loop(source: Path, target: Path, seconds: float) -> None:
     with av.open(str(source)) as first, av.open(str(target), "w") as out:
         streams = {s.index: out.add_stream_from_template(s) for s in first.streams
                    if s.type in ("video", "audio")}  # fmt: skip
-        length = Fraction(first.duration, av.time_base)
-        start = Fraction(0)
+        start = end = Fraction(0)
         while start < seconds:
             first.seek(0)
             for packet in first.demux():
                 if packet.dts is None or packet.stream.index not in streams:
                     continue
-                if start + packet.pts * packet.time_base >= seconds:
+                base = packet.time_base
+                end = max(end, start + (packet.pts + (packet.duration or 1)) * base)
+                primes = packet.pts < 0 and start > 0  # the coder's run-up, once is enough
+                if primes or start + packet.pts * base >= seconds:
                     continue
-                shift = round(start / packet.time_base)
+                shift = round(start / base)
                 packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
                 packet.stream = streams[packet.stream.index]
                 out.mux(packet)
-            start += length
+            start = end

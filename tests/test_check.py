@@ -22,10 +22,12 @@ SAMPLE = Path(__file__).parents[1] / "datasets" / "sample"
 @pytest.fixture(scope="module")
 def footage() -> Footage:
     """The bundled sample, watched once."""
-    try:
-        return check._watch(SAMPLE / "speaker.mp4", None)
-    except InputError as error:
-        pytest.skip(f"no face detector is at hand: {error}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(check, "BUDGET_S", 600.0)  # a busy machine sees less in its ten seconds
+        try:
+            return check._watch(SAMPLE / "speaker.mp4", None)
+        except InputError as error:
+            pytest.skip(f"no face detector is at hand: {error}")
 
 
 def test_the_sample_is_good_to_fit(footage: Footage) -> None:
