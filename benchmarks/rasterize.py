@@ -26,6 +26,7 @@ from torch import Tensor
 from gsavatar import ops
 from gsavatar.cli_env import prepare_process
 from gsavatar.ops import machinery, native
+from gsavatar.ops.evaluate_sh import SH_0
 from gsavatar.ops.rasterize import rasterize_op, scene_of
 
 PAIRS_PER_PIXEL = 25.0
@@ -147,15 +148,17 @@ def time_rasterize(arguments: Scene, backend: str, seconds: float) -> tuple[floa
 
 def time_blended(arguments: Scene, seconds: float) -> float:
     """Milliseconds of blend, projection and compositing in one pass, for inference."""
-    moving = motion_of(arguments)
-    still = (arguments[n] for n in ("opacities", "colors", "branch", "world_to_cam", "K"))
-    size = (arguments["width"], arguments["height"], arguments["background"])
-    held = (*moving, *still, *size)
+    *cloud, basis, coefficients = motion_of(arguments)
+    sh = ((arguments["colors"] - 0.5) / SH_0)[:, None]
+    view = (arguments[n] for n in ("branch", "world_to_cam", "K", "width", "height", "background"))
+    held = (*cloud, [ops.Part(basis, coefficients)], arguments["opacities"], sh, *view)
+
+    device = cloud[0].device
 
     def run() -> tuple[float, ...]:
-        start = time.perf_counter()
+        start = _now(device)
         ops.rasterize_blended(*held)
-        return (time.perf_counter() - start,)
+        return (_now(device) - start,)
 
     return _median_ms(run, seconds)[0]
 
@@ -171,13 +174,15 @@ def motion_of(arguments: Scene) -> tuple[Tensor, ...]:
     g = torch.Generator().manual_seed(1)
     cloud = tuple(arguments[n] for n in ("means", "quats", "scales"))
     basis = 1e-3 * torch.randn(COEFFICIENTS, len(cloud[0]), 9, generator=g)
-    return (*cloud, basis, torch.rand(COEFFICIENTS, generator=g))
+    return (*cloud, basis.to(cloud[0]), torch.rand(COEFFICIENTS, generator=g).to(cloud[0]))
 
 
-def time_ssim(size: int, seconds: float, op: Callable[..., Tensor]) -> tuple[float, float, float]:
+def time_ssim(
+    size: int, seconds: float, op: Callable[..., Tensor], device: str = "cpu"
+) -> tuple[float, float, float]:
     """Milliseconds of SSIM of two pictures with the gradient of the first."""
     g = torch.Generator().manual_seed(2)
-    a, b = torch.rand(2, size, size, 3, generator=g)
+    a, b = (picture.clone() for picture in torch.rand(2, size, size, 3, generator=g).to(device))
     a.requires_grad_()
     return _timed(lambda: op(a, b), [a], seconds)
 
@@ -188,8 +193,8 @@ def time_sh(
     """Milliseconds of colours by harmonics of degree 3 with gradients for means and harmonics."""
     g = torch.Generator().manual_seed(3)
     means = arguments["means"].clone().requires_grad_()
-    sh = (0.3 * torch.randn(len(means), 16, 3, generator=g)).requires_grad_()
-    centre = torch.tensor([0.0, 0.0, 1.0])
+    sh = (0.3 * torch.randn(len(means), 16, 3, generator=g)).to(means.device).requires_grad_()
+    centre = torch.tensor([0.0, 0.0, 1.0], device=means.device)
     return _timed(lambda: op(means, sh, centre), [means, sh], seconds)
 
 
@@ -256,6 +261,19 @@ def measure_cuda(
                 where = {"backend": backend, "isa": "cuda", "threads": 0}
                 times = time_rasterize(moved, backend, seconds)
                 rows.append(row("rasterize", where, size, count, times, pairs))
+            if "native" not in backends:
+                continue
+            where = {"backend": "native", "isa": "cuda", "threads": 0}
+            alone = time_blended(moved, seconds)
+            rows.append(row("rasterize_blended", where, size, count, (alone, 0.0, alone), pairs))
+            if size == sizes[0]:
+                rows.append(row("blend_motion", where, 0, count, time_blend(moved, seconds)))
+                times = time_sh(moved, seconds, ops.evaluate_sh)
+                rows.append(row("evaluate_sh", where, 0, count, times))
+    where = {"backend": "torch", "isa": "cuda", "threads": 0}
+    for size in sizes:
+        times = time_ssim(size, seconds, ops.ssim, "cuda")
+        rows.append(row("ssim", where, size, 0, times))
     return rows
 
 

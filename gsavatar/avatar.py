@@ -126,16 +126,20 @@ def rotate_sh(sh: Tensor, rotation: Tensor) -> Tensor:
         raise ValueError(f"spherical harmonics have one of {TERMS} terms, got {terms} terms")
     if terms == 1:
         return sh
-    directions, inverse = (t.to(sh) for t in _sh_samples(terms))
+    directions, inverse = _sh_samples(terms, sh.device, sh.dtype)
     mix = inverse @ sh_basis(directions @ rotation.to(sh), terms)
     return mix[..., None, :, :] @ sh
 
 
-@lru_cache(maxsize=len(TERMS))
-def _sh_samples(terms: int) -> tuple[Tensor, Tensor]:
-    """Directions [2 S, 3], spread evenly, and the pseudo-inverse [S, 2 S] of the basis there."""
+@lru_cache(maxsize=2 * len(TERMS))
+def _sh_samples(terms: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Directions [2 S, 3], spread evenly, and the pseudo-inverse [S, 2 S] of the basis there.
+
+    Kept on the device: a copy at every step would make a GPU wait.
+    """
     i = torch.arange(2 * terms, dtype=torch.float64) + 0.5
     z = 1.0 - i / terms
     turn, flat = GOLDEN_ANGLE * i, (1.0 - z * z).sqrt()
     directions = torch.stack((flat * turn.cos(), flat * turn.sin(), z), dim=-1)
-    return directions, torch.linalg.pinv(sh_basis(directions, terms))
+    inverse = torch.linalg.pinv(sh_basis(directions, terms))
+    return directions.to(device, dtype), inverse.to(device, dtype)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gsavatar import baselines, metrics, metrics_file, metrics_motion, metrics_mouth, scoring
+from gsavatar.avatar_packed import Draw, open_draw
 from gsavatar.clip import Clip, open_clip
 from gsavatar.errors import InputError
 from gsavatar.evaluate_samples import FOLDER, Samples
@@ -26,7 +28,7 @@ from gsavatar.landmarks import FaceLandmarker, mouth_opening
 from gsavatar.metrics import UInt8
 from gsavatar.metrics_file import BASELINES, EXPRESSION
 from gsavatar.package import Package, load_package
-from gsavatar.render import render, to_uint8
+from gsavatar.render import to_uint8
 from gsavatar.scoring import Bench, Painter, Scores, Summary, TestFrames
 from gsavatar.speech import cv_open_corr
 from gsavatar.types import Drive, is_upper_face
@@ -123,6 +125,11 @@ class _Job:
     def silent(self) -> bool:
         return self.clip.features is None or self.package.speech is None
 
+    @cached_property
+    def draw(self) -> Draw:
+        """How the avatar is drawn, as films and the viewer draw it."""
+        return open_draw(self.package.avatar)
+
     def measure(
         self, samples: Samples, progress: Progress | None
     ) -> tuple[dict[str, Any], list[str]]:
@@ -183,8 +190,7 @@ class _Job:
             row = int(rows[i]) if held_row is None else held_row
             drive = Drive(values[i], clip.track.head_pose[row], heard[i] if speaks else None)
             plate = plates[int(clip.track.file_index[row])]
-            rendering = render(self.package.avatar(drive), clip.camera(row), plate)
-            picture: UInt8 = to_uint8(rendering.rgb).numpy()
+            picture: UInt8 = to_uint8(self.draw(drive, clip.camera(row), plate).rgb).numpy()
             return picture
 
         return paint

@@ -22,6 +22,7 @@ from torch import Tensor
 from gsavatar import audio as sound_files
 from gsavatar import geometry, performance
 from gsavatar.audio import Sound
+from gsavatar.avatar_packed import Draw, open_draw
 from gsavatar.errors import InputError
 from gsavatar.film_sinks import SAMPLE_RATE, check_destination, open_sink
 from gsavatar.film_views import open_background, open_view
@@ -29,7 +30,7 @@ from gsavatar.idle import IdlePath
 from gsavatar.package import Package, load_package
 from gsavatar.performance import CurveWriter, Performer, SpeechStream
 from gsavatar.progress import Reporter, SilentReporter
-from gsavatar.render import render, to_uint8
+from gsavatar.render import to_uint8
 from gsavatar.types import Camera, Curves, Drive, is_upper_face
 
 log = logging.getLogger("gsavatar")
@@ -97,6 +98,7 @@ def render_film(
     sound = None if audio is None else sound_files.open_sound(audio)
     played = perform(package, source, sound, fps, reporter)
     view = open_view(camera, package, size, played.frames / played.fps)
+    draw = open_draw(package.avatar)
     done = 0
     with (
         open_sink(out, size, played.fps, sound, alpha=behind is None) as sink,
@@ -109,7 +111,7 @@ def render_film(
             for row in range(len(piece.time_s)):
                 heard = None if piece.audio is None else piece.audio[row]
                 drive_now = Drive(piece.values[row], piece.head_pose[row], heard)
-                sink.write(picture(package, drive_now, view(done / played.fps), behind))
+                sink.write(picture(draw, drive_now, view(done / played.fps), behind))
                 done += 1
                 progress(done, played.frames)
     return Film(out, done, done / played.fps, sound is not None)
@@ -121,13 +123,12 @@ def _curve_sink(path: Path | None, package: Package) -> AbstractContextManager[C
 
 @torch.no_grad()
 def picture(
-    package: Package, drive: Drive, camera: Camera, background: Tensor | None
+    draw: Draw, drive: Drive, camera: Camera, background: Tensor | None
 ) -> NDArray[np.uint8]:
     """One picture uint8 [H, W, 3] over a background, or [H, W, 4] with straight alpha for None."""
-    gaussians = package.avatar(drive)
     if background is not None:
-        return to_uint8(render(gaussians, camera, background).rgb).numpy()
-    seen = render(gaussians, camera, torch.zeros(3))
+        return to_uint8(draw(drive, camera, background).rgb).numpy()
+    seen = draw(drive, camera, torch.zeros(3))
     straight = torch.where(seen.alpha > OPAQUE, seen.rgb / seen.alpha.clamp_min(OPAQUE), 0.0)
     return to_uint8(torch.cat((straight, seen.alpha), dim=-1)).numpy()
 

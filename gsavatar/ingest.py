@@ -43,7 +43,7 @@ from gsavatar.idle import jump_cuts
 from gsavatar.landmarks import FaceLandmarker, mouth_opening
 from gsavatar.plate import background_plate
 from gsavatar.progress import Reporter
-from gsavatar.segmentation import PersonMatte, label_plane
+from gsavatar.segmentation import Look, PersonMatte, label_plane, learn_person
 from gsavatar.sequence import Sequence, choose_frames, load_sequence, save_sequence
 from gsavatar.tracking import fit_track
 from gsavatar.tracking_shape import OWN_FILES, load_own
@@ -55,6 +55,8 @@ SHAPE = (PROTOCOL_SIZE, PROTOCOL_SIZE, 3)
 SAMPLE_RATE = 16_000
 MIN_USABLE_S = 2.0
 PLATE_FRAMES = 48
+LEARN_FRAMES = 16
+"""Pictures from which the colours of hair, skin and clothes are learned."""
 MAX_PAUSE_S = 0.2
 """After a longer pause between tracked frames a head may be elsewhere without any cut."""
 MIN_OFFSET_CONFIDENCE = 0.5
@@ -333,12 +335,18 @@ def _label(
         PersonMatte() as matte,
         FrameWriter(root / "regions.bin", size, coded=True) as writer,
     ):
-        for done, row in enumerate(rows):
+
+        def look(row: int) -> Look:
             picture = frames[int(stored[row])]
+            person = ingest_folder.person(folder, box, int(sequence.frame_ids[row]))
+            return Look(picture, matte.matte(picture) if person is None else person, points[row])
+
+        seen = rows[np.isfinite(points[rows, 0, 0])]
+        some = np.linspace(0, len(seen) - 1, min(LEARN_FRAMES, len(seen))).astype(int)
+        colors = learn_person([look(int(row)) for row in seen[some]])
+        for done, row in enumerate(rows):
             if np.isfinite(points[row, 0, 0]):
-                person = ingest_folder.person(folder, box, int(sequence.frame_ids[row]))
-                person = matte.matte(picture) if person is None else person
-                labels = label_plane(picture, person, points[row])
+                labels = label_plane(look(int(row)), colors)
             else:
                 labels = np.zeros(size, np.uint8)  # skipped by the fit; keeps the shards parallel
             writer.append(labels)

@@ -63,4 +63,5 @@ def crop_camera(camera: Camera, box: tuple[int, int, int, int]) -> Camera:
 
 def to_uint8(rgb: Tensor) -> Tensor:
     """Pictures as they are shown and measured: clamped and rounded to 8 bits."""
-    return (rgb.detach().clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
+    # in place: three more planes of this size would cost as much again as the arithmetic
+    return rgb.detach().mul(255.0).clamp_(0.0, 255.0).round_().to(torch.uint8)

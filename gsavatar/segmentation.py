@@ -1,8 +1,10 @@
-"""Which pixel shows what: the person's matte, the landmarks' contours, the colour of the skin."""
+"""Which pixel shows what: the person's matte, the landmarks, the colours learned over the clip."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -11,17 +13,10 @@ from numpy.typing import NDArray
 
 from gsavatar import assets
 from gsavatar.errors import InputError
-from gsavatar.landmarks import (
-    CHIN,
-    FACE_OVAL,
-    FACE_TOP,
-    INNER_LIPS,
-    JAW_LINE,
-    LEFT_EYE,
-    OUTER_LIPS,
-    RIGHT_EYE,
-    quiet_stderr,
-)
+from gsavatar.landmarks import CHIN, FACE_OVAL, FACE_TOP, quiet_stderr
+from gsavatar.segmentation_colors import PartColors, Sample, color_bins, learn_colors
+from gsavatar.segmentation_features import FeatureColors, learn_features, paint_features
+from gsavatar.segmentation_shape import filled, head_plan
 from gsavatar.types import Region
 
 log = logging.getLogger("gsavatar")
@@ -30,18 +25,8 @@ Float = NDArray[np.float32]
 UInt8 = NDArray[np.uint8]
 
 FOREGROUND = 0.5
-SKIN_DISTANCE = 3.0
-"""Colours within this many deviations of the face's own are skin."""
-CHROMA_FLOOR, LUMA_FLOOR = 4.0, 18.0
-"""Least deviation of the skin's colour, in 8-bit units: light and shade are wider than noise."""
-LUMA_WEIGHT, SHADED_WEIGHT = 1.6, 4.0
-"""How much wider luma may spread on the head, and under the chin's shadow."""
-FOREHEAD = 0.25
-"""How far above the landmarks skin may reach, over the face's height."""
-NECK_WIDTH = 0.62
-"""Half width of the neck's possible zone over the face's width."""
-NECK_DEPTH = 0.75
-"""How far below the chin skin still counts as neck, over the face's height."""
+PART_REGION = np.array([Region.SKIN, Region.HAIR, Region.NECK, Region.TORSO], np.uint8)
+"""The region of every ``Part``."""
 
 
 class PersonMatte:
@@ -91,58 +76,65 @@ class PersonMatte:
         return np.array(masks[-1].numpy_view(), np.float32).reshape(picture.shape[:2])
 
 
-def label_plane(picture: UInt8, matte: Float | None, points: Float) -> UInt8:
-    """Regions, uint8 [H, W], of an RGB picture whose face landmarks [478, 2 or 3] are known.
+@dataclass(frozen=True)
+class Look:
+    """A picture to label: RGB uint8 [H, W, 3], the person's matte or None, landmarks [478, 2|3]."""
 
-    Above the jaw the person is skin where the colour is the face's own and hair elsewhere; below
-    it, skin near the chin is neck and the rest torso.
+    picture: UInt8
+    matte: Float | None
+    points: Float
+
+    @property
+    def person(self) -> NDArray[np.bool_]:
+        """Pixels [H, W] of the person."""
+        size = self.picture.shape[:2]
+        face = filled(self.points[list(FACE_OVAL), :2], size, 1) > FOREGROUND
+        whole = _outline(self.points[:, :2], size) if self.matte is None else self.matte
+        return (whole > FOREGROUND) | face
+
+
+@dataclass(frozen=True)
+class PersonColors:
+    """What colours the parts of a person have in a clip."""
+
+    parts: PartColors
+    features: FeatureColors
+
+
+def learn_person(looks: Sequence[Look]) -> PersonColors:
+    """The colours of a person from some pictures of them, in which everything should be seen."""
+    parts = learn_colors([_sample(look, look.person) for look in looks])
+    return PersonColors(parts, learn_features([(look.picture, look.points) for look in looks]))
+
+
+def _sample(look: Look, person: NDArray[np.bool_]) -> Sample:
+    """The half-size grid of a picture whose person [H, W] is known."""
+    import cv2
+
+    bins = color_bins(look.picture)
+    half = cv2.resize(person.astype(np.uint8), bins.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    return Sample(bins, half > 0, head_plan(look.points, look.picture.shape[:2]))
+
+
+def label_plane(look: Look, colors: PersonColors) -> UInt8:
+    """Regions, uint8 [H, W], of a picture of a person whose colours are known.
+
+    The person is skin, hair, neck and clothes by place and colour; the neck begins at a line from
+    under the chin to the nape. Eyes, lips and the inside of the mouth lie within the landmarks'
+    contours, which give way to a change of colour nearby.
     """
     import cv2
 
-    height, width = picture.shape[:2]
-    points = points[:, :2]
-
-    def filled(ids: tuple[int, ...]) -> NDArray[np.bool_]:
-        mask = np.zeros((height, width), np.uint8)
-        cv2.fillPoly(mask, [np.round(points[list(ids)] * 8).astype(np.int32)], 1, shift=3)
-        return mask > 0
-
-    face = filled(FACE_OVAL)
-    person = _outline(points, (height, width)) if matte is None else matte > FOREGROUND
-    person = person | face
-    sample = _clean_skin(points, (height, width))
-    luma, chroma = _skin_distance(picture, sample)
-    skin = _skin_colored(luma, chroma, LUMA_WEIGHT)
-    shaded = _skin_colored(luma, chroma, SHADED_WEIGHT)
-    x, y = np.arange(width)[None], np.arange(height)[:, None]
-    above = y < _jaw_height(points, width)[None]
-
-    labels = np.full((height, width), int(Region.BACKGROUND), np.uint8)
-    labels[person & above] = int(Region.HAIR)
-    tall = points[CHIN, 1] - points[FACE_TOP, 1]
-    forehead = points[FACE_TOP, 1] - FOREHEAD * tall
-    labels[person & above & skin & (y > forehead)] = int(Region.SKIN)
-    labels[person & ~above] = int(Region.TORSO)
-    wide = np.ptp(points[list(FACE_OVAL), 0])
-    near_chin = (np.abs(x - points[CHIN, 0]) < NECK_WIDTH * wide) & (
-        y < points[CHIN, 1] + NECK_DEPTH * tall
-    )
-    labels[person & ~above & shaded & near_chin] = int(Region.NECK)
-    labels = np.asarray(cv2.medianBlur(labels, 7), np.uint8)
-    labels[face & ~_hair_over_face(picture, skin, points)] = int(Region.SKIN)
-    for ids, region in (
-        (LEFT_EYE, Region.EYES), (RIGHT_EYE, Region.EYES), (OUTER_LIPS, Region.LIPS),
-        (INNER_LIPS, Region.INNER_MOUTH),
-    ):  # fmt: skip
-        labels[filled(ids)] = int(region)
-    return _closed_mouth(labels, points)
-
-
-def _closed_mouth(labels: UInt8, points: Float) -> UInt8:
-    """Labels without an inside of the mouth where the lips meet (a line of pixels is lips)."""
-    gap = float(np.linalg.norm(points[13] - points[14]))
-    if gap < 1.0:
-        labels[labels == int(Region.INNER_MOUTH)] = int(Region.LIPS)
+    height, width = look.picture.shape[:2]
+    person = look.person
+    scores = colors.parts.scores(_sample(look, person))
+    full = [cv2.resize(s, (width, height), interpolation=cv2.INTER_LINEAR) for s in scores]
+    labels, best = np.full((height, width), PART_REGION[0], np.uint8), full[0]
+    for region, score in zip(PART_REGION[1:], full[1:], strict=True):
+        labels[score > best] = region
+        best = cv2.max(best, score)
+    labels[~person] = int(Region.BACKGROUND)
+    paint_features(labels, look.picture, look.points, colors.features)
     return labels
 
 
@@ -163,60 +155,3 @@ def _outline(points: Float, size: tuple[int, int]) -> NDArray[np.bool_]:
     ]
     cv2.fillPoly(mask, [np.array(corners, np.int32)], 1)
     return mask > 0
-
-
-def _clean_skin(points: Float, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Cheeks, nose and forehead: where the skin's colour is learned."""
-    import cv2
-
-    mask = np.zeros(size, np.uint8)
-    for ids in ((50, 205, 36, 117), (280, 425, 266, 346), (9, 107, 151, 336), (4, 5, 195, 197, 6)):
-        cv2.fillPoly(mask, [cv2.convexHull(points[list(ids)].astype(np.int32))], 1)
-    return mask > 0
-
-
-def _skin_distance(picture: UInt8, sample: NDArray[np.bool_]) -> tuple[Float, Float]:
-    """How far each colour is from the sample's in deviations: in luma, and in chroma; [H, W] each.
-
-    Judged at half the size, which is both faster and calmer.
-    """
-    import cv2
-
-    height, width = sample.shape
-    half = (max(1, width // 2), max(1, height // 2))
-    small = cv2.GaussianBlur(cv2.resize(picture, half, interpolation=cv2.INTER_AREA), (0, 0), 0.8)
-    own = cv2.resize(sample.astype(np.uint8), half, interpolation=cv2.INTER_NEAREST) > 0
-    color = cv2.cvtColor(small, cv2.COLOR_RGB2YCrCb).astype(np.float32)
-    if not own.any():
-        far = np.full((height, width), np.inf, np.float32)
-        return far, far
-    spread = np.maximum(color[own].std(0), (LUMA_FLOOR, CHROMA_FLOOR, CHROMA_FLOOR))
-    away = (color - np.median(color[own], axis=0)) / spread.astype(np.float32)
-    luma = np.abs(away[..., 0]).astype(np.float32)
-    chroma = np.hypot(away[..., 1], away[..., 2]).astype(np.float32)
-    full = (width, height)
-    return cv2.resize(luma, full), cv2.resize(chroma, full)
-
-
-def _skin_colored(luma: Float, chroma: Float, luma_width: float) -> NDArray[np.bool_]:
-    """Pixels within the skin's spread, where luma may spread ``luma_width`` times as far."""
-    return np.square(luma / luma_width) + np.square(chroma) < SKIN_DISTANCE**2
-
-
-def _jaw_height(points: Float, width: int) -> Float:
-    """Row of the jaw in every column; beside the face, the height of the ears' lobes."""
-    jaw = points[list(JAW_LINE)]
-    order = np.argsort(jaw[:, 0], kind="stable")
-    xs, ys = jaw[order, 0], jaw[order, 1]
-    tall = float(points[CHIN, 1] - points[FACE_TOP, 1])
-    left, right = ys[0] + 0.25 * tall, ys[-1] + 0.25 * tall
-    return np.interp(np.arange(width), xs, np.maximum(ys, 0), left=left, right=right).astype(
-        np.float32
-    )
-
-
-def _hair_over_face(picture: UInt8, skin: NDArray[np.bool_], points: Float) -> NDArray[np.bool_]:
-    """Fringe: the part of the oval above the brows that is darker than skin and not its colour."""
-    brow = min(float(points[i, 1]) for i in (105, 334, 66, 296))
-    rows = np.arange(picture.shape[0])[:, None] < brow - 4
-    return ~skin & rows

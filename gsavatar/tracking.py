@@ -23,6 +23,7 @@ from gsavatar.errors import InputError
 from gsavatar.morphable import FITTED_POINTS, Floats, Ints, choose_provider
 from gsavatar.tracking_bundle import Bundle, adjust, locate_all
 from gsavatar.tracking_flow import SHAKE_SD, SKIN_SHAKE_SD, Flow, Pictures, join_flow, measure_flow
+from gsavatar.tracking_gauge import on_the_face
 from gsavatar.tracking_motion import rest_pose
 from gsavatar.tracking_priors import EXPRESSION_WEIGHT, RIGID_WEIGHT, expression_prior
 from gsavatar.tracking_shape import Fit
@@ -213,7 +214,9 @@ def _bundle(
             "focal length: %.0f px, give or take %.0f %%", bundle.lens.focal,
             100 * bundle.focal_sigma,
         )  # fmt: skip
-    return bundle
+    if bundle is None:
+        return None
+    return on_the_face(bundle, fit.rest, fit.rigid_weight, sample.seen_px[bundle.rows])
 
 
 def _all_frames(  # noqa: PLR0917

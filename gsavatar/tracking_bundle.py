@@ -24,10 +24,13 @@ from gsavatar.tracking_solve import Lens, Poses, pose_jacobian, project, rotatio
 
 KEY_FRAMES, ADJUSTED_FRAMES = 14, 60
 CAUCHY = 2.0
-SHARED_ERROR, FOCAL_SHARED_ERROR, SHARED_IN_FRAME = 250.0, 25.0, 10.0
-"""So many sightings count as one: a patch errs alike in frame after frame, and a dozen key frames
-hold the same skin. One by one they would outvote the face's shape where a head hardly turns. The
-focal length's own pass counts more, as its deviation was found to be right so."""
+SHARED_ERROR, FOCAL_SHARED_ERROR = 10.0, 25.0
+"""Errors of one patch in frame after frame agree; so many observations count as one. The focal
+length hangs on the smallest of differences, so it is sought with more caution than the poses."""
+WIDE_TURN_RAD, MOST_SHARED_ERROR = 0.5, 400.0
+"""Skin slides by what it slides, while what a turn shows of a face's depth grows with the turn: in
+clips whose heads turn less than this, observations count less by the square of it. Else they would
+outvote the shape of the face, and flatten it."""
 CAUTIOUS_PLACES = 0.6
 """While the focal length is sought, places are held this much closer to the fitted face."""
 POSE_SD = np.array([0.02, 0.02, 0.05, 0.05, 0.05, 0.05])
@@ -79,6 +82,7 @@ def adjust(
         return None
     patches = Patches.join(parts)
     skin = SkinMap(tuple(images[k] for k in keys), own[keys], patches, surface)
+    shared = _shared_error(own)
     new, sigma = own, 0.0
     for cautious in (True, False):  # from better poses more patches are found, and better
         seen = _sightings(skin, images, new, lens, keys)
@@ -88,7 +92,7 @@ def adjust(
             return None
         problem = _Problem(
             own, patches.points, patches.place_sd * (CAUTIOUS_PLACES if cautious else 1.0), seen,
-            lens, focal_known or not cautious, FOCAL_SHARED_ERROR if cautious else SHARED_ERROR,
+            lens, focal_known or not cautious, FOCAL_SHARED_ERROR if cautious else shared,
         )  # fmt: skip
         solved = problem.solve(new, skin.patches.points, lens)
         if solved is None:
@@ -98,6 +102,13 @@ def adjust(
         skin = replace(skin, key_poses=new[keys], patches=replace(skin.patches, points=places))
     skin = replace(skin, patches=skin.patches.at(np.unique(seen.point)))
     return Bundle(lens, sigma, index, new, skin)
+
+
+def _shared_error(poses: Poses) -> float:
+    """How many observations count as one, by how far the head turns from its mean."""
+    turns = np.linalg.norm(rotvecs(poses.R @ mean_rotation(poses.R).T), axis=1)
+    small = WIDE_TURN_RAD / max(float(np.percentile(turns, 95)), 1e-3)
+    return float(np.clip(SHARED_ERROR * small**2, SHARED_ERROR, MOST_SHARED_ERROR))
 
 
 def locate(
@@ -380,7 +391,7 @@ def _resect(  # noqa: PLR0917
     for _ in range(RESECTION_STEPS):
         at, seen = project(pose, points[None], lens)
         residual = np.einsum("pij,pj->pi", trust, pixels - at[0])
-        weight = _robust(residual, SHARED_IN_FRAME)
+        weight = _robust(residual, SHARED_ERROR)
         J = trust @ pose_jacobian(seen, seen - pose.t[:, None], lens)[0]
         H = np.einsum("pia,p,pib->ab", J, weight, J) + np.diag(hold)
         g = np.einsum("pia,p,pi->a", J, weight, residual) - hold * _off_start(pose, belief)[0]

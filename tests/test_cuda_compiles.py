@@ -18,20 +18,26 @@ from torch import Tensor
 
 from gsavatar import ops
 from gsavatar.ops import cuda_backend as cuda
-from gsavatar.ops import native
+from gsavatar.ops import launch, native
+from gsavatar.ops.rasterize_blended import structures
+from tests.test_ops_blend_motion import cloud as motion_cloud
+from tests.test_ops_blend_motion import run as run_motion
+from tests.test_ops_pose_gaussians import cloud as pose_cloud
+from tests.test_ops_pose_gaussians import run as run_pose
 from tests.test_ops_rasterize import (
     GRADIENTS,
     OUTPUTS,
     assert_alike,
-    call,
     cotangents,
     scene,
     single,
 )
 from tests.test_ops_rasterize import gradients as autograd_gradients
+from tests.test_ops_rasterize_blended import COUNTS, SIZE, drawn, harmonics, parts_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "cuda_ext"
+KERNELS = sorted(str(path) for path in (SOURCES / "cuda").glob("*.cu"))
 SIDE = 40
 
 
@@ -42,8 +48,7 @@ def test_nvcc_compiles_the_kernels(tmp_path: Path) -> None:
     assert spec.loader is not None
     setup = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(setup)
-    command = setup.cuda_command("nvcc", [str(SOURCES / "cuda" / "rasterize.cu")],
-                                 tmp_path / "kernels.so")  # fmt: skip
+    command = setup.cuda_command("nvcc", KERNELS, tmp_path / "kernels.so")
     # one architecture here: every one of them is built at install, and takes a minute
     command = [c for c in command if not c.startswith("-gencode")] + ["-arch=sm_75"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -60,7 +65,7 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     out = tmp_path_factory.mktemp("cuda") / "emulated.so"
     subprocess.run(
         [compiler, "-std=c++17", "-O1", "-fPIC", "-shared", "-w", "-DGSA_EMULATE", "-x", "c++",
-         f"-I{SOURCES / 'include'}", str(SOURCES / "cuda" / "rasterize.cu"), "-o", str(out)],
+         f"-I{SOURCES / 'include'}", *KERNELS, "-o", str(out)],
         check=True,
     )  # fmt: skip
     return cuda.declare(ctypes.CDLL(str(out)))
@@ -126,6 +131,122 @@ def test_kernels_report_malformed_values(emulated: ctypes.CDLL) -> None:
         assert int(made["status"][1]) == code, name
 
 
+@pytest.fixture
+def on_emulator(emulated: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runs the ops on the emulated kernels; the list gets the names of those that ran."""
+    ran: list[str] = []
+
+    def launcher(tensor: Tensor) -> launch.Launch:
+        del tensor
+
+        def run(name: str, *structures: ctypes.Structure) -> None:
+            ran.append(name)
+            launch.launcher_of(emulated, 0)(name, *structures)
+
+        return run
+
+    monkeypatch.setattr(launch, "launcher", launcher)
+    return ran
+
+
+@pytest.mark.parametrize("count", [1, 300])
+@pytest.mark.parametrize("terms", [3, 37])
+def test_motion_kernels_match_reference(on_emulator: list[str], count: int, terms: int) -> None:
+    values = motion_cloud(count, terms)
+    got, got_grads = run_motion(ops.blend_motion, values, torch.float32)
+    want, want_grads = run_motion(ops.blend_motion_ref, values, torch.float64)
+    assert on_emulator == ["blend", "blend_bwd"]
+    for a, b in zip(got, want, strict=True):
+        assert (a.double() - b).norm() <= 3e-6 * b.norm()
+    for name, b in want_grads.items():
+        assert b.norm() > 0
+        assert (got_grads[name].double() - b).norm() <= 2e-5 * b.norm(), name
+
+
+@pytest.mark.parametrize("count", [1, 300])
+@pytest.mark.parametrize("shared", [True, False])
+def test_pose_kernels_match_reference(on_emulator: list[str], count: int, shared: bool) -> None:
+    values = pose_cloud(count, real=-0.8)
+    if not shared:
+        del values["share"]
+    got, got_grads = run_pose(ops.pose_gaussians, values, torch.float32)
+    want, want_grads = run_pose(ops.pose_gaussians_ref, values, torch.float64)
+    assert on_emulator == ["pose", "pose_bwd"]
+    for a, b in zip(got, want, strict=True):
+        assert (a.double() - b).norm() <= 3e-6 * b.norm()
+    for name, b in want_grads.items():
+        assert b.norm() > 0
+        assert (got_grads[name].double() - b).norm() <= 2e-5 * b.norm(), name
+
+
+@pytest.mark.parametrize("terms", [4, 9, 16])
+@pytest.mark.parametrize("count", [1, 300])
+def test_harmonics_kernels_match_reference(on_emulator: list[str], count: int, terms: int) -> None:
+    g = torch.Generator().manual_seed(terms)
+    inputs = [torch.randn(*shape, generator=g, dtype=torch.float64)
+              for shape in ((count, 3), (count, terms, 3), (3,))]  # fmt: skip
+    v = torch.randn(count, 3, generator=g, dtype=torch.float64)
+    leaves = [t.float().requires_grad_() for t in inputs]
+    exact = [t.requires_grad_() for t in inputs]
+    got, want = ops.evaluate_sh(*leaves), ops.evaluate_sh_ref(*exact)
+    (got * v.float()).sum().backward()
+    (want * v).sum().backward()
+    assert on_emulator == ["sh", "sh_bwd"]
+    assert (got - want).abs().max() < 1e-5 and want.std() > 0.1
+    for a, b in zip(leaves, exact, strict=True):
+        assert a.grad is not None and b.grad is not None and b.grad.norm() > 0
+        assert (a.grad - b.grad).norm() <= 1e-4 * b.grad.norm()
+
+
+@pytest.mark.parametrize("terms", [1, 4])
+def test_kernels_move_a_cloud_before_they_draw_it(emulated: ctypes.CDLL, terms: int) -> None:
+    """The same picture as that of the CPU kernels, which are proven against the reference."""
+    s = single(scene(sum(COUNTS), seed=2, image=True)) | {"sh": harmonics(terms)}
+    cloud, parts = (s["means"], s["quats"], s["scales"]), parts_of(True, True)
+    want = drawn(s, cloud, parts)
+    inputs: dict[str, Tensor | None] = {
+        k: v for k, v in s.items() if k not in {"colors", "screen_probe"}
+    }
+    made = cuda.forward(emulated, inputs, *SIZE, 8000, 0, structures(parts))
+    assert made["status"][1] == 0 and 0 < made["status"][0] <= 8000
+    assert want.alpha.mean() > 0.05
+    for name in ("rgb", "branch_alpha", "depth"):
+        expected = getattr(want, name)
+        got = made[name] if expected.shape[-1] == 3 else made[name][..., None]
+        assert_alike(name, got, expected, 2e-4)
+
+
+def test_a_malformed_part_is_reported(emulated: ctypes.CDLL) -> None:
+    s = single(scene(sum(COUNTS), seed=2)) | {"sh": harmonics(4)}
+    inputs: dict[str, Tensor | None] = {
+        k: v for k, v in s.items() if k not in {"colors", "screen_probe"}
+    }
+    parts = parts_of(True, False)
+    parts[0].basis[0, 0, 0] = float("nan")
+    made = cuda.forward(emulated, inputs, *SIZE, 8000, 0, structures(parts))
+    assert int(made["status"][1]) == 1  # the means
+
+
+def test_a_captured_step_tells_that_it_did_not_fit() -> None:
+    capacity = cuda.Capacity(pairs=100)
+    with pytest.raises(RuntimeError, match="once before"):
+        capacity.next_captured()
+    capacity.replayed = torch.zeros(2, 4, dtype=torch.int32)
+    first, second = capacity.next_captured(), capacity.next_captured()
+    with pytest.raises(RuntimeError, match="forget_captured"):
+        capacity.next_captured()
+    first[0], second[0] = 90, 100  # as replays would write
+    capacity.poll()
+    assert (capacity.pairs, capacity.overflow) == (100, False)
+    second[0] = 200
+    capacity.poll()
+    assert (capacity.pairs, capacity.overflow) == (300, True)
+    second[1] = 3
+    with pytest.raises(ValueError, match="scales"):
+        capacity.poll()
+    capacity.poll()  # told once
+
+
 def test_capacity_grows_after_an_overflow() -> None:
     capacity = cuda.Capacity(pairs=100)
     capacity.report(90, 0)
@@ -134,12 +255,3 @@ def test_capacity_grows_after_an_overflow() -> None:
     assert (capacity.pairs, capacity.overflow) == (300, True)
     with pytest.raises(ValueError, match="scales"):
         capacity.report(10, 3)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_device_matches_cpu() -> None:
-    s = single(scene(300, seed=5))
-    on_device = {name: t.cuda() for name, t in s.items()}
-    got, want = call(ops.rasterize, on_device, SIDE), call(ops.rasterize, s, SIDE)
-    for name in OUTPUTS:
-        assert_alike(name, getattr(got, name).cpu(), getattr(want, name), 2e-4)

@@ -415,7 +415,8 @@ def test_what_is_measured_is_what_the_avatar_shows(
         expected = to_uint8(render(posed, clip.camera(row), plate).rgb).numpy()
         name = f"{int(clip.frame_ids[row]):06d}.png"
         shown = decode_png((run / "out" / "render" / name).read_bytes())
-        assert np.array_equal(shown, expected), name
+        # drawn by the kernels alone, where rounding may go the other way
+        assert np.abs(shown.astype(int) - expected).max() <= 1, name
         real = clip.frame(int(row))
         scored.append(metrics.psnr(shown, real, metrics.head_mask(clip.regions(int(row)))))
     assert found["protocol"]["drive"] == drive

@@ -113,7 +113,8 @@ def test_every_picture_is_its_own_row_from_its_own_camera(
     for i, picture in enumerate(shown):
         posed = package.avatar(Drive(given.values[i], given.head_pose[i]))
         expected = to_uint8(render(posed, view(i / 25), plate).rgb).numpy()
-        assert np.array_equal(picture, expected), i
+        # drawn by the kernels alone, where rounding may go the other way
+        assert np.abs(picture.astype(int) - expected).max() <= 1, i
     assert len(shown) == 6
     assert all((a != b).any() for a, b in zip(shown[1:], shown[:-1], strict=True))
 
@@ -211,9 +212,10 @@ def test_a_folder_holds_transparent_pictures_and_the_sound(
 def test_alpha_over_a_colour_is_the_film_over_that_colour(package: Package) -> None:
     drive = film.Drive(package.rest, torch.eye(4))
     camera = package.camera.resized(SIZE, SIZE)
-    clear = film.picture(package, drive, camera, None).astype(float) / 255
+    draw = film.open_draw(package.avatar)
+    clear = film.picture(draw, drive, camera, None).astype(float) / 255
     green = torch.tensor([0.1, 0.8, 0.2])
-    solid = film.picture(package, drive, camera, green).astype(float) / 255
+    solid = film.picture(draw, drive, camera, green).astype(float) / 255
     alpha = clear[..., 3:]
     over = clear[..., :3] * alpha + green.numpy() * (1 - alpha)
     assert np.abs(over - solid).max() < 2.5 / 255

@@ -20,7 +20,7 @@ from gsavatar.landmarks import (
     mouth_opening,
 )
 from gsavatar.landmarks_opencv import anchors
-from gsavatar.segmentation import PersonMatte, label_plane
+from gsavatar.segmentation import Look, PersonMatte, label_plane, learn_person
 from gsavatar.types import Region
 
 SAMPLE = Path(str(resources.files("gsavatar.datasets"))) / "sample" / "speaker.mp4"
@@ -91,7 +91,8 @@ def test_labels_cover_the_sample(frames: dict[int, np.ndarray]) -> None:
     picture = frames[index]
     with FaceLandmarker("opencv") as landmarker, PersonMatte() as matte:
         points = landmarker.detect(picture)[0].points
-        labels = label_plane(picture, matte.matte(picture), points)
+        look = Look(picture, matte.matte(picture), points)
+        labels = label_plane(look, learn_person([look]))
     share = {region: float((labels == int(region)).mean()) for region in Region}
     assert share[Region.SKIN] > 0.05 and share[Region.HAIR] > 0.01 and share[Region.TORSO] > 0.05
     assert share[Region.INNER_MOUTH] > 0.0005 and share[Region.EYES] > 0.0005

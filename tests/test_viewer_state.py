@@ -25,6 +25,7 @@ from gsavatar.types import Branch, Drive
 from gsavatar.viewer import gate, scene, sound, state, uploads
 from gsavatar.viewer.session import Session, drawer
 from gsavatar.viewer.source import AvatarSource, PackageLike
+from tests.test_avatar_packed import back, seen_avatar, seen_camera, turned
 
 REST = torch.tensor([0.1, 0.2, 0.3])
 DEADLINE_S = 20.0
@@ -298,20 +299,35 @@ def test_server_frames_show_what_the_sliders_say(open_session: Any) -> None:
     page.until(lambda: np.array_equal(page.pictures[-1], rest))
 
 
-def test_the_server_draws_the_cloud_it_is_given() -> None:
-    package, draw = FakePackage(), drawer("auto")
+def test_the_server_draws_the_avatar_it_is_given() -> None:
+    package = FakePackage()
+    draw = drawer("auto")(package.avatar, frozenset(Branch))
     behind = torch.tensor([0.0, 0.0, 1.0]).expand(96, 96, 3)
     shown = []
     for jaw, angle in ((0.0, 0.0), (1.0, 0.0), (0.0, 60.0)):
         pose = torch.eye(4)
         pose[0, 3] = 0.05 * angle / 60.0
-        cloud = package.avatar(Drive(torch.tensor([jaw, 0.0, 0.0]), pose))
+        drive = Drive(torch.tensor([jaw, 0.0, 0.0]), pose)
+        cloud = package.avatar(drive)
         view = scene.orbited(camera(96), torch.zeros(3), angle)
-        shown.append(draw(cloud, view, behind))
+        shown.append(draw(drive, view, behind))
         expected = to_uint8(render(cloud, view, behind).rgb).numpy()
         assert shown[-1].shape == (96, 96, 3) and np.array_equal(shown[-1], expected)
         assert middle(shown[-1])[0] > 200 and shown[-1][0, 0].tolist() == [0, 0, 255]
     assert all((a != b).any(-1).sum() > 50 for a, b in ((shown[0], shown[1]), (shown[0], shown[2])))
+
+
+@pytest.mark.parametrize("branches", [frozenset(Branch), frozenset({Branch.FACE, Branch.TORSO})])
+def test_the_server_draws_a_packed_avatar_as_the_torch_way_does(
+    branches: frozenset[Branch],
+) -> None:
+    avatar, drive, behind = seen_avatar(1), Drive(torch.tensor([0.8, 0.0]), turned()), back()
+    ways = [drawer(backend)(avatar, branches) for backend in ("native", "torch")]
+    packed, longer = (way(drive, seen_camera(), behind).astype(int) for way in ways)
+    assert np.abs(packed - longer).max() <= 2
+    assert len(np.unique(packed.reshape(-1, 3), axis=0)) > 50  # there is something to see
+    everything = drawer("native")(avatar, frozenset(Branch))(drive, seen_camera(), behind)
+    assert np.array_equal(packed, everything) == (branches == frozenset(Branch))
 
 
 def test_session_plays_to_the_end_and_says_so(open_session: Any) -> None:

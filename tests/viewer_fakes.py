@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gsavatar.types import Branch, Camera, Curves, Drive, Gaussians
+from gsavatar.viewer.scene import keep_branches
+from gsavatar.viewer.session import Draw
 
 NAMES = ("jawOpen", "eyeBlinkLeft", "eyeLookInLeft")
 COUNT = 500
@@ -79,14 +81,19 @@ class FakePackage:
     names: tuple[str, ...] = NAMES
 
 
-def draw_dots(gaussians: Gaussians, view: Camera, background: Tensor) -> NDArray[np.uint8]:
+def draw_dots(avatar: EllipsoidAvatar, branches: frozenset[Branch]) -> Draw:
     """A renderer for tests: each Gaussian is an orange square over the background."""
-    picture = (background.numpy() * 255).astype(np.uint8).copy()
-    points = gaussians.means @ view.world_to_cam[:3, :3].T + view.world_to_cam[:3, 3]
-    pixels = points @ view.K.T
-    side = max(2, view.height // 40)
-    for x, y in (pixels[:, :2] / pixels[:, 2:]).round().long().tolist():
-        picture[max(y - side, 0) : max(y + side, 0), max(x - side, 0) : max(x + side, 0)] = (
-            255, 128, 0,
-        )  # fmt: skip
-    return picture
+
+    def draw(drive: Drive, view: Camera, background: Tensor) -> NDArray[np.uint8]:
+        gaussians = keep_branches(avatar(drive), branches)
+        picture = (background.numpy() * 255).astype(np.uint8).copy()
+        points = gaussians.means @ view.world_to_cam[:3, :3].T + view.world_to_cam[:3, 3]
+        pixels = points @ view.K.T
+        side = max(2, view.height // 40)
+        for x, y in (pixels[:, :2] / pixels[:, 2:]).round().long().tolist():
+            picture[max(y - side, 0) : max(y + side, 0), max(x - side, 0) : max(x + side, 0)] = (
+                255, 128, 0,
+            )  # fmt: skip
+        return picture
+
+    return draw

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gsavatar.errors import InputError
 from gsavatar.viewer import gate, scene
 from gsavatar.viewer.panels import AvatarTab, CameraTab, RenderTab, SpeechTab, place
-from gsavatar.viewer.session import Draw, Session, SplatHandle, drawer
+from gsavatar.viewer.session import OpenDraw, Session, SplatHandle, drawer
 from gsavatar.viewer.sound import Sound, chosen_sounds
 from gsavatar.viewer.source import AvatarSource
 
@@ -79,10 +79,10 @@ class Viewer:
         source: AvatarSource,
         host: str,
         port: int,
-        draw: Draw,
+        open_draw: OpenDraw,
         offers: Mapping[str, Callable[[], Sound]],
     ) -> None:
-        self.source, self.host, self.draw, self.offers = source, host, draw, offers
+        self.source, self.host, self.open_draw, self.offers = source, host, open_draw, offers
         self.token = gate.new_token()
         self._computing, self._hearing = threading.Lock(), threading.Lock()
         self._open: dict[int, _OpenPage] = {}
@@ -207,7 +207,7 @@ class _OpenPage:
         self.page = ViserPage(client)
         shown = viewer.source.shown
         view = _viewpoint(client.camera) if shown is None else scene.viewpoint(shown.package.camera)
-        self.session = Session(self.page, viewer.source, viewer.locks[0], view, viewer.draw)
+        self.session = Session(self.page, viewer.source, viewer.locks[0], view, viewer.open_draw)
         self.names: tuple[str, ...] | None = None
         self.tabs: Any = None
         self.building = threading.Lock()

@@ -18,11 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gsavatar.avatar import Avatar
+from gsavatar.avatar_packed import pack, why_not_packed
 from gsavatar.render import render, to_uint8
-from gsavatar.types import Camera, Gaussians
+from gsavatar.types import Branch, Camera, Drive, Gaussians
 from gsavatar.viewer import scene
 from gsavatar.viewer.sound import cue_after_s
-from gsavatar.viewer.source import AvatarSource, Shown
+from gsavatar.viewer.source import AvatarLike, AvatarSource, Shown
 from gsavatar.viewer.state import STILL_HEIGHT, Mode, Playback, Resolution, ViewState, drive_at
 
 log = logging.getLogger("gsavatar")
@@ -65,18 +67,37 @@ class Page(Protocol):
         ...
 
 
-Draw = Callable[[Gaussians, Camera, torch.Tensor], NDArray[np.uint8]]
+Draw = Callable[[Drive, Camera, torch.Tensor], NDArray[np.uint8]]
+"""Drive, camera and background to a picture uint8 [H, W, 3]."""
+OpenDraw = Callable[[AvatarLike, frozenset[Branch]], Draw]
+"""How to draw some branches of an avatar from now on."""
 
 
-def drawer(backend: str) -> Draw:
-    """The server's renderer: Gaussians, camera and background to a picture uint8 [H, W, 3]."""
+def drawer(backend: str) -> OpenDraw:
+    """The server's renderer: the native kernels pose and draw at once, where they can and no other
+    backend is asked for."""
 
-    def draw(gaussians: Gaussians, camera: Camera, background: torch.Tensor) -> NDArray[np.uint8]:
-        rgb = render(gaussians, camera, background, backend=backend).rgb
-        picture: NDArray[np.uint8] = to_uint8(rgb).cpu().numpy()
-        return picture
+    def open_draw(avatar: AvatarLike, branches: frozenset[Branch]) -> Draw:
+        packed = None
+        if backend in {"auto", "native"} and isinstance(avatar, Avatar):
+            reason = why_not_packed(avatar)
+            if reason is None:
+                packed = pack(avatar).only(branches)
+            else:
+                log.info("the avatar is posed in torch, which draws slower: %s", reason)
 
-    return draw
+        def draw(drive: Drive, camera: Camera, background: torch.Tensor) -> NDArray[np.uint8]:
+            if packed is not None:
+                seen = packed.draw(drive, camera, background)
+            else:
+                cloud = scene.keep_branches(avatar(drive), branches)
+                seen = render(cloud, camera, background, backend=backend)
+            picture: NDArray[np.uint8] = to_uint8(seen.rgb).cpu().numpy()
+            return picture
+
+        return draw
+
+    return open_draw
 
 
 @dataclass
@@ -97,9 +118,9 @@ class Session:
         source: AvatarSource,
         computing: threading.Lock,
         view: scene.Viewpoint,
-        draw: Draw,
+        open_draw: OpenDraw,
     ) -> None:
-        self.page, self.source, self.computing, self.draw = page, source, computing, draw
+        self.page, self.source, self.computing, self.open_draw = page, source, computing, open_draw
         self.counts = Counts()
         self._state, self._view = ViewState(), view
         self._resolution = Resolution()
@@ -110,6 +131,7 @@ class Session:
         self._cued: tuple[Playback, float] | None = None  # what, and until when
         self._backdrop: tuple[object, ...] = ()
         self._plate: tuple[tuple[object, ...], torch.Tensor] | None = None
+        self._draw: tuple[tuple[object, ...], Draw] | None = None
         self._thread = threading.Thread(target=self._run, name="viewer-page", daemon=True)
 
     def start(self) -> None:
@@ -228,11 +250,10 @@ class Session:
         with self.computing, torch.inference_mode():
             started = time.monotonic()
             drive = drive_at(state, shown.package.names, shown.package.rest, now)
-            gaussians = shown.package.avatar(drive)
-            gaussians = scene.keep_branches(gaussians, state.branches)
             if state.mode == Mode.FRAMES:
-                self._server_frame(gaussians, shown, state, view, still)
+                self._server_frame(drive, shown, state, view, still)
             else:
+                gaussians = scene.keep_branches(shown.package.avatar(drive), state.branches)
                 self._browser_frame(gaussians, shown, state, view, started)
 
     def _cue(self, state: ViewState) -> None:
@@ -291,7 +312,7 @@ class Session:
 
     def _server_frame(
         self,
-        gaussians: Gaussians,
+        drive: Drive,
         shown: Shown,
         state: ViewState,
         view: scene.Viewpoint,
@@ -299,9 +320,9 @@ class Session:
     ) -> None:
         """Renders and sends a picture: small while things move, at full size once they rest."""
         camera = scene.camera_of(view, STILL_HEIGHT if still else self._resolution.height)
-        behind = self._behind(shown, state, camera)
+        behind, draw = self._behind(shown, state, camera), self._drawing(shown, state)
         started = time.monotonic()
-        picture = self.draw(gaussians, camera, behind)
+        picture = draw(drive, camera, behind)
         ms = (time.monotonic() - started) * 1000
         if not still:
             self._resolution = self._resolution.after(ms)
@@ -311,6 +332,13 @@ class Session:
             self._splats.visible = False
         size = f"{camera.width}×{camera.height}"
         self.page.say(f"Frame rendered by the server · {size} · {ms:.0f} ms")
+
+    def _drawing(self, shown: Shown, state: ViewState) -> Draw:
+        """How the avatar is drawn; made again only for other branches or another avatar."""
+        wanted = (state.branches, shown.version)
+        if self._draw is None or self._draw[0] != wanted:
+            self._draw = (wanted, self.open_draw(shown.package.avatar, state.branches))
+        return self._draw[1]
 
     def _behind(self, shown: Shown, state: ViewState, camera: Camera) -> torch.Tensor:
         """What stands behind, [H, W, 3]; made again only for another size, wish or avatar."""

@@ -14,22 +14,12 @@ inline Chunk chunk_at(int c, int total) {
   return {first, total - first < kChunk ? total - first : kChunk};
 }
 
-void store_three(float* at, int used, const Vec3<vf>& v) {
-  store_strided(at, 3, used, v.x), store_strided(at + 1, 3, used, v.y);
-  store_strided(at + 2, 3, used, v.z);
-}
-void store_quat(float* at, int used, const Quat<vf>& q) {
-  store_strided(at, 4, used, q.w), store_strided(at + 1, 4, used, q.x);
-  store_strided(at + 2, 4, used, q.y), store_strided(at + 3, 4, used, q.z);
-}
 void store_offset(float* at, int used, const Offset<vf>& o) {
   const vf fields[kOffsets] = {o.displacement.x, o.displacement.y, o.displacement.z,
                                o.turn.x,         o.turn.y,         o.turn.z,
                                o.stretch.x,      o.stretch.y,      o.stretch.z};
   for (int i = 0; i < kOffsets; ++i) store_strided(at + i, kOffsets, used, fields[i]);
 }
-
-inline int lanes_from(int i, int count) { return count - i < GSA_LANES ? count - i : GSA_LANES; }
 
 void blend_chunk(const gsa_motion& m, Chunk c) {
   float offsets[kOffsets * kChunk];
@@ -56,9 +46,7 @@ void dot_rows(const float* const* row, const float* v, int length, float* sums) 
     for (int j = 0; j < Count; ++j) sum[j] = sum[j] + load(row[j] + i) * slope;
   }
   for (int j = 0; j < Count; ++j) {
-    float lane[GSA_LANES], total = 0.0f;
-    store(lane, sum[j]);
-    for (int l = 0; l < GSA_LANES; ++l) total += lane[l];
+    float total = sum_of_lanes(sum[j]);
     for (int n = i; n < length; ++n) total += row[j][n] * v[n];
     sums[j] = total;
   }

@@ -4,8 +4,10 @@
 #include <atomic>
 
 #include "record.h"
+#include "colour.h"
 #include "projection.h"
 #include "motion.h"
+#include "part.h"
 #include "parallel.h"
 
 namespace gsa {
@@ -74,15 +76,48 @@ void window_offsets(vf& column, vf& row) {
   column = load(x), row = load(y);
 }
 
-// `offsets` is null or the motion of these Gaussians, [used, 9].
-void project_lanes(const gsa_raster& s, const View& view, int first, int used,
+// Gaussians in a row, and how they move before they are seen.
+struct Piece {
+  int first, end;
+  const gsa_part* part;   // null if they stay where they are
+  int part_first;         // first Gaussian of the part
+  Rigid rigid;            // if the part is posed
+};
+
+// The Gaussians where they are drawn; `offsets` is their motion [used, 9].
+Gaussian3<vf> gaussians_of(const gsa_raster& s, const Piece& piece, int first, int used,
+                           const float* offsets) {
+  const Gaussian3<vf> g = load_gaussians(s.means, s.quats, s.scales, first, used);
+  if (!piece.part) return g;
+  const gsa_part& part = *piece.part;
+  const vf share = part.pose.share
+                       ? load_strided(part.pose.share + (first - piece.part_first), 1, used, 0.0f)
+                       : broadcast(1.0f);
+  return placed(part, piece.rigid, share, g, load_offset(offsets, used));
+}
+
+void colours_of(const gsa_raster& s, const Piece& piece, const Vec3<vf>& mean, int first, int used,
+                vf& red, vf& green, vf& blue) {
+  if (!s.sh) {
+    const float* at = s.colors + 3 * first;
+    red = load_strided(at, 3, used, 0.0f), green = load_strided(at + 1, 3, used, 0.0f);
+    blue = load_strided(at + 2, 3, used, 0.0f);
+    return;
+  }
+  const Seen seen =
+      see_along(s.terms, seen_from(*piece.part, piece.rigid, centre_of(s.world_to_cam), mean));
+  const vf zero = broadcast(0.0f);  // first, so that a NaN stays one
+  red = larger(zero, sh_channel(s.sh, s.terms, seen, first, used, 0));
+  green = larger(zero, sh_channel(s.sh, s.terms, seen, first, used, 1));
+  blue = larger(zero, sh_channel(s.sh, s.terms, seen, first, used, 2));
+}
+
+void project_lanes(const gsa_raster& s, const View& view, const Piece& piece, int first, int used,
                    const float* offsets, ChunkCheck& check, int32_t* pairs) {
-  Gaussian3<vf> g = load_gaussians(s.means, s.quats, s.scales, first, used);
-  if (offsets) g = moved(g, load_offset(offsets, used), s.motion->mean_unit);
+  const Gaussian3<vf> g = gaussians_of(s, piece, first, used, offsets);
   const vf opacity = load_strided(s.opacities + first, 1, used, 0.0f);
-  const vf red = load_strided(s.colors + 3 * first, 3, used, 0.0f);
-  const vf green = load_strided(s.colors + 3 * first + 1, 3, used, 0.0f);
-  const vf blue = load_strided(s.colors + 3 * first + 2, 3, used, 0.0f);
+  vf red, green, blue;
+  colours_of(s, piece, g.mean, first, used, red, green, blue);
   watch(check.sum[0], g.mean.x + g.mean.y + g.mean.z);
   watch(check.sum[1], g.quat.w + g.quat.x + g.quat.y + g.quat.z);
   watch(check.sum[2], g.scale.x + g.scale.y + g.scale.z);
@@ -130,6 +165,30 @@ void project_lanes(const gsa_raster& s, const View& view, int first, int used,
       count = find_tiles(r, covers[first + l], column, row);
     r.branch = count ? branch : -1;
     pairs[first + l] = count;
+  }
+}
+
+void project_piece(const gsa_raster& s, const View& view, const Piece& piece, ChunkCheck& check,
+                   int32_t* pairs) {
+  float offsets[kOffsets * kChunk];
+  if (piece.part)
+    sum_offsets(piece.part->motion, piece.first - piece.part_first, piece.end - piece.first, offsets);
+  for (int i = piece.first; i < piece.end; i += GSA_LANES)
+    project_lanes(s, view, piece, i, lanes_from(i, piece.end),
+                  offsets + kOffsets * (i - piece.first), check, pairs);
+}
+
+// Visits the Gaussians from first to end, those of each part by themselves.
+template <class Visit>
+void for_pieces(const gsa_raster& s, int first, int end, const Visit& visit) {
+  if (s.part_count == 0) return visit({first, end, nullptr, 0, {}});
+  int part_first = 0;
+  for (int k = 0; k < s.part_count; ++k) {
+    const gsa_part& part = s.parts[k];
+    const int part_end = part_first + part.motion.count;
+    const int from = first > part_first ? first : part_first, to = end < part_end ? end : part_end;
+    if (from < to) visit({from, to, &part, part_first, rigid_of(part)});
+    part_first = part_end;
   }
 }
 
@@ -198,11 +257,9 @@ extern "C" int32_t gsa_project(gsa_raster* scene) {
   crew.run(chunks, [&](int c) {
     ChunkCheck check = {};
     const int first = c * kChunk, end = s.count < first + kChunk ? s.count : first + kChunk;
-    float offsets[kOffsets * kChunk];
-    if (s.motion) sum_offsets(*s.motion, first, end - first, offsets);
-    for (int i = first; i < end; i += GSA_LANES)
-      project_lanes(s, view, i, end - i < GSA_LANES ? end - i : GSA_LANES,
-                    s.motion ? offsets + kOffsets * (i - first) : nullptr, check, s.pair_start + 1);
+    for_pieces(s, first, end, [&](const Piece& piece) {
+      project_piece(s, view, piece, check, s.pair_start + 1);
+    });
     const int32_t found = check_code(check);
     if (found != GSA_OK) code.store(found, std::memory_order_relaxed);
   });

@@ -1,40 +1,26 @@
 // View-dependent colours of a cloud, and their gradients.
 #include "lanes.h"
 // lanes.h first: see scalar.h
+#include "colour.h"
 #include "parallel.h"
-#include "sh.h"
 
 namespace gsa {
 namespace {
-
-struct Seen {
-  Vec3<vf> direction;
-  vf inverse;
-  vf basis[kShTerms];
-};
 
 Seen see(const gsa_sh_args& s, int first, int used) {
   const float* at = s.means + 3 * (int64_t)first;
   const Vec3<vf> offset = {load_strided(at, 3, used, 0.0f) - broadcast(s.centre[0]),
                            load_strided(at + 1, 3, used, 0.0f) - broadcast(s.centre[1]),
                            load_strided(at + 2, 3, used, 1.0f) - broadcast(s.centre[2])};
-  Seen seen;
-  seen.direction = direction_of(offset, seen.inverse);
-  sh_basis(s.terms, seen.direction, seen.basis);
-  return seen;
+  return see_along(s.terms, offset);
 }
 
 vf coefficient(const gsa_sh_args& s, int first, int used, int term, int channel) {
-  const int stride = 3 * s.terms;
-  return load_strided(s.sh + (int64_t)stride * first + 3 * term + channel, stride, used, 0.0f);
+  return sh_coefficient(s.sh, s.terms, first, used, term, channel);
 }
 
-// Before the clamp.
 vf channel_of(const gsa_sh_args& s, const Seen& seen, int first, int used, int channel) {
-  vf sum = broadcast(0.5f);
-  for (int t = 0; t < s.terms; ++t)
-    sum = sum + seen.basis[t] * coefficient(s, first, used, t, channel);
-  return sum;
+  return sh_channel(s.sh, s.terms, seen, first, used, channel);
 }
 
 void colour_lanes(const gsa_sh_args& s, int first, int used) {
@@ -77,8 +63,6 @@ void for_chunks(const gsa_sh_args& s, const Body& body) {
   });
 }
 
-inline int lanes_from(int i, int end) { return end - i < GSA_LANES ? end - i : GSA_LANES; }
-
 }  // namespace
 }  // namespace gsa
 
@@ -101,12 +85,7 @@ extern "C" int32_t gsa_sh_bwd(const gsa_sh_args* arguments, const gsa_sh_grad* g
     for (int i = first; i < end; i += GSA_LANES)
       colour_lanes_bwd(s, v, i, lanes_from(i, end), sum);
     const vf fields[3] = {sum.x, sum.y, sum.z};
-    for (int k = 0; k < 3; ++k) {
-      float lane[GSA_LANES], total = 0.0f;
-      store(lane, fields[k]);
-      for (int l = 0; l < GSA_LANES; ++l) total += lane[l];
-      v.partial[3 * c + k] = total;
-    }
+    for (int k = 0; k < 3; ++k) v.partial[3 * c + k] = sum_of_lanes(fields[k]);
   });
   double sum[3] = {};
   for (int i = 0; i < 3 * ((s.count + kChunk - 1) / kChunk); ++i) sum[i % 3] += v.partial[i];

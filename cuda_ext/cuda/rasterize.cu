@@ -5,20 +5,19 @@
 // its pixels and skips, 32 at a time, the Gaussians whose ellipse misses them. In the backward pass
 // a warp adds its 32 pixels with exchanges, the block adds its warps in order, and each (Gaussian,
 // tile) pair has a slot of its own: no atomics on gradients, repeat runs are bit-equal.
-#include "launch.h"
+#define GSA_CUB
+#include "offsets.h"
 //
 #include "composite.h"
 #include "cuda_abi.h"
-#include "projection.h"
+#include "part.h"
+#include "sh.h"
 
 namespace gsa {
 namespace {
 
-constexpr int kThreads = 256;
 constexpr int kTile = GSA_TILE;
-constexpr int kWarps = kThreads / 32;
 constexpr int kBatchBwd = 64;
-constexpr uint32_t kAll = 0xFFFFFFFFu;
 
 struct Record {  // as in cpu/record.h
   float exponent_xx, exponent_xy, exponent_yy, slope_x, slope_y, extent_x;
@@ -37,19 +36,14 @@ __device__ __forceinline__ int down(const gsa_raster& s) { return (s.height + kT
 
 __device__ __forceinline__ bool finite(float a) { return a * 0.0f == 0.0f; }
 
-__device__ __forceinline__ Gaussian3<float> gaussian_at(const gsa_raster& s, int i) {
-  const float *m = s.means + 3 * i, *q = s.quats + 4 * i, *k = s.scales + 3 * i;
-  return {{m[0], m[1], m[2]}, {q[0], q[1], q[2], q[3]}, {k[0], k[1], k[2]}};
-}
-
 // The code of the first argument of Gaussian i that is malformed, as the CPU library returns it.
-__device__ int32_t malformed(const gsa_raster& s, int i, const Gaussian3<float>& g) {
+__device__ int32_t malformed(const gsa_raster& s, int i, const Gaussian3<float>& g,
+                             const float* color) {
   if (!finite(g.mean.x + g.mean.y + g.mean.z)) return GSA_NOT_FINITE;
   if (!finite(g.quat.w + g.quat.x + g.quat.y + g.quat.z)) return GSA_NOT_FINITE + 1;
   if (!finite(g.scale.x + g.scale.y + g.scale.z)) return GSA_NOT_FINITE + 2;
   if (!finite(s.opacities[i])) return GSA_NOT_FINITE + 3;
-  if (!finite(s.colors[3 * i] + s.colors[3 * i + 1] + s.colors[3 * i + 2]))
-    return GSA_NOT_FINITE + 4;
+  if (!finite(color[0] + color[1] + color[2])) return GSA_NOT_FINITE + 4;
   if (s.screen_probe && !finite(s.screen_probe[2 * i] + s.screen_probe[2 * i + 1]))
     return GSA_NOT_FINITE + 8;
   if (s.branch[i] < 0 || s.branch[i] > 2) return GSA_BAD_BRANCH;
@@ -85,13 +79,45 @@ __device__ __forceinline__ void for_tiles(const gsa_raster& s, const Record& r, 
         visit(ty * across(s) + tx);
 }
 
-__global__ void project_kernel(gsa_cuda_raster call) {
+// Gaussian i where it is drawn, and its colour. `offsets` are those of its block, `own` its place in
+// the block and in_part that in the part.
+__device__ Gaussian3<float> placed_at(const gsa_raster& s, const gsa_part& part, bool moves,
+                                      const float* offsets, int own, int in_part, int i,
+                                      float* color) {
+  Gaussian3<float> g = gaussian_at(s.means, s.quats, s.scales, i);
+  if (!s.sh)
+    for (int c = 0; c < 3; ++c) color[c] = s.colors[3 * i + c];
+  if (!moves) return g;
+  const Rigid rigid = rigid_of(part);
+  const float share = part.pose.share ? part.pose.share[in_part] : 1.0f;
+  g = placed(part, rigid, share, g, offset_at(offsets, own));
+  if (!s.sh) return g;
+  float inverse, basis[kShTerms];
+  sh_basis(s.terms, direction_of(seen_from(part, rigid, centre_of(s.world_to_cam), g.mean), inverse),
+           basis);
+  const float* sh = s.sh + 3 * (int64_t)s.terms * i;
+  for (int c = 0; c < 3; ++c) {
+    float sum = 0.5f;
+    for (int t = 0; t < s.terms; ++t) sum += basis[t] * sh[3 * t + c];
+    color[c] = larger(0.0f, sum);
+  }
+  return g;
+}
+
+// The Gaussians of a part that begins at `part_first`; the whole cloud as it is unless it `moves`.
+__global__ void __launch_bounds__(kThreads)
+    project_kernel(gsa_cuda_raster call, gsa_part part, int part_first, bool moves) {
+  GSA_SHARED float offsets[kBlockOffsets];
   const gsa_raster& s = call.scene;
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= s.count) return;
+  const int first = blockIdx.x * kThreads, total = moves ? part.motion.count : s.count;
+  const int own = threadIdx.x, in_part = first + own, i = part_first + in_part;
+  if (moves)
+    sum_offsets(part.motion, first, total - first < kThreads ? total - first : kThreads, offsets);
+  if (in_part >= total) return;
   const View view = make_view(s.world_to_cam, s.K, s.width, s.height);
-  const Gaussian3<float> g = gaussian_at(s, i);
-  const int32_t wrong = malformed(s, i, g);
+  float color[3];
+  const Gaussian3<float> g = placed_at(s, part, moves, offsets, own, in_part, i, color);
+  const int32_t wrong = malformed(s, i, g, color);
   if (wrong != GSA_OK) atomicMax(call.status + 1, wrong);
   ProjectionParts<float> parts;
   const Gaussian2<float> p = project(view, g, parts);
@@ -101,7 +127,7 @@ __global__ void project_kernel(gsa_cuda_raster call) {
   const Exponent<float> e = exponent_of(p.conic_xx, p.conic_xy, p.conic_yy);
   r.exponent_xx = e.xx, r.exponent_xy = e.xy, r.exponent_yy = e.yy;
   r.opacity = fminf(s.opacities[i] * p.compensation, kOpacityMax);
-  for (int c = 0; c < 3; ++c) r.color[c] = s.colors[3 * i + c];
+  for (int c = 0; c < 3; ++c) r.color[c] = color[c];
   r.depth = p.depth;
   const float reach = log2f(fmaxf(r.opacity / kAlphaMin, 1e-30f));
   r.faintest = -reach;
@@ -255,27 +281,6 @@ __global__ void __launch_bounds__(kThreads) composite_kernel(gsa_cuda_raster cal
   if (!fine) atomicMax(call.status + 1, GSA_NOT_FINITE + 7);
 }
 
-// One halving: of 2 Half values a lane keeps Half and adds its partner's share of them.
-template <int Half>
-__device__ __forceinline__ void fold(float* v, int lane) {
-  const bool upper = lane & (2 * Half);
-  for (int i = 0; i < Half; ++i) {
-    const float keep = upper ? v[i + Half] : v[i], give = upper ? v[i] : v[i + Half];
-    v[i] = keep + __shfl_xor_sync(kAll, give, 2 * Half);
-  }
-}
-
-// Sums of 16 values over the warp in 16 exchanges. Returns the sum of value `sum_index(lane)`.
-__device__ __forceinline__ float sum_warp(float* v) {
-  const int lane = threadIdx.x % 32;
-  fold<8>(v, lane);
-  fold<4>(v, lane);
-  fold<2>(v, lane);
-  fold<1>(v, lane);
-  return v[0] + __shfl_xor_sync(kAll, v[0], 1);
-}
-__device__ __forceinline__ int sum_index(int lane) { return lane / 2; }
-
 __global__ void __launch_bounds__(kThreads)
     composite_bwd_kernel(gsa_cuda_raster call, gsa_raster_grad v) {
   const gsa_raster& s = call.scene;
@@ -340,7 +345,6 @@ __global__ void __launch_bounds__(kThreads)
 __global__ void __launch_bounds__(kThreads)
     project_bwd_kernel(gsa_cuda_raster call, gsa_raster_grad v) {
   const gsa_raster& s = call.scene;
-  GSA_SHARED float sums[kWarps][16];
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   ViewGrad<float> camera = {};
   if (i < s.count) {
@@ -355,7 +359,7 @@ __global__ void __launch_bounds__(kThreads)
     float v_opacity = 0.0f;
     if (end > begin) {
       const View view = make_view(s.world_to_cam, s.K, s.width, s.height);
-      const Gaussian3<float> g = gaussian_at(s, i);
+      const Gaussian3<float> g = gaussian_at(s.means, s.quats, s.scales, i);
       ProjectionParts<float> parts;
       const Gaussian2<float> p = project(view, g, parts);
       screen.x = p.conic_xx * m[1] + p.conic_xy * m[2];
@@ -382,15 +386,7 @@ __global__ void __launch_bounds__(kThreads)
                       camera.translation.x, camera.translation.y, camera.translation.z,
                       camera.fx,            camera.fy,            camera.cx,
                       camera.cy};
-  const int lane = threadIdx.x % 32;
-  const float sum = sum_warp(fields);
-  if (lane % 2 == 0) sums[threadIdx.x / 32][sum_index(lane)] = sum;
-  __syncthreads();
-  if (threadIdx.x < 16) {
-    float total = 0.0f;
-    for (int w = 0; w < kWarps; ++w) total += sums[w][threadIdx.x];
-    v.partial[16 * blockIdx.x + threadIdx.x] = total;
-  }
+  sum_block(fields, v.partial + 16 * blockIdx.x);
 }
 
 __global__ void camera_bwd_kernel(gsa_raster_grad v, int blocks) {
@@ -409,13 +405,27 @@ __global__ void camera_bwd_kernel(gsa_raster_grad v, int blocks) {
   if (k == 15) v.K[5] = (float)sum;
 }
 
-int blocks_for(int64_t items) { return (int)((items + kThreads - 1) / kThreads); }
-
 // Bits of a tile number such that all ones is none of them.
 int tile_bits(int tiles) {
   int bits = 1;
   while ((1ll << bits) <= tiles) ++bits;
   return bits;
+}
+
+void launch_project(const gsa_cuda_raster& call, cudaStream_t stream) {
+  const gsa_raster& s = call.scene;
+  if (s.part_count == 0) {
+    const gsa_part none = {};
+    GSA_LAUNCH(project_kernel, blocks_for(s.count), kThreads, stream, call, none, 0, false);
+  }
+  int first = 0;
+  for (int k = 0; k < s.part_count; ++k) {
+    const gsa_part part = s.parts[k];
+    if (part.motion.count > 0)
+      GSA_LAUNCH(project_kernel, blocks_for(part.motion.count), kThreads, stream, call, part, first,
+                 true);
+    first += part.motion.count;
+  }
 }
 
 int64_t larger_of(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -449,7 +459,7 @@ extern "C" int32_t gsa_cuda_forward(const gsa_cuda_raster* arguments) {
   size_t bytes = (size_t)call.temporary_bytes;
   cudaMemsetAsync(call.status, 0, 4 * sizeof(int32_t), stream);
   if (s.count > 0) {
-    GSA_LAUNCH(project_kernel, per_gaussian, kThreads, stream, call);
+    launch_project(call, stream);
     uint32_t *order = call.values + half, *depths = call.keys + half;
     cub::DeviceRadixSort::SortPairs(call.temporary, bytes, call.keys, depths, call.values, order,
                                     (int64_t)s.count, 0, 32, stream);

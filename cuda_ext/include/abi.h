@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-#define GSA_ABI 5
+#define GSA_ABI 6
 #define GSA_RECORD 16  // floats of a projected Gaussian, see cpu/rasterize.cpp
 #define GSA_COVER 4    // int32 of the tiles a Gaussian meets, see cpu/record.h
 #define GSA_MOMENTS 10 // floats of a gradient slot
@@ -33,7 +33,7 @@ typedef struct {
   const float* coefficients;  // [K]
   int32_t count, coefficient_count, threads;
   float mean_unit;
-  float* out_means;           // as the inputs; unused by gsa_project
+  float* out_means;           // as the inputs
   float* out_quats;
   float* out_scales;
 } gsa_motion;
@@ -50,13 +50,45 @@ typedef struct {
   float* coefficients;      // [K] or null
 } gsa_motion_grad;
 
+// A rigid motion of which every Gaussian takes its share.
+typedef struct {
+  const float* means;   // [N, 3]
+  const float* quats;   // [N, 4]
+  const float* turn;    // [4] wxyz, any length; its sign does not matter
+  const float* shift;   // [3]
+  const float* share;   // [N], or null for all of it
+  int32_t count, threads;
+  float* out_means;     // as the inputs
+  float* out_quats;
+} gsa_pose_args;
+
+typedef struct {
+  const float* out_means;  // gradients with respect to the outputs
+  const float* out_quats;
+  float* partial;          // [N / 256 + 1, 16], scratch
+  float* means;            // [N, 3]
+  float* quats;            // [N, 4]
+  float* turn;             // [4]
+  float* shift;            // [3]
+  float* share;            // [N] or null
+} gsa_pose_grad;
+
+// Gaussians in a row that move together when a cloud is drawn: offsets, then limits of the scales,
+// then the share of a rigid motion.
+typedef struct {
+  gsa_motion motion;   // the cloud and `threads` are not read
+  gsa_pose_args pose;  // likewise; `turn` null for none
+  float scale_min, scale_max;
+  int32_t turns_sh;    // whether the harmonics turn with the pose
+} gsa_part;
+
 // One cloud seen by one camera. N Gaussians, W x H pixels, E (Gaussian, tile) pairs, T tiles.
 typedef struct {
   const float* means;         // [N, 3]
   const float* quats;         // [N, 4] wxyz, any length
   const float* scales;        // [N, 3]
   const float* opacities;     // [N]
-  const float* colors;        // [N, 3]
+  const float* colors;        // [N, 3]; not read where there are harmonics
   const float* world_to_cam;  // [4, 4]
   const float* K;             // [3, 3]
   const float* background;    // [3] or [H, W, 3]
@@ -65,7 +97,10 @@ typedef struct {
   int32_t count, width, height;
   int32_t background_is_image;
   int32_t threads;
-  const gsa_motion* motion;  // moves the cloud first, without writing it; or null
+  const gsa_part* parts;  // move the cloud first, without writing it; their counts add up to N
+  const float* sh;        // [N, S, 3], of a cloud of parts; or null
+  int32_t part_count;     // 0 for a cloud that is drawn as it is
+  int32_t terms;          // S = 1, 4, 9 or 16
   // written by gsa_project, read by the others
   float* records;       // [N, GSA_RECORD]
   int32_t* cover;       // [N, GSA_COVER]
@@ -145,6 +180,8 @@ GSA_API int32_t gsa_raster_bwd(const gsa_raster* scene, const gsa_raster_grad* g
 
 GSA_API int32_t gsa_blend(const gsa_motion* motion);
 GSA_API int32_t gsa_blend_bwd(const gsa_motion* motion, const gsa_motion_grad* grad);
+GSA_API int32_t gsa_pose(const gsa_pose_args* pose);
+GSA_API int32_t gsa_pose_bwd(const gsa_pose_args* pose, const gsa_pose_grad* grad);
 GSA_API int32_t gsa_sh(const gsa_sh_args* arguments);
 GSA_API int32_t gsa_sh_bwd(const gsa_sh_args* arguments, const gsa_sh_grad* grad);
 GSA_API int32_t gsa_ssim(const gsa_ssim_args* arguments);

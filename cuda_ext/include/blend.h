@@ -51,9 +51,10 @@ GSA_FN Quat<F> conjugate(const Quat<F>& q) {
   return {q.w, -q.x, -q.y, -q.z};
 }
 
+// exp(a), at most 2^127.
 template <class F>
 GSA_FN F natural_exp(const F& a) {
-  return power_of_two(a * kLog2e);
+  return power_of_two(smaller(splat(a, 127.0f), a * kLog2e));
 }
 
 template <class F>

@@ -71,8 +71,8 @@ struct ProjectionParts {
   F inverse_det;                 // of the blurred covariance
 };
 
-template <class F>
-GSA_FN Vec3<F> row_times(const Vec3<F>& row, const Mat3<F>& m) {
+template <class F, class G>
+GSA_FN Vec3<F> row_times(const Vec3<F>& row, const Mat3<G>& m) {
   return {row.x * m.row[0].x + row.y * m.row[1].x + row.z * m.row[2].x,
           row.x * m.row[0].y + row.y * m.row[1].y + row.z * m.row[2].y,
           row.x * m.row[0].z + row.y * m.row[1].z + row.z * m.row[2].z};

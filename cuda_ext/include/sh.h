@@ -11,8 +11,10 @@ namespace gsa {
 
 constexpr int kShTerms = 16;
 constexpr float kSh0 = 0.28209479f, kSh1 = 0.48860251f;
-constexpr float kSh2[3] = {1.0925484f, 0.31539157f, 0.54627421f};
-constexpr float kSh3[5] = {0.59004359f, 2.8906114f, 0.45704580f, 0.37317633f, 1.4453057f};
+// one by one: device code cannot read the elements of a constant array
+constexpr float kSh2a = 1.0925484f, kSh2b = 0.31539157f, kSh2c = 0.54627421f;
+constexpr float kSh3a = 0.59004359f, kSh3b = 2.8906114f, kSh3c = 0.45704580f;
+constexpr float kSh3d = 0.37317633f, kSh3e = 1.4453057f;
 
 // The first `terms` (1, 4, 9 or 16) values of the basis at a unit direction.
 template <class F>
@@ -23,17 +25,17 @@ GSA_FN void sh_basis(int terms, const Vec3<F>& d, F* y) {
   if (terms < 9) return;
   const F xx = d.x * d.x, yy = d.y * d.y, zz = d.z * d.z;
   const F xy = d.x * d.y, yz = d.y * d.z, xz = d.x * d.z;
-  y[4] = xy * kSh2[0], y[5] = yz * -kSh2[0];
-  y[6] = (2.0f * zz - xx - yy) * kSh2[1];
-  y[7] = xz * -kSh2[0], y[8] = (xx - yy) * kSh2[2];
+  y[4] = xy * kSh2a, y[5] = yz * -kSh2a;
+  y[6] = (2.0f * zz - xx - yy) * kSh2b;
+  y[7] = xz * -kSh2a, y[8] = (xx - yy) * kSh2c;
   if (terms < 16) return;
-  y[9] = d.y * (3.0f * xx - yy) * -kSh3[0];
-  y[10] = xy * d.z * kSh3[1];
-  y[11] = d.y * (4.0f * zz - xx - yy) * -kSh3[2];
-  y[12] = d.z * (2.0f * zz - 3.0f * xx - 3.0f * yy) * kSh3[3];
-  y[13] = d.x * (4.0f * zz - xx - yy) * -kSh3[2];
-  y[14] = d.z * (xx - yy) * kSh3[4];
-  y[15] = d.x * (xx - 3.0f * yy) * -kSh3[0];
+  y[9] = d.y * (3.0f * xx - yy) * -kSh3a;
+  y[10] = xy * d.z * kSh3b;
+  y[11] = d.y * (4.0f * zz - xx - yy) * -kSh3c;
+  y[12] = d.z * (2.0f * zz - 3.0f * xx - 3.0f * yy) * kSh3d;
+  y[13] = d.x * (4.0f * zz - xx - yy) * -kSh3c;
+  y[14] = d.z * (xx - yy) * kSh3e;
+  y[15] = d.x * (xx - 3.0f * yy) * -kSh3a;
 }
 
 // sum_s v[s] dY_s / dd, with the components of d free.
@@ -44,17 +46,17 @@ GSA_FN Vec3<F> sh_basis_bwd(int terms, const Vec3<F>& d, const F* v) {
   if (terms < 4) return g;
   g = {v[3] * -kSh1, v[1] * -kSh1, v[2] * kSh1};
   if (terms < 9) return g;
-  const F v4 = v[4] * kSh2[0], v5 = v[5] * -kSh2[0], v6 = v[6] * (2.0f * kSh2[1]);
-  const F v7 = v[7] * -kSh2[0], v8 = v[8] * (2.0f * kSh2[2]);
+  const F v4 = v[4] * kSh2a, v5 = v[5] * -kSh2a, v6 = v[6] * (2.0f * kSh2b);
+  const F v7 = v[7] * -kSh2a, v8 = v[8] * (2.0f * kSh2c);
   accumulate(g, Vec3<F>{v4 * d.y + v7 * d.z + (v8 - v6) * d.x,
                         v4 * d.x + v5 * d.z - (v8 + v6) * d.y,
                         v5 * d.y + v7 * d.x + 2.0f * v6 * d.z});
   if (terms < 16) return g;
   const F xx = d.x * d.x, yy = d.y * d.y, zz = d.z * d.z;
   const F xy = d.x * d.y, yz = d.y * d.z, xz = d.x * d.z;
-  const F v9 = v[9] * -kSh3[0], v10 = v[10] * kSh3[1], v11 = v[11] * -kSh3[2];
-  const F v12 = v[12] * kSh3[3], v13 = v[13] * -kSh3[2], v14 = v[14] * kSh3[4];
-  const F v15 = v[15] * -kSh3[0];
+  const F v9 = v[9] * -kSh3a, v10 = v[10] * kSh3b, v11 = v[11] * -kSh3c;
+  const F v12 = v[12] * kSh3d, v13 = v[13] * -kSh3c, v14 = v[14] * kSh3e;
+  const F v15 = v[15] * -kSh3a;
   accumulate(g, Vec3<F>{6.0f * v9 * xy + v10 * yz - 2.0f * v11 * xy - 6.0f * v12 * xz +
                             v13 * (4.0f * zz - 3.0f * xx - yy) + 2.0f * v14 * xz +
                             3.0f * v15 * (xx - yy),
@@ -72,6 +74,13 @@ GSA_FN Vec3<F> direction_of(const Vec3<F>& offset, F& inverse) {
   const F squared = dot(offset, offset);
   inverse = reciprocal(root(larger(squared, splat(squared, 1e-24f))));
   return scaled(offset, inverse);
+}
+
+// Where a camera stands in the world.
+GSA_FN Vec3<float> centre_of(const float* world_to_cam) {
+  const float *w = world_to_cam, x = w[3], y = w[7], z = w[11];
+  return {-(w[0] * x + w[4] * y + w[8] * z), -(w[1] * x + w[5] * y + w[9] * z),
+          -(w[2] * x + w[6] * y + w[10] * z)};
 }
 
 // Gradient of the offset: the part of v along d is lost, the rest divided by the length.

@@ -7,15 +7,12 @@ A basis row has nine numbers per Gaussian: displacement (in units of ``mean_unit
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gsavatar.ops import check, native
-from gsavatar.ops.rasterize import project_and_composite
-from gsavatar.types import Rendering
+from gsavatar.ops import check, launch, native
 
 OFFSETS = 9
 
@@ -31,11 +28,11 @@ def blend_motion(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Moved means [N, 3] (metres), quats [N, 4] (as long as the inputs) and scales [N, 3].
 
-    float32 on a CPU runs natively, anything else in torch. Raises ``ValueError`` for malformed
-    shapes, dtypes or devices.
+    float32 on a CPU or CUDA runs natively, anything else in torch. Raises ``ValueError`` for
+    malformed shapes, dtypes or devices.
     """
     _check(means, quats, scales, basis, coefficients)
-    if means.device.type != "cpu" or means.dtype != torch.float32 or not native.present():
+    if not launch.serves(means):
         return blend_motion_ref(means, quats, scales, basis, coefficients, mean_unit=mean_unit)
     return blend_motion_op(means, quats, scales, basis, coefficients, float(mean_unit))
 
@@ -118,7 +115,7 @@ def blend_motion_op(
         cloud, mean_unit, out_means=out[0].data_ptr(), out_quats=out[1].data_ptr(),
         out_scales=out[2].data_ptr(),
     )  # fmt: skip
-    native.cpu().gsa_blend(motion)
+    launch.launcher(means)("blend", motion)
     return out
 
 
@@ -138,22 +135,21 @@ def blend_motion_bwd_op(
     means, quats, scales = means.contiguous(), quats.contiguous(), scales.contiguous()
     basis, coefficients = basis.contiguous(), coefficients.contiguous()
     given = (v_means.contiguous(), v_quats.contiguous(), v_scales.contiguous())
-    v_basis = torch.empty_like(basis) if needs_basis else torch.empty(0)
-    v_coefficients = torch.empty_like(coefficients) if needs_coefficients else torch.empty(0)
+    v_basis = basis.new_empty(basis.shape if needs_basis else 0)
+    v_coefficients = coefficients.new_empty(coefficients.shape if needs_coefficients else 0)
     out = (
         torch.empty_like(means), torch.empty_like(quats), torch.empty_like(scales), v_basis,
         v_coefficients,
     )  # fmt: skip
-    partial = torch.empty(means.shape[0] // native.CHUNK + 1, max(coefficients.shape[0], 1))
+    partial = means.new_empty(means.shape[0] // native.CHUNK + 1, max(coefficients.shape[0], 1))
     pointers = [t.data_ptr() for t in (*given, partial, *out)]
     grad = native.MotionGrad(*pointers)
     if not needs_basis:
         grad.basis = None
     if not needs_coefficients:
         grad.coefficients = None
-    native.cpu().gsa_blend_bwd(
-        _motion((means, quats, scales, basis, coefficients), mean_unit), grad
-    )
+    motion = _motion((means, quats, scales, basis, coefficients), mean_unit)
+    launch.launcher(means)("blend_bwd", motion, grad)
     return out
 
 
@@ -183,47 +179,3 @@ def _backward(ctx: Any, v_means: Tensor, v_quats: Tensor, v_scales: Tensor) -> t
 
 
 blend_motion_op.register_autograd(_backward, setup_context=_setup)
-
-
-@torch.no_grad()
-def rasterize_blended(
-    means: Tensor,  # [N, 3]
-    quats: Tensor,  # [N, 4]
-    scales: Tensor,  # [N, 3]
-    basis: Tensor,  # [K, N, 9]
-    coefficients: Tensor,  # [K]
-    opacities: Tensor,  # [N]
-    colors: Tensor,  # [N, 3]
-    branch: Tensor,  # [N] int32
-    world_to_cam: Tensor,  # [4, 4]
-    K: Tensor,  # [3, 3]
-    width: int,
-    height: int,
-    background: Tensor,  # [3] or [H, W, 3]
-    *,
-    mean_unit: float = 1.0,
-) -> Rendering:
-    """``rasterize(*blend_motion(…), …)`` for inference, without writing the moved cloud.
-
-    CPU and float32 only. Raises as the two ops do.
-    """
-    _check(means, quats, scales, basis, coefficients)
-    check.dtype("means", means, torch.float32)
-    check.raster_arguments(
-        means, quats, scales, opacities, colors, branch, world_to_cam, K, width, height,
-        background, None,
-    )  # fmt: skip
-    if not torch.isfinite(coefficients).all():
-        raise ValueError("coefficients holds NaN or infinity")
-    means, quats, scales = means.contiguous(), quats.contiguous(), scales.contiguous()
-    held = (means, quats, scales, basis.contiguous(), coefficients.contiguous())
-    motion = _motion(held, mean_unit)
-    cloud = {
-        "means": held[0], "quats": held[1], "scales": held[2], "opacities": opacities,
-        "colors": colors, "world_to_cam": world_to_cam, "K": K, "background": background,
-        "screen_probe": None, "branch": branch,
-    }  # fmt: skip
-    rgb, alpha, share, depth, *_ = project_and_composite(
-        cloud, width, height, ctypes.addressof(motion)
-    )
-    return Rendering(rgb, alpha[..., None], share, depth[..., None])

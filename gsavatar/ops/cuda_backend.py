@@ -5,6 +5,10 @@ the device. The device counts what it wanted; the count is read one step later, 
 After a step that did not fit (its farthest Gaussians are missing) the capacity grows, and
 ``overflowed`` tells a trainer to repeat it. Malformed values (NaN, unknown branch) are likewise
 reported by the step after.
+
+A step captured in a CUDA graph keeps the capacity it was captured with and leaves its counts
+in pinned memory at every replay. Run it a few times before, call ``forget_captured``, capture, and
+ask ``overflowed`` after replays: if so, capture again.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ from gsavatar.ops import check, native
 LIBRARY = native.FOLDER / "libgsavatar_cuda.so"
 FIRST_CAPACITY_PER_GAUSSIAN = 8
 HEADROOM = 1.5
+CAPTURED_CALLS = 32
+"""Calls of the rasterizer that captured steps of one device may hold."""
 
 
 class CudaRaster(ctypes.Structure):
@@ -38,6 +44,13 @@ class CudaRaster(ctypes.Structure):
     ]  # fmt: skip
 
 
+_OPS = {
+    "blend": (native.Motion, native.MotionGrad),
+    "pose": (native.PoseArguments, native.PoseGrad),
+    "sh": (native.ShArguments, native.ShGrad),
+}
+
+
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     """The library with the argument types of its functions set."""
     library.gsa_cuda_temporary_bytes.argtypes = [c_int32, c_int64, c_int32]
@@ -46,6 +59,11 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.gsa_cuda_backward.argtypes = [POINTER(CudaRaster), POINTER(native.RasterGrad)]
     for name in ("gsa_cuda_forward", "gsa_cuda_backward"):
         getattr(library, name).restype = c_int32
+    for op, (arguments, grad) in _OPS.items():
+        forward, backward = (getattr(library, f"gsa_cuda_{op}{end}") for end in ("", "_bwd"))
+        forward.argtypes = [POINTER(arguments), c_void_p]
+        backward.argtypes = [POINTER(arguments), POINTER(grad), c_void_p]
+        forward.restype = backward.restype = c_int32
     return library
 
 
@@ -84,6 +102,8 @@ class Capacity:
     pairs: int = 0
     pending: list[tuple[Any, Tensor]] = field(default_factory=list)
     overflow: bool = False
+    replayed: Tensor | None = None  # [CAPTURED_CALLS, 4] int32 that captured calls write, pinned
+    captured: int = 0
 
     def report(self, wanted: int, code: int) -> None:
         """Takes the status of a finished step. Raises ``ValueError`` for malformed input."""
@@ -96,6 +116,24 @@ class Capacity:
         while self.pending and self.pending[0][0].query():
             _, status = self.pending.pop(0)
             self.report(int(status[0]), int(status[1]))
+        if self.replayed is None:
+            return
+        for row in self.replayed[: self.captured]:
+            wanted, code = int(row[0]), int(row[1])
+            row[1] = 0  # told once
+            self.report(wanted, code)
+
+    def next_captured(self) -> Tensor:
+        """Where a call that is being captured leaves its status at every replay."""
+        if self.replayed is None:
+            raise RuntimeError("run the step at least once before it is captured in a graph")
+        if self.captured == len(self.replayed):
+            raise RuntimeError(
+                f"graphs hold more than {CAPTURED_CALLS} calls of the rasterizer; "
+                "call forget_captured before a step is captured anew"
+            )
+        self.captured += 1
+        return self.replayed[self.captured - 1]
 
 
 _CAPACITIES: dict[int, Capacity] = {}
@@ -115,6 +153,14 @@ def overflowed(device: torch.device) -> bool:
     return seen
 
 
+def forget_captured(device: torch.device) -> None:
+    """Stops watching the graphs captured so far: they are replayed no more."""
+    capacity = capacity_of(device)
+    capacity.captured = 0
+    if capacity.replayed is not None:
+        capacity.replayed.zero_()
+
+
 @dataclass(frozen=True)
 class Forward:
     """The buffers of one forward call, kept for the backward one."""
@@ -124,6 +170,7 @@ class Forward:
     height: int
     pairs: int
     stream: int
+    parts: Any = None  # array of native.Part that move the cloud first
 
     def call(self, lib: ctypes.CDLL) -> CudaRaster:
         """The C struct. Fills in the temporary buffer of the sorts."""
@@ -138,6 +185,12 @@ class Forward:
         wanted = lib.gsa_cuda_temporary_bytes(means.shape[0], self.pairs, tiles)
         raster.temporary_bytes = wanted
         self.tensors["temporary"] = means.new_empty(max(wanted, 1), dtype=torch.uint8)
+        sh = self.tensors.get("sh")
+        if sh is not None:
+            raster.scene.terms = sh.shape[1]
+        if self.parts is not None:
+            raster.scene.parts = ctypes.addressof(self.parts)
+            raster.scene.part_count = len(self.parts)
         for name, tensor in self.tensors.items():
             owner = raster.scene if hasattr(raster.scene, name) else raster
             setattr(owner, name, native.pointer(tensor))
@@ -150,9 +203,13 @@ KEPT = ("records", "pair_start", "tile_start", "list", "pair_count", "status")
 
 def forward(
     lib: ctypes.CDLL, inputs: dict[str, Tensor | None], width: int, height: int, pairs: int,
-    stream: int,
+    stream: int, parts: Any = None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Outputs and what the backward call needs, by name, on the device of ``inputs['means']``."""
+    """Outputs and what the backward call needs, by name, on the device of ``inputs['means']``.
+
+    ``parts``, an array of ``native.Part``, move the cloud, which then has ``sh`` for ``colors``;
+    there is no backward call for it.
+    """
     means = inputs["means"]
     assert means is not None
     count, tiles = means.shape[0], -(-width // native.TILE) * -(-height // native.TILE)
@@ -173,8 +230,8 @@ def forward(
         "owner": ints(pairs),
     }  # fmt: skip
     held = {name: None if t is None else t.contiguous() for name, t in inputs.items()}
-    buffers = Forward({**held, **made, **scratch}, width, height, pairs, stream)
-    _raise_for(lib.gsa_cuda_forward(buffers.call(lib)))
+    buffers = Forward({**held, **made, **scratch}, width, height, pairs, stream, parts)
+    raise_for(lib.gsa_cuda_forward(buffers.call(lib)))
     return made
 
 
@@ -201,16 +258,19 @@ def backward(
     grad = native.RasterGrad(
         **{n: native.pointer(t) for n, t in {**given, **scratch, **results}.items()}
     )
-    _raise_for(lib.gsa_cuda_backward(buffers.call(lib), grad))
+    raise_for(lib.gsa_cuda_backward(buffers.call(lib), grad))
     return results
 
 
-def _raise_for(error: int) -> None:
+def raise_for(error: int) -> None:
+    """Raises ``RuntimeError`` for the status of a launch that failed."""
     if error != 0:
         raise RuntimeError(f"the CUDA kernels failed to launch (CUDA error {error})")
 
 
-def _run_forward(inputs: dict[str, Tensor | None], width: int, height: int) -> dict[str, Tensor]:
+def run_forward(
+    inputs: dict[str, Tensor | None], width: int, height: int, parts: Any = None
+) -> dict[str, Tensor]:
     """One forward call with the capacity known so far; the first one waits to learn it."""
     means = inputs["means"]
     assert means is not None
@@ -222,14 +282,17 @@ def _run_forward(inputs: dict[str, Tensor | None], width: int, height: int) -> d
     if first:
         capacity.pairs = max(FIRST_CAPACITY_PER_GAUSSIAN * means.shape[0], 1 << 16)
     stream = torch.cuda.current_stream(means.device)
-    made = forward(library(), inputs, width, height, capacity.pairs, stream.cuda_stream)
+    made = forward(library(), inputs, width, height, capacity.pairs, stream.cuda_stream, parts)
     if first and not capturing:
+        capacity.replayed = torch.zeros(CAPTURED_CALLS, 4, dtype=torch.int32, pin_memory=True)
         wanted, code = made["status"][:2].tolist()
         capacity.report(wanted, code)
         if capacity.overflow:
             capacity.overflow = False
-            return _run_forward(inputs, width, height)
-    elif not capturing:
+            return run_forward(inputs, width, height, parts)
+    elif capturing:
+        capacity.next_captured().copy_(made["status"], non_blocking=True)
+    else:
         status = torch.empty(4, dtype=torch.int32, pin_memory=True)
         status.copy_(made["status"], non_blocking=True)
         event = torch.cuda.Event()
@@ -260,7 +323,7 @@ def rasterize_op(
     cloud = (means, quats, scales, opacities, colors, branch, world_to_cam, K)
     inputs: dict[str, Tensor | None] = dict(zip(NAMES, cloud, strict=True))
     inputs |= {"background": background, "screen_probe": screen_probe}
-    made = _run_forward(inputs, width, height)
+    made = run_forward(inputs, width, height)
     return [made[name] for name in (*OUTPUTS, *KEPT)]
 
 

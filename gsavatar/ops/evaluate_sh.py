@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gsavatar.ops import batch, check, native
+from gsavatar.ops import batch, check, launch, native
 
 TERMS = (1, 4, 9, 16)
 """Number of coefficients by degree."""
@@ -32,8 +32,9 @@ def evaluate_sh(
     """sRGB colours [*B, N, 3] >= 0: ``max(0, 1/2 + sum_s Y_s(d) sh_s)``.
 
     ``d`` points from the camera's ``centre`` to the Gaussian, S is 1, 4, 9 or 16. All three inputs
-    get gradients; one without batch axes is shared. float32 on a CPU runs natively from degree 1
-    on, anything else in torch. Raises ``ValueError`` for malformed shapes, dtypes or devices.
+    get gradients; one without batch axes is shared. float32 on a CPU or CUDA runs natively from
+    degree 1 on, anything else in torch. Raises ``ValueError`` for malformed shapes, dtypes or
+    devices.
     """
     inputs = {"means": means, "sh": sh, "centre": centre}
     axes = batch.axes_of(inputs, OWN_AXES)
@@ -41,8 +42,7 @@ def evaluate_sh(
         parts = [evaluate_sh(**e) for e in batch.elements(inputs, OWN_AXES, axes)]
         return batch.joined(parts, axes)
     _check(means, sh, centre)
-    plain = sh.device.type != "cpu" or sh.dtype != torch.float32 or not native.present()
-    if plain or sh.shape[1] == 1:
+    if sh.shape[1] == 1 or not launch.serves(sh):
         return evaluate_sh_ref(means, sh, centre)
     return evaluate_sh_op(means, sh, centre)
 
@@ -104,7 +104,7 @@ def evaluate_sh_op(means: Tensor, sh: Tensor, centre: Tensor) -> Tensor:
     """The colours [N, 3]."""
     means, sh, centre = means.contiguous(), sh.contiguous(), centre.contiguous()
     colors = torch.empty_like(means)
-    native.cpu().gsa_sh(_arguments(means, sh, centre, colors))
+    launch.launcher(means)("sh", _arguments(means, sh, centre, colors))
     return colors
 
 
@@ -121,9 +121,9 @@ def evaluate_sh_bwd_op(
     means, sh, centre = means.contiguous(), sh.contiguous(), centre.contiguous()
     v_colors = v_colors.contiguous()
     out = torch.empty_like(means), torch.empty_like(sh), torch.empty_like(centre)
-    partial = torch.empty(means.shape[0] // native.CHUNK + 1, 3)
+    partial = means.new_empty(means.shape[0] // native.CHUNK + 1, 3)
     grad = native.ShGrad(*(t.data_ptr() for t in (v_colors, partial, *out)))
-    native.cpu().gsa_sh_bwd(_arguments(means, sh, centre, None), grad)
+    launch.launcher(means)("sh_bwd", _arguments(means, sh, centre, None), grad)
     return out
 
 

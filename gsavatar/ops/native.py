@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-ABI = 5
+ABI = 6
 RECORD, COVER, MOMENTS, TILE, CHUNK = 16, 4, 10, 16, 256
 """Sizes fixed by ``cuda_ext/include/abi.h``."""
 
@@ -44,7 +44,8 @@ Raster = _structure(
     """
     pointer: means quats scales opacities colors world_to_cam K background screen_probe branch
     int32: count width height background_is_image threads
-    pointer: motion
+    pointer: parts sh
+    int32: part_count terms
     pointer: records cover order
     int32: visible
     int64: pairs
@@ -77,6 +78,29 @@ MotionGrad = _structure(
     """,
 )
 
+PoseArguments = _structure(
+    "PoseArguments",
+    """
+    pointer: means quats turn shift share
+    int32: count threads
+    pointer: out_means out_quats
+    """,
+)
+
+PoseGrad = _structure(
+    "PoseGrad", "pointer: out_means out_quats partial means quats turn shift share"
+)
+
+
+class Part(ctypes.Structure):
+    """Mirror of ``gsa_part``."""
+
+    _fields_ = [
+        ("motion", Motion), ("pose", PoseArguments), ("scale_min", c_float), ("scale_max", c_float),
+        ("turns_sh", c_int32),
+    ]  # fmt: skip
+
+
 ShArguments = _structure(
     "ShArguments",
     """
@@ -104,6 +128,8 @@ _SIGNATURES = {
     "gsa_raster_bwd": [POINTER(Raster), POINTER(RasterGrad)],
     "gsa_blend": [POINTER(Motion)],
     "gsa_blend_bwd": [POINTER(Motion), POINTER(MotionGrad)],
+    "gsa_pose": [POINTER(PoseArguments)],
+    "gsa_pose_bwd": [POINTER(PoseArguments), POINTER(PoseGrad)],
     "gsa_sh": [POINTER(ShArguments)],
     "gsa_sh_bwd": [POINTER(ShArguments), POINTER(ShGrad)],
     "gsa_ssim": [POINTER(SsimArguments)],

@@ -7,6 +7,7 @@ transmittance in front of it at least 1e-4. The mathematics is in ``cuda_ext/inc
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -182,9 +183,10 @@ def scene_of(tensors: dict[str, Tensor | None], width: int, height: int) -> Any:
 
 
 def project_and_composite(
-    inputs: dict[str, Tensor | None], width: int, height: int, motion: int | None
+    inputs: dict[str, Tensor | None], width: int, height: int, parts: Any = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """What ``rasterize_op`` returns; ``motion`` is the address of a ``native.Motion`` or None."""
+    """What ``rasterize_op`` returns; ``parts`` is an array of ``native.Part`` that move the
+    cloud, which then may have ``sh`` in place of ``colors``."""
     held = {name: None if t is None else t.contiguous() for name, t in inputs.items()}
     means = held["means"]
     assert means is not None
@@ -199,7 +201,11 @@ def project_and_composite(
     }
     library = native.cpu()
     scene = scene_of(held, width, height)
-    scene.motion = motion
+    sh = held.get("sh")
+    if sh is not None:
+        scene.terms = sh.shape[1]
+    if parts is not None:
+        scene.parts, scene.part_count = ctypes.addressof(parts), len(parts)
     check.raise_for(library.gsa_project(scene))
     tile_start, pairs = _ints(tiles + 1), _ints(scene.pairs, 2)
     tile_counts = _ints(scene.threads, tiles)
@@ -238,7 +244,7 @@ def rasterize_op(
         "colors": colors, "world_to_cam": world_to_cam, "K": K, "background": background,
         "screen_probe": screen_probe, "branch": branch,
     }  # fmt: skip
-    return project_and_composite(inputs, width, height, None)
+    return project_and_composite(inputs, width, height)
 
 
 @rasterize_op.register_fake

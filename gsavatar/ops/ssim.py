@@ -111,7 +111,7 @@ def ssim_ref(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
 
 def ssim_map_ref(a: Tensor, b: Tensor) -> Tensor:
     """SSIM of every pixel and channel [H, W, 3]."""
-    offsets = torch.arange(WINDOW).to(a) - WINDOW // 2
+    offsets = torch.arange(WINDOW, dtype=a.dtype, device=a.device) - WINDOW // 2
     window = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
     window = window / window.sum()
 

@@ -1,0 +1,45 @@
+"""Which library serves a tensor, and calling its kernels by name."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gsavatar.ops import cuda_backend, native
+
+Launch = Callable[..., None]
+"""``launch("blend", structure, …)`` runs a kernel, on CUDA in the current stream."""
+
+
+def serves(tensor: Tensor) -> bool:
+    """Whether there are kernels for tensors like this one; torch serves all others."""
+    if tensor.dtype != torch.float32:
+        return False
+    if tensor.device.type == "cpu":
+        return native.present()
+    return tensor.device.type == "cuda" and cuda_backend.why_not() is None
+
+
+def launcher(tensor: Tensor) -> Launch:
+    """How to run kernels where the tensor is. Raises ``NativeUnavailable`` without a library."""
+    if tensor.device.type == "cuda":
+        stream = torch.cuda.current_stream(tensor.device).cuda_stream
+        return launcher_of(cuda_backend.library(), stream)
+    library = native.cpu()
+
+    def launch(name: str, *structures: ctypes.Structure) -> None:
+        getattr(library, f"gsa_{name}")(*structures)
+
+    return launch
+
+
+def launcher_of(library: ctypes.CDLL, stream: int) -> Launch:
+    """How to run the kernels of a CUDA library in a stream."""
+
+    def launch(name: str, *structures: ctypes.Structure) -> None:
+        cuda_backend.raise_for(getattr(library, f"gsa_cuda_{name}")(*structures, stream))
+
+    return launch

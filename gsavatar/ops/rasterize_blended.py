@@ -1,0 +1,141 @@
+"""The picture of a cloud that moves first, for inference: the moved cloud is never written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gsavatar.ops import check, cuda_backend, native
+from gsavatar.ops.blend_motion import OFFSETS, blend_motion_ref
+from gsavatar.ops.evaluate_sh import TERMS
+from gsavatar.ops.pose_gaussians import Pose, check_pose, pose_arguments, pose_gaussians_ref
+from gsavatar.ops.rasterize import project_and_composite
+from gsavatar.types import Rendering
+
+
+@dataclass(frozen=True)
+class Part:
+    """Gaussians in a row of a cloud that move together: ``blend_motion``, then the limits of the
+    scales, then ``pose_gaussians``."""
+
+    basis: Tensor  # [K, M, 9] of the part's M Gaussians
+    coefficients: Tensor  # [K]
+    pose: Pose | None = None
+    mean_unit: float = 1.0
+    scale_limits: tuple[float, float] = (0.0, math.inf)  # metres
+    turns_sh: bool = True  # whether the harmonics turn with the pose
+
+
+@torch.no_grad()
+def rasterize_blended(
+    means: Tensor,  # [N, 3]
+    quats: Tensor,  # [N, 4]
+    scales: Tensor,  # [N, 3]
+    parts: Sequence[Part],
+    opacities: Tensor,  # [N]
+    sh: Tensor,  # [N, S, 3]
+    branch: Tensor,  # [N] int32
+    world_to_cam: Tensor,  # [4, 4]
+    K: Tensor,  # [3, 3]
+    width: int,
+    height: int,
+    background: Tensor,  # [3] or [H, W, 3]
+) -> Rendering:
+    """``rasterize`` of the cloud moved by its ``parts``, which follow each other and are all of it.
+
+    The colours are ``evaluate_sh`` of the moved cloud, S is 1, 4, 9 or 16. float32 on a CPU or
+    CUDA. Raises ``ValueError`` for malformed arguments and ``NativeUnavailable`` without kernels.
+    """
+    terms = sh.shape[1] if isinstance(sh, Tensor) and sh.dim() == 3 else 0
+    check.shape("sh", sh, (means.shape[0], terms if terms in TERMS else 1, 3))
+    check.raster_arguments(
+        means, quats, scales, opacities, sh[:, 0], branch, world_to_cam, K, width, height,
+        background, None,
+    )  # fmt: skip
+    check.dtype("means", means, torch.float32)
+    _check_parts(parts, means)
+    held = [contiguous(part) for part in parts]
+    cloud: dict[str, Tensor | None] = {
+        "means": means, "quats": quats, "scales": scales, "opacities": opacities,
+        "sh": sh, "world_to_cam": world_to_cam, "K": K, "background": background,
+        "screen_probe": None, "branch": branch,
+    }  # fmt: skip
+    if means.device.type == "cuda":
+        made = cuda_backend.run_forward(cloud, width, height, structures(held))
+        rgb, alpha, share, depth = (made[name] for name in cuda_backend.OUTPUTS)
+    else:
+        rgb, alpha, share, depth, *_ = project_and_composite(cloud, width, height, structures(held))
+    return Rendering(rgb, alpha[..., None], share, depth[..., None])
+
+
+def _check_parts(parts: Sequence[Part], means: Tensor) -> None:
+    """Raises ``ValueError`` unless the parts are well formed and cover the cloud."""
+    first = 0
+    for part in parts:
+        if not isinstance(part.coefficients, Tensor) or part.coefficients.dim() != 1:
+            raise ValueError("coefficients must be a tensor of shape [K]")
+        count = part.basis.shape[1] if part.basis.dim() == 3 else 0
+        check.shape("basis", part.basis, (part.coefficients.shape[0], count, OFFSETS))
+        for name, tensor in (("basis", part.basis), ("coefficients", part.coefficients)):
+            check.dtype(name, tensor, means.dtype)
+            check.device(name, tensor, means.device)
+        small = [part.coefficients]
+        if part.pose is not None:
+            check_pose(part.pose, means[first : first + count])
+            small += [part.pose.turn, part.pose.shift]
+        # the basis and the shares show in the moved Gaussians, which the kernel checks
+        if means.device.type == "cpu" and not all(torch.isfinite(t).all() for t in small):
+            raise ValueError("coefficients, turn or shift holds NaN or infinity")
+        first += count
+    if first != means.shape[0]:
+        raise ValueError(f"the parts hold {first} Gaussians, the cloud {means.shape[0]}")
+
+
+def contiguous(part: Part) -> Part:
+    """The part with contiguous tensors, as the kernels read them."""
+    pose = part.pose
+    if pose is not None:
+        share = None if pose.share is None else pose.share.contiguous()
+        pose = Pose(pose.turn.contiguous(), pose.shift.contiguous(), share)
+    return Part(
+        part.basis.contiguous(), part.coefficients.contiguous(), pose, part.mean_unit,
+        part.scale_limits, part.turns_sh,
+    )  # fmt: skip
+
+
+def structures(parts: Sequence[Part]) -> Any:
+    """The C structs of contiguous parts; the caller keeps the parts alive."""
+    made = (native.Part * len(parts))()
+    for into, part in zip(made, parts, strict=True):
+        count = part.basis.shape[1]
+        into.motion = native.Motion(
+            basis=part.basis.data_ptr(), coefficients=part.coefficients.data_ptr(), count=count,
+            coefficient_count=part.coefficients.shape[0], mean_unit=part.mean_unit,
+        )  # fmt: skip
+        if part.pose is not None:
+            into.pose = pose_arguments(part.pose, count)
+        into.scale_min, into.scale_max = part.scale_limits
+        into.turns_sh = int(part.turns_sh)
+    return made
+
+
+def moved_ref(
+    means: Tensor, quats: Tensor, scales: Tensor, parts: Sequence[Part]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The moved means, quats and scales in plain torch and any float dtype."""
+    counts = [part.basis.shape[1] for part in parts]
+    moved = []
+    clouds = zip(means.split(counts), quats.split(counts), scales.split(counts), strict=True)
+    for part, cloud in zip(parts, clouds, strict=True):
+        m, q, s = blend_motion_ref(*cloud, part.basis, part.coefficients, mean_unit=part.mean_unit)
+        s = s.clamp(*part.scale_limits)
+        if part.pose is not None:
+            m, q = pose_gaussians_ref(m, q, part.pose)
+        moved.append((m, q, s))
+    m, q, s = (torch.cat(values) for values in zip(*moved, strict=True))
+    return m, q, s

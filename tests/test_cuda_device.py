@@ -1,0 +1,179 @@
+"""The CUDA kernels on a GPU: against the CPU's, without waiting, and captured in a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from gsavatar import ops
+from gsavatar.avatar_packed import pack
+from gsavatar.ops import cuda_backend
+from gsavatar.ops.pose_gaussians import Pose
+from gsavatar.render import render
+from gsavatar.types import Camera, Drive, to_device
+from tests.test_avatar_packed import back, seen_avatar, seen_camera, turned
+from tests.test_ops_blend_motion import cloud as motion_cloud
+from tests.test_ops_pose_gaussians import cloud as pose_cloud
+from tests.test_ops_rasterize import OUTPUTS, assert_alike, call, scene, single
+
+pytestmark = pytest.mark.skipif(
+    cuda_backend.why_not() is not None, reason=str(cuda_backend.why_not())
+)
+SIDE = 40
+
+
+def both(function: Callable[..., tuple[Tensor, ...]], values: dict[str, Tensor]) -> None:
+    """Outputs and gradients on the device are those on the CPU."""
+    results = []
+    for device in ("cpu", "cuda"):
+        leaves = [t.float().to(device).requires_grad_() for t in values.values()]
+        outputs = function(*leaves)
+        g = torch.Generator().manual_seed(3)
+        total = sum((t * torch.randn(t.shape, generator=g).to(device)).sum() for t in outputs)
+        assert isinstance(total, Tensor)
+        total.backward()
+        grads = [leaf.grad for leaf in leaves]
+        assert all(grad is not None for grad in grads)
+        results.append([t.detach().cpu() for t in (*outputs, *grads) if t is not None])
+    for want, got in zip(*results, strict=True):
+        assert want.norm() > 0
+        assert (got - want).norm() <= 5e-5 * want.norm()
+
+
+@pytest.mark.parametrize("count", [1, 5000])
+def test_device_moves_and_poses_as_the_cpu_does(count: int) -> None:
+    both(ops.blend_motion, motion_cloud(count, 37))
+    both(
+        lambda means, quats, *pose: ops.pose_gaussians(means, quats, Pose(*pose)),
+        pose_cloud(count),
+    )
+
+
+@pytest.mark.parametrize("terms", [4, 9, 16])
+def test_device_colours_as_the_cpu_does(terms: int) -> None:
+    g = torch.Generator().manual_seed(terms)
+    values = {
+        "means": torch.randn(3000, 3, generator=g),
+        "sh": torch.randn(3000, terms, 3, generator=g),
+        "centre": torch.randn(3, generator=g),
+    }
+    both(lambda *inputs: (ops.evaluate_sh(*inputs),), values)
+
+
+def test_device_draws_as_the_cpu_does() -> None:
+    s = single(scene(300, seed=5))
+    on_device = {name: t.cuda() for name, t in s.items()}
+    got, want = call(ops.rasterize, on_device, SIDE), call(ops.rasterize, s, SIDE)
+    for name in OUTPUTS:
+        assert_alike(name, getattr(got, name).cpu(), getattr(want, name), 2e-4)
+
+
+@pytest.mark.parametrize("degree", [0, 1, 3])
+def test_device_draws_a_packed_avatar(degree: int) -> None:
+    packed = pack(seen_avatar(degree))
+    moved = to_device(packed, "cuda")
+    moved = type(packed)(
+        **{
+            **moved.__dict__,
+            "motions": tuple(
+                type(m)(m.kind, m.basis.cuda(), None if m.share is None else m.share.cuda())
+                for m in packed.motions
+            ),
+        }
+    )
+    drive, camera = Drive(torch.tensor([0.8, -0.5]), turned()), seen_camera()
+    want = packed.draw(drive, camera, back())
+    got = moved.draw(to_device(drive, "cuda"), to_device(camera, "cuda"), back().cuda())
+    for name in OUTPUTS:
+        assert_alike(name, getattr(got, name).cpu(), getattr(want, name), 1e-3)
+
+
+class Step:
+    """A training step of everything an avatar learns, on inputs that stay in their place."""
+
+    def __init__(self) -> None:
+        self.avatar = seen_avatar(1)
+        for branch in self.avatar.branches:
+            for tensor in branch.raw.parameters().values():
+                tensor.data = tensor.data.cuda()
+            for tensor in (branch.linear.basis, branch.head_weight):
+                tensor.data = tensor.data.cuda()
+        self.leaves = [
+            t.requires_grad_()
+            for b in self.avatar.branches
+            for t in (*b.raw.parameters().values(), b.linear.basis)
+        ]
+        self.drive = to_device(Drive(torch.tensor([0.8, -0.5]), turned()), "cuda")
+        self.camera: Camera = to_device(seen_camera(), "cuda")
+        self.target, self.background = torch.full_like(back(), 0.5).cuda(), back().cuda()
+        self.optimizer = torch.optim.Adam(self.leaves, 1e-3, fused=True, capturable=True)
+        self.loss = torch.zeros((), device="cuda")
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        seen = render(self.avatar(self.drive), self.camera, self.background)
+        loss = (seen.rgb - self.target).abs().mean() + 1.0 - ops.ssim(seen.rgb, self.target)
+        loss.backward()
+        self.optimizer.step()
+        self.loss.copy_(loss.detach())
+
+
+@pytest.fixture
+def waits_forbidden() -> Iterator[Callable[[], None]]:
+    yield lambda: torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_step_never_waits_for_the_device(waits_forbidden: Callable[[], None]) -> None:
+    step = Step()
+    for _ in range(3):  # the first learns how many pairs there are
+        step()
+    waits_forbidden()
+    for _ in range(3):
+        step()
+
+
+def test_a_step_captured_in_a_graph_learns_as_an_eager_one() -> None:
+    eager, captured = Step(), Step()
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            captured()
+    torch.cuda.current_stream().wait_stream(side)
+    cuda_backend.forget_captured(torch.device("cuda", 0))
+    graph = torch.cuda.CUDAGraph()
+    captured.optimizer.zero_grad(set_to_none=True)
+    with torch.cuda.graph(graph):
+        captured()
+    for _ in range(5):
+        graph.replay()
+    for _ in range(8):
+        eager()
+    torch.cuda.synchronize()
+    assert not cuda_backend.overflowed(torch.device("cuda", 0))
+    assert float(captured.loss) == pytest.approx(float(eager.loss), rel=1e-4)
+    first = Step()
+    first()
+    assert float(eager.loss) < 0.98 * float(first.loss)
+
+
+def test_a_replay_that_does_not_fit_is_told() -> None:
+    device = torch.device("cuda", 0)
+    s = {name: t.cuda() for name, t in single(scene(300, seed=5)).items()}
+    call(ops.rasterize, s, SIDE)
+    capacity = cuda_backend.capacity_of(device)
+    torch.cuda.synchronize()
+    cuda_backend.overflowed(device)
+    known, capacity.pairs = capacity.pairs, 50
+    cuda_backend.forget_captured(device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call(ops.rasterize, s, SIDE)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert cuda_backend.overflowed(device) and capacity.pairs > 50
+    cuda_backend.forget_captured(device)
+    capacity.pairs = max(known, capacity.pairs)
