@@ -17,7 +17,7 @@ OWNERS = {
         "gsavatar.datasets.synthetic_render",
         "gsavatar.video", "gsavatar.landmarks", "gsavatar.segmentation", "gsavatar.tracking",
         "gsavatar.frames", "gsavatar.plate", "gsavatar.batches", "gsavatar.crop",
-        "gsavatar.report", "gsavatar.check",
+        "gsavatar.report", "gsavatar.check", "gsavatar.metrics",
     },
     "mediapipe": {"gsavatar.landmarks", "gsavatar.segmentation"},
     "onnxruntime": {"gsavatar.speech_encoders"},
