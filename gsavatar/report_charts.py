@@ -120,9 +120,13 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def bars(items: Sequence[tuple[str, float, str]]) -> str:
-    """Horizontal bars of (name, value, words); "" if there are none."""
+def bars(items: Sequence[tuple[str, float, str]], full: float | None = None) -> str:
+    """Horizontal bars of (name, value, words); "" if there are none.
+
+    ``full`` is the value of a whole bar, by default the largest.
+    """
     largest = max((value for _, value, _ in items), default=0.0)
+    largest = largest if full is None else full
     if largest <= 0:
         return ""
     rows = "".join(

@@ -203,7 +203,7 @@ def _sounds(sounds: list[SoundKind]) -> str:
         f"{ENOUGH} times or more is good; a kind that is missing will be guessed."
     )
     items = [
-        (s.name, s.phones or "–", f"{s.times} times", f"{s.seconds:.1f} s",
+        (s.name, s.phones or "–", f"{s.times} ×", f"{s.seconds:.1f} s",
          "none" if not s.times else "enough" if s.times >= ENOUGH or not s.phones else "few")
         for s in sounds
     ]  # fmt: skip
@@ -226,7 +226,9 @@ def _expressions(m: Measures) -> str:
     )
     names = f"<p>Hardly moved: {html.escape(', '.join(still))}.</p>" if still else ""
     half = -(-len(moved) // 2)
-    columns = f'<div class="pairs narrow">{bars(moved[:half])}{bars(moved[half:])}</div>'
+    widest = moved[0][1] if moved else 1.0
+    parts = bars(moved[:half], widest) + bars(moved[half:], widest)
+    columns = f'<div class="pairs narrow">{parts}</div>'
     return section("Expressions that were seen", lead, columns if moved else "", names)
 
 
