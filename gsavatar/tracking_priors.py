@@ -77,8 +77,10 @@ LOW, HIGH = -0.2, 1.3
 SPREADS = (
     ("eyeLook", 0.15, 0.4, 0.15), ("eyeBlink", 0.06, 0.24, 0.4), ("eyeWide", 0.1, 0.12, 0.1),
     ("eye", 0.06, 0.16, 0.2), ("brow", 0.2, 0.16, 0.08), ("cheek", 0.1, 0.08, 0.05),
-    ("noseSneer", 0.12, 0.1, 0.08), ("jawOpen", 0.09, 0.24, 0.3), ("jaw", 0.1, 0.08, 0.1),
-    ("mouth", 0.06, 0.16, 0.2), ("", 0.25, 0.2, 0.2),
+    ("noseSneer", 0.12, 0.1, 0.08), ("jawOpen", 0.12, 0.24, 0.3), ("jaw", 0.1, 0.08, 0.1),
+    ("mouthSmile", 0.06, 0.16, 0.2), ("mouthLeft", 0.06, 0.16, 0.2),
+    ("mouthRight", 0.06, 0.16, 0.2), ("mouthPucker", 0.06, 0.16, 0.2),
+    ("mouth", 0.15, 0.16, 0.2), ("", 0.25, 0.2, 0.2),
 )  # fmt: skip
 """By prefix, the first that fits: spread about what the detector's scores say, spread about zero
 where it gives none, and spread of the change in 40 ms."""

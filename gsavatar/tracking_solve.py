@@ -186,7 +186,7 @@ class ExpressionPrior:
     told: bool  # whether the mean is what a detector's scores say
 
 
-ERROR_FIELDS_M, ERROR_MODES = ((0.003, 0.08), (0.003, 0.04)), 40
+ERROR_FIELDS_M, ERROR_MODES = ((0.003, 0.08), (0.001, 0.03)), 40
 """Errors that neighbouring landmarks of a frame share: deviation and length of smooth fields."""
 SWEEPS = 40
 SEGMENT, OVERLAP = 2048, 24
