@@ -27,10 +27,11 @@ CAUCHY = 2.0
 SHARED_ERROR, FOCAL_SHARED_ERROR = 10.0, 25.0
 """Errors of one patch in frame after frame agree; so many observations count as one. The focal
 length hangs on the smallest of differences, so it is sought with more caution than the poses."""
-WIDE_TURN_RAD, MOST_SHARED_ERROR = 0.5, 400.0
-"""Skin slides by what it slides, while what a turn shows of a face's depth grows with the turn: in
-clips whose heads turn less than this, observations count less by the square of it. Else they would
-outvote the shape of the face, and flatten it."""
+LEAST_TURN_RAD = 0.25
+"""Skin slides on the skull by what it slides, while what a turn shows of a face's depth grows with
+the turn. Where a head turns less than this from its mean, sliding skin widened its nods by 40 % and
+flattened its face, while landmarks, whose poses err with the turn, are right to parts of a degree.
+"""
 CAUTIOUS_PLACES = 0.6
 """While the focal length is sought, places are held this much closer to the fitted face."""
 POSE_SD = np.array([0.02, 0.02, 0.05, 0.05, 0.05, 0.05])
@@ -64,10 +65,13 @@ def adjust(
     pictures: Pictures | None, rows: Ints, poses: Poses, surface: Surface, lens: Lens, *,
     focal_known: bool,
 ) -> Bundle | None:  # fmt: skip
-    """Poses, focal length and patches of sample frames; None where the pictures say too little.
+    """Poses, focal length and patches of sample frames; None where the pictures say too little, or
+    a head that hardly turns does.
 
     ``rows`` are the landmark rows of the frames, ``poses`` where landmarks put the head.
     """
+    if reach(poses) < LEAST_TURN_RAD:
+        return None
     some = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), ADJUSTED_FRAMES)).astype(int))
     found = [] if pictures is None else [(i, pictures(int(rows[i]))) for i in some]
     there = [(i, evened(picture)) for i, picture in found if picture is not None]
@@ -82,7 +86,6 @@ def adjust(
         return None
     patches = Patches.join(parts)
     skin = SkinMap(tuple(images[k] for k in keys), own[keys], patches, surface)
-    shared = _shared_error(own)
     new, sigma = own, 0.0
     for cautious in (True, False):  # from better poses more patches are found, and better
         seen = _sightings(skin, images, new, lens, keys)
@@ -92,7 +95,7 @@ def adjust(
             return None
         problem = _Problem(
             own, patches.points, patches.place_sd * (CAUTIOUS_PLACES if cautious else 1.0), seen,
-            lens, focal_known or not cautious, FOCAL_SHARED_ERROR if cautious else shared,
+            lens, focal_known or not cautious, FOCAL_SHARED_ERROR if cautious else SHARED_ERROR,
         )  # fmt: skip
         solved = problem.solve(new, skin.patches.points, lens)
         if solved is None:
@@ -104,11 +107,10 @@ def adjust(
     return Bundle(lens, sigma, index, new, skin)
 
 
-def _shared_error(poses: Poses) -> float:
-    """How many observations count as one, by how far the head turns from its mean."""
+def reach(poses: Poses) -> float:
+    """How far a head turns from its mean, in radians; the widest twentieth is left out."""
     turns = np.linalg.norm(rotvecs(poses.R @ mean_rotation(poses.R).T), axis=1)
-    small = WIDE_TURN_RAD / max(float(np.percentile(turns, 95)), 1e-3)
-    return float(np.clip(SHARED_ERROR * small**2, SHARED_ERROR, MOST_SHARED_ERROR))
+    return float(np.percentile(turns, 95))
 
 
 def locate(

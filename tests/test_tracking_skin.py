@@ -6,21 +6,22 @@ import cv2
 import numpy as np
 import pytest
 
+from gsavatar import tracking_bundle
 from gsavatar.morphable import MESH_POINTS, canonical_face
 from gsavatar.morphable_surface import vertex_normals
 from gsavatar.tracking_bundle import (
+    LEAST_TURN_RAD,
     LOOK_EVERY,
-    SHARED_ERROR,
     SWING_SD,
     Bundle,
     _moved,
     _Normal,
     _Problem,
     _Seen,
-    _shared_error,
     adjust,
     locate,
     locate_all,
+    reach,
 )
 from gsavatar.tracking_motion import mean_rotation, rotvecs
 from gsavatar.tracking_skin import (
@@ -243,7 +244,8 @@ def test_too_little_to_see_is_said() -> None:
     assert nothing is None
 
 
-def test_a_whole_adjustment_of_a_turning_camera() -> None:
+def test_a_whole_adjustment_of_a_turning_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking_bundle, "LEAST_TURN_RAD", 0.0)  # the picture is flat: no slide
     picture = a_picture(4)
     s = np.linspace(0, 2 * np.pi, 40)
     angles = np.stack((0.03 * np.sin(s), 0.05 * np.cos(s), 0.08 * np.sin(2 * s)), -1)
@@ -280,6 +282,16 @@ def test_a_head_that_seems_to_turn_too_widely_is_held() -> None:
     assert loose < 10.0  # a turn that drowns in landmark noise says nothing about its width
 
 
-def test_small_turns_are_believed_less() -> None:
-    shared = [_shared_error(Scene(yaw=yaw, noise_px=0.1).poses) for yaw in (0.9, 0.2, 0.0)]
-    assert shared[0] == SHARED_ERROR < shared[1] < shared[2]
+def test_a_head_that_hardly_turns_is_left_to_its_landmarks() -> None:
+    still, turning = Scene(yaw=0.1, noise_px=0.1).poses, Scene(yaw=0.6, noise_px=0.1).poses
+    assert reach(still) < LEAST_TURN_RAD < reach(turning)
+    asked: list[int] = []
+
+    def pictures(row: int) -> None:
+        asked.append(row)
+
+    rows = np.arange(40)
+    assert adjust(pictures, rows, still, a_surface(), LENS, focal_known=False) is None
+    assert not asked
+    assert adjust(pictures, rows, turning, a_surface(), LENS, focal_known=False) is None
+    assert asked  # pictures were wanted; there were none
