@@ -132,8 +132,10 @@ def fit_person(
         calm = resting(c, steady)
         at_rest, c = np.clip(at_rest + calm, -REST_LIMIT, REST_LIMIT), c - calm
         moved, posture = np.tensordot(c, shapes, 1), np.tensordot(at_rest, shapes, 1)
+        # Against held poses the face has a size and a place, which steadying would take out.
+        plain = steady if held is None else seen_px
         beta, offset = fit_shape(
-            poses, base + posture, moved, identity, steady, SHAPE_WEIGHT, lens, prior,
+            poses, base + posture, moved, identity, plain, SHAPE_WEIGHT, lens, prior,
             EFFECTIVE_FRAMES, (beta, offset), poses_known=held is not None,
         )  # fmt: skip
         rest = base + posture + np.tensordot(beta, identity, 1) + offset
