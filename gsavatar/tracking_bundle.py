@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gsavatar.morphable import Floats, Ints
 from gsavatar.tracking_flow import Pictures
-from gsavatar.tracking_motion import mean_rotation, rotvecs
+from gsavatar.tracking_motion import mean_rotation, reach, rotvecs
 from gsavatar.tracking_skin import MIN_POINTS, Patches, SkinMap, Surface, evened, find, pick
 from gsavatar.tracking_solve import Lens, Poses, pose_jacobian, project, rotations
 
@@ -105,12 +105,6 @@ def adjust(
         skin = replace(skin, key_poses=new[keys], patches=replace(skin.patches, points=places))
     skin = replace(skin, patches=skin.patches.at(np.unique(seen.point)))
     return Bundle(lens, sigma, index, new, skin)
-
-
-def reach(poses: Poses) -> float:
-    """How far a head turns from its mean, in radians; the widest twentieth is left out."""
-    turns = np.linalg.norm(rotvecs(poses.R @ mean_rotation(poses.R).T), axis=1)
-    return float(np.percentile(turns, 95))
 
 
 def locate(

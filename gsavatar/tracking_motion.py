@@ -43,3 +43,9 @@ def rest_pose(poses: Poses) -> Poses:
         shift = np.median((poses.t - t) @ R, axis=0)
         R, t = R @ rotations(turn[None])[0], t + R @ shift
     return Poses(R[None], t[None])
+
+
+def reach(poses: Poses) -> float:
+    """How far a head turns from its mean, in radians; the widest twentieth is left out."""
+    turns = np.linalg.norm(rotvecs(poses.R @ mean_rotation(poses.R).T), axis=1)
+    return float(np.percentile(turns, 95))

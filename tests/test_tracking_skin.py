@@ -21,9 +21,8 @@ from gsavatar.tracking_bundle import (
     adjust,
     locate,
     locate_all,
-    reach,
 )
-from gsavatar.tracking_motion import mean_rotation, rotvecs
+from gsavatar.tracking_motion import mean_rotation, reach, rotvecs
 from gsavatar.tracking_skin import (
     Patches,
     SkinMap,
