@@ -147,7 +147,7 @@ def _surfaces(  # noqa: PLR0917
     rng: np.random.Generator,
 ) -> tuple[Surface, ...]:  # fmt: skip
     index = np.arange(len(vertices))
-    normals = vertex_normals(vertices, triangles)
+    normals = vertex_normals(vertices, triangles).astype(np.float64)
     outside = (index < NECK_END) & (neutral[:, 1] >= CHEST_CUT_Y)
     skin = outside | ((index >= NECK_END) & (index < EYE_SOCKET_END))
     groups = {
@@ -235,8 +235,8 @@ def _skin_colors(
     thick = 0.0035 - 0.0018 * np.clip((np.abs(neutral[:, 0]) - 0.035) / 0.02, 0, 1)
     brow = np.exp(-0.5 * ((neutral[:, 1] - arch) / thick) ** 2) * inside
     color = color * (1 - 0.8 * brow[:, None]) + 0.8 * brow[:, None] * np.array([0.20, 0.13, 0.09])
-    inside, bare = _under_hair(neutral)
-    scalp = (np.clip((inside + 0.25) / 0.35, 0, 1) * ~bare)[:, None]  # hides the mesh's ragged edge
+    under, bare = _under_hair(neutral)
+    scalp = (np.clip((under + 0.25) / 0.35, 0, 1) * ~bare)[:, None]  # hides the mesh's ragged edge
     color = color * (1 - scalp) + scalp * np.array(HAIR_COLOR)
     lips = _lip_mask(neutral)[:, None]
     return np.clip(color * (1 - lips) + lips * np.array([0.66, 0.32, 0.31]), 0.0, 1.0)
