@@ -107,9 +107,11 @@ def fit_track(
         if bundle is not None:
             lens = bundle.lens
             K = geometry.pinhole(lens.focal, image_size, (lens.cx, lens.cy))
-            some = sample.at(bundle.rows)
+            some, held = sample, None
+            if bundle.shows_depth:
+                some, held = sample.at(bundle.rows), bundle.poses
             fit = tracking_shape.fit_person(
-                model, some.seen_px, some.scores, some.time_s, lens, held=bundle.poses
+                model, some.seen_px, some.scores, some.time_s, lens, held=held
             )
         tell(2, STEPS)
         poses, coefficients, weight = _all_frames(
@@ -234,7 +236,7 @@ def _all_frames(  # noqa: PLR0917
     shown: Floats = np.ones((len(seen), len(points)))
     count: Floats = np.ones(len(seen))
     if bundle is not None and pictures is not None:
-        raw, looked = locate_all(bundle.skin, pictures, footage.rows, raw, lens)
+        raw, looked = locate_all(bundle, pictures, footage.rows, raw)
         count = np.where(looked, 1.0, UNLOOKED)
         sure = bundle.skin.patches.best(FLOW_POINTS)
         points, worth, shake = sure.points, np.ones(len(sure.points)), SKIN_SHAKE_SD

@@ -30,23 +30,28 @@ length hangs on the smallest of differences, so it is sought with more caution t
 LEAST_TURN_RAD = 0.25
 """Skin slides on the skull by what it slides, while what a turn shows of a face's depth grows with
 the turn. Where a head turns less than this from its mean, sliding skin widened its nods by 40 % and
-flattened its face, while landmarks, whose poses err with the turn, are right to parts of a degree.
+flattened its face: there the face's depth and how widely the head turns are the landmarks' to say.
 """
 CAUTIOUS_PLACES = 0.6
 """While the focal length is sought, places are held this much closer to the fitted face."""
 POSE_SD = np.array([0.02, 0.02, 0.05, 0.05, 0.05, 0.05])
 """How far a landmark pose may be off: metres (x, y, z) and radians. Holds the gauge."""
 SWING_SD, SWING_NOISE_RAD = 0.08, 0.01
+HELD_SWING_SD, HELD_SWING_NOISE_RAD = 0.001, 0.00005
 """How far, as a share, landmarks may be wrong about how widely a head turns, and by how much a
 landmark pose errs from frame to frame. Wide turns of a flat face and small ones of a deep face look
 alike (the bas-relief ambiguity, Belhumeur et al. 1999): skin that slides on the skull would decide.
+Of a head that hardly turns the landmarks' answer is taken as it is (skin errs alike in all frames,
+so that its evidence, counted by frames, would outweigh any softer belief).
 """
 FOCAL_SD = 0.25
 """Belief in the focal length beforehand, of its logarithm."""
 ROUNDS = 12
 MIN_OBSERVATIONS = 25
 MIN_SIGHTINGS = 3
-NEAREST_KEYS, LOOK_EVERY = 3, 2
+NEAREST_KEYS = 3
+LOOK_EVERY, STILL_LOOK_EVERY = 2, 4
+"""Frames from one that is searched for patches to the next, of heads that turn and of others."""
 RESECTION_STEPS = 6
 
 
@@ -59,19 +64,18 @@ class Bundle:
     rows: Ints  # of the frames given, which were adjusted
     poses: Poses  # of those
     skin: SkinMap
+    shows_depth: bool  # whether the head turned enough for its skin to tell the face's shape
 
 
 def adjust(
     pictures: Pictures | None, rows: Ints, poses: Poses, surface: Surface, lens: Lens, *,
     focal_known: bool,
 ) -> Bundle | None:  # fmt: skip
-    """Poses, focal length and patches of sample frames; None where the pictures say too little, or
-    a head that hardly turns does.
+    """Poses, focal length and patches of sample frames; None where the pictures say too little.
 
     ``rows`` are the landmark rows of the frames, ``poses`` where landmarks put the head.
     """
-    if reach(poses) < LEAST_TURN_RAD:
-        return None
+    shows_depth = reach(poses) >= LEAST_TURN_RAD
     some = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), ADJUSTED_FRAMES)).astype(int))
     found = [] if pictures is None else [(i, pictures(int(rows[i]))) for i in some]
     there = [(i, evened(picture)) for i, picture in found if picture is not None]
@@ -96,6 +100,7 @@ def adjust(
         problem = _Problem(
             own, patches.points, patches.place_sd * (CAUTIOUS_PLACES if cautious else 1.0), seen,
             lens, focal_known or not cautious, FOCAL_SHARED_ERROR if cautious else SHARED_ERROR,
+            swing_held=not shows_depth,
         )  # fmt: skip
         solved = problem.solve(new, skin.patches.points, lens)
         if solved is None:
@@ -104,7 +109,7 @@ def adjust(
         sigma = found_sigma if cautious else sigma
         skin = replace(skin, key_poses=new[keys], patches=replace(skin.patches, points=places))
     skin = replace(skin, patches=skin.patches.at(np.unique(seen.point)))
-    return Bundle(lens, sigma, index, new, skin)
+    return Bundle(lens, sigma, index, new, skin, shows_depth)
 
 
 def locate(
@@ -126,34 +131,35 @@ def locate(
 
 
 def locate_all(
-    skin: SkinMap, pictures: Pictures, rows: Ints, raw: Poses, lens: Lens
+    bundle: Bundle, pictures: Pictures, rows: Ints, raw: Poses
 ) -> tuple[Poses, NDArray[np.bool_]]:
     """Poses of all frames by their patches, and which frames were looked at and recognised.
 
     ``raw`` [T] are the landmarks' poses. Every few frames are looked at, as optical flow knows the
     way between them; the others get what their neighbours' patches say of the landmarks' error.
     """
+    every = LOOK_EVERY if bundle.shows_depth else STILL_LOOK_EVERY
     R, t = raw.R.copy(), raw.t.copy()
     good = np.zeros(len(R), dtype=bool)
     last = -1
-    for i in range(0, len(rows), LOOK_EVERY):
+    for i in range(0, len(rows), every):
         picture = pictures(int(rows[i]))
         if picture is None:
             continue
         start, passes = raw[np.array([i])], 2
-        if last >= 0 and i - last <= 2 * LOOK_EVERY:
+        if last >= 0 and i - last <= 2 * every:
             turn = R[last] @ raw.R[last].T
             start = Poses((turn @ raw.R[i])[None], (raw.t[i] + t[last] - raw.t[last])[None])
             passes = 1
-        found = locate(skin, picture, start, lens, passes)
+        found = locate(bundle.skin, picture, start, bundle.lens, passes)
         if found is not None:
             R[i], t[i], good[i], last = found.R[0], found.t[0], True, i
     known = np.flatnonzero(good)
     if len(known):
         turns = rotvecs(R[known] @ raw.R[known].transpose(0, 2, 1))
         shifts = t[known] - raw.t[known]
-        every = np.arange(len(R))
-        between = [np.interp(every, known, column) for column in np.hstack((turns, shifts)).T]
+        frames = np.arange(len(R))
+        between = [np.interp(frames, known, column) for column in np.hstack((turns, shifts)).T]
         rest = np.flatnonzero(~good)
         fix = np.stack(between, axis=1)[rest]
         R[rest], t[rest] = rotations(fix[:, :3]) @ raw.R[rest], raw.t[rest] + fix[:, 3:]
@@ -243,6 +249,7 @@ class _Problem:
     lens: Lens
     focal_known: bool
     shared_error: float = SHARED_ERROR
+    swing_held: bool = False  # whether landmarks alone say how widely the head turns
 
     @cached_property
     def swings(self) -> Floats:
@@ -250,7 +257,10 @@ class _Problem:
         about each axis of the camera, over the deviation of that share."""
         turns = rotvecs(self.start.R @ mean_rotation(self.start.R).T)
         square = np.maximum((turns**2).sum(0), 1e-12)
-        deviation = np.sqrt(SWING_SD**2 + SWING_NOISE_RAD**2 / square)
+        share, noise = SWING_SD, SWING_NOISE_RAD
+        if self.swing_held:
+            share, noise = HELD_SWING_SD, HELD_SWING_NOISE_RAD
+        deviation = np.sqrt(share**2 + noise**2 / square)
         rows = np.zeros((3, len(turns), 6))
         for axis in range(3):
             rows[axis, :, 3 + axis] = turns[:, axis] / square[axis] / deviation[axis]
@@ -336,23 +346,25 @@ class _Normal:
             - problem.log_off(lens) / FOCAL_SD**2
         )
 
+    def _dense(self, blocks: Floats) -> Floats:
+        """The matrix [6 T, 3 N] of blocks [O, 6, 3] of poses by points."""
+        T, N = self.count
+        matrix = np.zeros((T, N, 6, 3))
+        np.add.at(matrix, (self.frame, self.point), blocks)
+        return matrix.transpose(0, 2, 1, 3).reshape(6 * T, 3 * N)
+
     def step(self, damping: float) -> tuple[Floats, Floats, float, float] | None:
         """Changes of poses [T, 6], points [N, 3], log focal, and the latter's deviation."""
         from scipy.linalg import LinAlgError, cho_factor, cho_solve
-        from scipy.sparse import bsr_matrix
 
         T, N = self.count
         H = self.H + damping * np.einsum("taa->ta", self.H)[:, :, None] * np.eye(6)
         V = self.V + damping * np.einsum("naa->na", self.V)[:, :, None] * np.eye(3)
         inverse = np.linalg.inv(V)
-        order = np.lexsort((self.point, self.frame))
-        starts = np.searchsorted(self.frame[order], np.arange(T + 1))
-        W = bsr_matrix((self.W[order], self.point[order], starts), shape=(6 * T, 3 * N))
-        every = np.arange(N + 1)
-        Vi = bsr_matrix((inverse, np.arange(N), every), shape=(3 * N, 3 * N))
-        WV = W @ Vi
+        # Every key frame's patches are seen in most frames: dense products are the faster ones.
+        W, WV = self._dense(self.W), self._dense(self.W @ inverse[self.point])
         A = np.zeros((6 * T + 1, 6 * T + 1))
-        A[:-1, :-1] = self.swings.T @ self.swings - (WV @ W.T).toarray()
+        A[:-1, :-1] = self.swings.T @ self.swings - WV @ W.T
         for t in range(T):
             A[6 * t : 6 * t + 6, 6 * t : 6 * t + 6] += H[t]
         A[:-1, -1] = self.Hf.ravel() - WV @ self.Vf.ravel()

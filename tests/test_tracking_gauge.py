@@ -44,7 +44,7 @@ def test_a_head_of_another_size_and_frame_comes_onto_the_face(wild: bool) -> Non
     )  # fmt: skip
     surface = Surface(points, patches.normals, weight > 0, weight, weight)
     skin = SkinMap((), drifted[np.array([3])], patches, surface)
-    bundle = Bundle(LENS, 0.05, np.arange(30), drifted, skin)
+    bundle = Bundle(LENS, 0.05, np.arange(30), drifted, skin, shows_depth=True)
     found = on_the_face(bundle, points, weight, seen)
     tolerance = 5e-3 if wild else 1e-6
     np.testing.assert_allclose(found.poses.t, poses.t, atol=tolerance)

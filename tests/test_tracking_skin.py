@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from gsavatar.morphable_surface import vertex_normals
 from gsavatar.tracking_bundle import (
     LEAST_TURN_RAD,
     LOOK_EVERY,
+    STILL_LOOK_EVERY,
     SWING_SD,
     Bundle,
     _moved,
@@ -106,21 +109,22 @@ def test_another_picture_is_not_recognised() -> None:
     assert locate(skin, np.full((512, 512, 3), 90, np.uint8), front(), LENS) is None
 
 
-def test_a_path_starts_each_search_where_the_last_one_ended() -> None:
+@pytest.mark.parametrize(("turns", "every"), [(True, LOOK_EVERY), (False, STILL_LOOK_EVERY)])
+def test_a_path_starts_each_search_where_the_last_one_ended(turns: bool, every: int) -> None:
     picture = a_picture(2)
-    skin = a_map(picture)
-    count = 5 * LOOK_EVERY
-    angles = np.array([[0.0, 0.0015 * i, 0.0] for i in range(count)])
+    count = 5 * every
+    bundle = Bundle(LENS, 0.1, np.arange(1), front(), a_map(picture), shows_depth=turns)
+    angles = np.array([[0.0, 0.003 / every * i, 0.0] for i in range(count)])
     start = poses_at(np.zeros((count, 3)), np.tile(front().t, (count, 1)))
-    missing = 2 * LOOK_EVERY
+    missing = 2 * every
     poses, good = locate_all(
-        skin,
+        bundle,
         lambda row: turned_camera(picture, angles[row]) if row != missing else None,
-        np.arange(count), start, LENS,
+        np.arange(count), start,
     )  # fmt: skip
-    assert np.flatnonzero(good).tolist() == [0, LOOK_EVERY, 3 * LOOK_EVERY, 4 * LOOK_EVERY]
+    assert np.flatnonzero(good).tolist() == [0, every, 3 * every, 4 * every]
     turned = rotations(angles) @ start.R
-    assert np.abs(poses.R - turned)[: 4 * LOOK_EVERY].max() < 2e-3
+    assert np.abs(poses.R - turned)[: 4 * every].max() < 2e-3
 
 
 def test_edges_are_trusted_across_only() -> None:
@@ -264,6 +268,7 @@ def test_a_whole_adjustment_of_a_turning_camera(monkeypatch: pytest.MonkeyPatch)
     after -= after.mean((0, 1))  # the same shift of all frames is the gauge
     assert np.abs(after).mean() < 0.15 * np.abs(before).mean()
 
+    assert bundle.shows_depth
     assert isinstance(bundle.skin.patches, Patches)
 
 
@@ -281,16 +286,17 @@ def test_a_head_that_seems_to_turn_too_widely_is_held() -> None:
     assert loose < 10.0  # a turn that drowns in landmark noise says nothing about its width
 
 
-def test_a_head_that_hardly_turns_is_left_to_its_landmarks() -> None:
-    still, turning = Scene(yaw=0.1, noise_px=0.1).poses, Scene(yaw=0.6, noise_px=0.1).poses
-    assert reach(still) < LEAST_TURN_RAD < reach(turning)
-    asked: list[int] = []
-
-    def pictures(row: int) -> None:
-        asked.append(row)
-
-    rows = np.arange(40)
-    assert adjust(pictures, rows, still, a_surface(), LENS, focal_known=False) is None
-    assert not asked
-    assert adjust(pictures, rows, turning, a_surface(), LENS, focal_known=False) is None
-    assert asked  # pictures were wanted; there were none
+def test_a_head_that_hardly_turns_keeps_the_landmarks_width() -> None:
+    scene = Scene(yaw=0.1, noise_px=0.1)
+    assert reach(scene.poses) < LEAST_TURN_RAD < reach(Scene(yaw=0.6, noise_px=0.1).poses)
+    wide = 1.2 * rotvecs(scene.poses.R @ UPRIGHT.T)
+    start = Poses(rotations(wide) @ UPRIGHT, scene.poses.t)
+    loose = replace(scene.problem(True, scene.lens), start=start)
+    widths = []
+    for problem in (loose, replace(loose, swing_held=True)):
+        solved = problem.solve(start, scene.guessed, scene.lens)
+        assert solved is not None
+        found = rotvecs(solved[2].R @ mean_rotation(solved[2].R).T)[:, 1]
+        given = rotvecs(start.R @ mean_rotation(start.R).T)[:, 1]
+        widths.append(float((found * given).sum() / (given**2).sum()))
+    assert widths[0] < 0.97 < widths[1] < 1.01
