@@ -64,6 +64,8 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
         forward.argtypes = [POINTER(arguments), c_void_p]
         backward.argtypes = [POINTER(arguments), POINTER(grad), c_void_p]
         forward.restype = backward.restype = c_int32
+    library.gsa_cuda_ssim.argtypes = [POINTER(native.SsimArguments), c_void_p]
+    library.gsa_cuda_ssim.restype = c_int32
     return library
 
 
