@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from gsavatar import ops
+from gsavatar.ops import check, launch, native
 from gsavatar.ops import cuda_backend as cuda
-from gsavatar.ops import launch, native
 from gsavatar.ops.rasterize_blended import structures
 from gsavatar.ops.ssim import ssim_op
 from tests.test_ops_blend_motion import cloud as motion_cloud
@@ -304,3 +304,6 @@ def test_capacity_grows_after_an_overflow() -> None:
     assert (capacity.pairs, capacity.overflow) == (300, True)
     with pytest.raises(ValueError, match="scales"):
         capacity.report(10, 3)
+    with pytest.raises(ValueError, match=r"2\^31"):
+        capacity.report(cuda.MOST_PAIRS, check.TOO_MANY)
+    assert capacity.pairs == 300  # more than that never fits, and other clouds need no more

@@ -112,6 +112,15 @@ def test_device_draws_a_packed_avatar(degree: int) -> None:
         assert_alike(name, getattr(got, name).cpu(), getattr(want, name), 1e-3)
 
 
+def test_device_op_keeps_its_promises() -> None:
+    s = {name: t.cuda() for name, t in single(scene(12, seed=4)).items()}
+    inputs = [s[name].requires_grad_(name != "branch") for name in cuda_backend.NAMES]
+    torch.library.opcheck(
+        cuda_backend.rasterize_op, (*inputs, SIDE + 7, SIDE, s["background"], s["screen_probe"]),
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )  # fmt: skip
+
+
 class Step:
     """A training step of everything an avatar learns, on inputs that stay in their place."""
 

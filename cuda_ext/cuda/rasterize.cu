@@ -146,20 +146,24 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // Pair counts in depth order, ready for the sum that places them.
-__global__ void count_kernel(gsa_cuda_raster call, const uint32_t* order, int32_t* counts) {
+__global__ void count_kernel(gsa_cuda_raster call, const uint32_t* order, int64_t* counts) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < call.scene.count) counts[i] = call.pair_count[order[i]];
 }
 
-// ends[i] is where the pairs of the i-th Gaussian from the near end stop.
-__global__ void emit_kernel(gsa_cuda_raster call, const uint32_t* order, const int32_t* ends) {
+// ends[i] is where the pairs of the i-th Gaussian from the near end stop; huge scales give billions.
+__global__ void emit_kernel(gsa_cuda_raster call, const uint32_t* order, const int64_t* ends) {
   const gsa_raster& s = call.scene;
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= s.count) return;
   const int g = (int)order[i];
   int64_t at = i ? ends[i - 1] : 0;
   s.pair_start[g] = (int32_t)(at < call.capacity ? at : call.capacity);
-  if (i == s.count - 1) atomicMax(call.status, ends[i]);
+  if (i == s.count - 1) {
+    const bool too_many = ends[i] > INT32_MAX;
+    call.status[0] = too_many ? INT32_MAX : (int32_t)ends[i];
+    if (too_many) atomicMax(call.status + 1, GSA_TOO_MANY);
+  }
   if (call.pair_count[g] == 0) return;
   for_tiles(s, ((const Record*)s.records)[g], [&](int tile) {
     if (at < call.capacity) {
@@ -438,8 +442,8 @@ extern "C" GSA_API int32_t gsa_abi(void) { return GSA_ABI; }
 extern "C" int64_t gsa_cuda_temporary_bytes(int32_t count, int64_t capacity, int32_t tiles) {
   const uint32_t* in = nullptr;
   uint32_t* out = nullptr;
-  const int32_t* counts = nullptr;
-  int32_t* ends = nullptr;
+  const int64_t* counts = nullptr;
+  int64_t* ends = nullptr;
   size_t depth = 0, sum = 0, tile = 0;
   cub::DeviceRadixSort::SortPairs(nullptr, depth, in, out, in, out, (int64_t)count, 0, 32);
   cub::DeviceScan::InclusiveSum(nullptr, sum, counts, ends, (int64_t)count);
@@ -463,7 +467,7 @@ extern "C" int32_t gsa_cuda_forward(const gsa_cuda_raster* arguments) {
     uint32_t *order = call.values + half, *depths = call.keys + half;
     cub::DeviceRadixSort::SortPairs(call.temporary, bytes, call.keys, depths, call.values, order,
                                     (int64_t)s.count, 0, 32, stream);
-    int32_t *counts = (int32_t*)s.scratch, *ends = counts + s.count;
+    int64_t *counts = (int64_t*)s.scratch, *ends = counts + s.count;
     GSA_LAUNCH(count_kernel, per_gaussian, kThreads, stream, call, order, counts);
     bytes = (size_t)call.temporary_bytes;
     cub::DeviceScan::InclusiveSum(call.temporary, bytes, counts, ends, (int64_t)s.count, stream);
