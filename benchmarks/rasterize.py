@@ -270,10 +270,10 @@ def measure_cuda(
                 rows.append(row("blend_motion", where, 0, count, time_blend(moved, seconds)))
                 times = time_sh(moved, seconds, ops.evaluate_sh)
                 rows.append(row("evaluate_sh", where, 0, count, times))
-    where = {"backend": "torch", "isa": "cuda", "threads": 0}
-    for size in sizes:
-        times = time_ssim(size, seconds, ops.ssim, "cuda")
-        rows.append(row("ssim", where, size, 0, times))
+    for backend, op in (("native", ops.ssim), ("torch", ops.ssim_ref)):
+        where = {"backend": backend, "isa": "cuda", "threads": 0}
+        for size in sizes if facts["cuda"] or backend == "torch" else ():
+            rows.append(row("ssim", where, size, 0, time_ssim(size, seconds, op, "cuda")))
     return rows
 
 

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from gsavatar import ops
+from gsavatar.ops import check, launch, native
 from gsavatar.ops import cuda_backend as cuda
-from gsavatar.ops import launch, native
 from gsavatar.ops.rasterize_blended import structures
+from gsavatar.ops.ssim import ssim_op
 from tests.test_ops_blend_motion import cloud as motion_cloud
 from tests.test_ops_blend_motion import run as run_motion
 from tests.test_ops_pose_gaussians import cloud as pose_cloud
@@ -34,6 +35,7 @@ from tests.test_ops_rasterize import (
 )
 from tests.test_ops_rasterize import gradients as autograd_gradients
 from tests.test_ops_rasterize_blended import COUNTS, SIZE, drawn, harmonics, parts_of
+from tests.test_ops_ssim import pictures
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "cuda_ext"
@@ -146,6 +148,7 @@ def on_emulator(emulated: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> list[
         return run
 
     monkeypatch.setattr(launch, "launcher", launcher)
+    monkeypatch.setattr(launch, "on_cuda", lambda tensor: True)
     return ran
 
 
@@ -196,6 +199,52 @@ def test_harmonics_kernels_match_reference(on_emulator: list[str], count: int, t
     for a, b in zip(leaves, exact, strict=True):
         assert a.grad is not None and b.grad is not None and b.grad.norm() > 0
         assert (a.grad - b.grad).norm() <= 1e-4 * b.grad.norm()
+
+
+# Smaller than the window of 11, around a tile of 16, odd rests, and more tiles than a block of 256.
+SSIM_SIZES = [(1, 1), (3, 2), (5, 40), (16, 16), (17, 21), (37, 61), (1, 4100)]
+
+
+@pytest.mark.parametrize("size", SSIM_SIZES)
+@pytest.mark.parametrize("masked", [False, True])
+def test_similarity_kernels_match_reference(
+    on_emulator: list[str], size: tuple[int, int], masked: bool
+) -> None:
+    a, b, mask = pictures(*size)
+    mask[0, 0] = 1.0
+    chosen = mask if masked else None
+    exact, leaf = a.clone().requires_grad_(), a.float().requires_grad_()
+    want = ops.ssim_ref(exact, b, chosen)
+    got = ops.ssim(leaf, b.float(), None if chosen is None else chosen.float())
+    want.backward()
+    (3 * got).backward()
+    assert on_emulator == ["ssim"]
+    assert abs(float(got.detach()) - float(want.detach())) < 2e-6
+    assert exact.grad is not None and leaf.grad is not None and exact.grad.norm() > 0
+    assert (leaf.grad / 3 - exact.grad).norm() < 1e-5 * exact.grad.norm()
+    with torch.no_grad():
+        assert torch.equal(ops.ssim(leaf, b.float(), None if chosen is None else mask.float()), got)
+
+
+def test_similarity_kernels_take_an_empty_mask_and_strided_pictures(on_emulator: list[str]) -> None:
+    a, b, mask = (t.float() for t in pictures(20, 18))
+    a.requires_grad_()
+    value = ops.ssim(a, b, torch.zeros(20, 18))
+    value.backward()
+    assert float(value.detach()) == 0.0 and a.grad is not None and a.grad.abs().max() == 0
+    planes, turned = a.detach().permute(2, 0, 1).contiguous(), mask.mT.contiguous().mT
+    strided = ops.ssim(planes.permute(1, 2, 0), b, turned)
+    assert torch.equal(strided, ops.ssim(a.detach(), b, mask))
+    assert on_emulator == ["ssim"] * 3
+
+
+def test_similarity_op_keeps_its_promises_on_the_emulator(on_emulator: list[str]) -> None:
+    a, b, mask = (t.float() for t in pictures(14, 18))
+    torch.library.opcheck(
+        ssim_op, (a.requires_grad_(), b, mask, True),
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )  # fmt: skip
+    assert on_emulator
 
 
 @pytest.mark.parametrize("terms", [1, 4])
@@ -255,3 +304,6 @@ def test_capacity_grows_after_an_overflow() -> None:
     assert (capacity.pairs, capacity.overflow) == (300, True)
     with pytest.raises(ValueError, match="scales"):
         capacity.report(10, 3)
+    with pytest.raises(ValueError, match=r"2\^31"):
+        capacity.report(cuda.MOST_PAIRS, check.TOO_MANY)
+    assert capacity.pairs == 300  # more than that never fits, and other clouds need no more

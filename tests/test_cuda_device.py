@@ -18,6 +18,7 @@ from tests.test_avatar_packed import back, seen_avatar, seen_camera, turned
 from tests.test_ops_blend_motion import cloud as motion_cloud
 from tests.test_ops_pose_gaussians import cloud as pose_cloud
 from tests.test_ops_rasterize import OUTPUTS, assert_alike, call, scene, single
+from tests.test_ops_ssim import pictures
 
 pytestmark = pytest.mark.skipif(
     cuda_backend.why_not() is not None, reason=str(cuda_backend.why_not())
@@ -63,6 +64,26 @@ def test_device_colours_as_the_cpu_does(terms: int) -> None:
     both(lambda *inputs: (ops.evaluate_sh(*inputs),), values)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (5, 40), (37, 61), (512, 512)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_device_compares_pictures_as_the_reference_does(
+    size: tuple[int, int], masked: bool
+) -> None:
+    a, b, mask = pictures(*size)
+    mask[0, 0] = 1.0
+    chosen = mask if masked else None
+    exact, leaf = a.clone().requires_grad_(), a.float().cuda().requires_grad_()
+    want = ops.ssim_ref(exact, b, chosen)
+    got = ops.ssim(leaf, b.float().cuda(), None if chosen is None else chosen.float().cuda())
+    again = ops.ssim(leaf, b.float().cuda(), None if chosen is None else chosen.float().cuda())
+    assert torch.equal(got, again)
+    want.backward()
+    got.backward()
+    assert abs(float(got.detach()) - float(want.detach())) < 2e-6
+    assert exact.grad is not None and leaf.grad is not None and exact.grad.norm() > 0
+    assert (leaf.grad.cpu() - exact.grad).norm() < 1e-5 * exact.grad.norm()
+
+
 def test_device_draws_as_the_cpu_does() -> None:
     s = single(scene(300, seed=5))
     on_device = {name: t.cuda() for name, t in s.items()}
@@ -89,6 +110,15 @@ def test_device_draws_a_packed_avatar(degree: int) -> None:
     got = moved.draw(to_device(drive, "cuda"), to_device(camera, "cuda"), back().cuda())
     for name in OUTPUTS:
         assert_alike(name, getattr(got, name).cpu(), getattr(want, name), 1e-3)
+
+
+def test_device_op_keeps_its_promises() -> None:
+    s = {name: t.cuda() for name, t in single(scene(12, seed=4)).items()}
+    inputs = [s[name].requires_grad_(name != "branch") for name in cuda_backend.NAMES]
+    torch.library.opcheck(
+        cuda_backend.rasterize_op, (*inputs, SIDE + 7, SIDE, s["background"], s["screen_probe"]),
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )  # fmt: skip
 
 
 class Step:

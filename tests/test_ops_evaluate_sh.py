@@ -126,12 +126,22 @@ def test_threads_do_not_change_a_bit(count: int, monkeypatch: pytest.MonkeyPatch
         ("sh", torch.zeros(8, 4, 3).double()),
         ("sh", None),
         ("centre", torch.zeros(4)),
+        ("centre", torch.zeros(3, device="meta")),
     ],
 )
 def test_malformed_arguments_are_refused(name: str, value: Tensor) -> None:
     values = {n: t.float() for n, t in cloud(8, 4).items()} | {name: value}
     with pytest.raises(ValueError, match=name):
         ops.evaluate_sh(*values.values())
+
+
+def test_non_contiguous_inputs_look_the_same() -> None:
+    values = {n: t.float() for n, t in cloud(20, 9).items()}
+    strided = {n: t.mT.contiguous().mT if t.dim() > 1 else t for n, t in values.items()}
+    got, got_grads = run(ops.evaluate_sh, strided, torch.float32)
+    want, want_grads = run(ops.evaluate_sh, values, torch.float32)
+    assert torch.equal(got, want)
+    assert all(torch.equal(got_grads[n], want_grads[n]) for n in NAMES)
 
 
 def test_opcheck() -> None:

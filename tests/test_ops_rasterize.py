@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -176,20 +178,54 @@ def test_reference_passes_gradcheck() -> None:
     assert torch.autograd.gradcheck(outputs, tuple(s[n] for n in GRADIENTS), atol=1e-4)
 
 
-def test_random_small_scenes_match() -> None:
-    rng = np.random.default_rng(7)
-    for seed in range(150):
-        side = int(rng.integers(1, 24))
-        count = int(rng.integers(1, 24))
-        s = scene(count, seed, side, size=float(np.exp(rng.uniform(-7, -1.5))))
-        s["means"] = s["means"] * float(rng.uniform(0.1, 8))  # off screen and behind too
-        s["screen_probe"] = s["screen_probe"] * 0
+def fuzzed(seed: int) -> tuple[Scene, int]:
+    """One of very many small scenes and its side: points to walls, also off screen and behind."""
+    rng = np.random.default_rng(seed)
+    side, count = (int(n) for n in rng.integers(1, 24, 2))
+    s = scene(count, seed, side, size=float(np.exp(rng.uniform(-7, -1.5))))
+    s["means"] *= float(rng.uniform(0.1, 8))
+    s["screen_probe"] *= 0
+    return s, side
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For tensors so small that threads would wait for each other longer than they work."""
+    threads = torch.get_num_threads()
+    monkeypatch.setenv("GSAVATAR_THREADS", "1")
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_thousands_of_random_small_scenes_match() -> None:
+    seen = 0
+    for seed in range(2000):
+        s, side = fuzzed(seed)
         got = call(ops.rasterize, single(s), side)
         want = call(ops.rasterize_ref, s, side)
+        seen += bool(want.alpha.max() > 0.1)
         for name in OUTPUTS:
             error = (getattr(got, name) - getattr(want, name)).abs()
             assert error.max() < 0.012, (seed, name)  # one alpha at the 1/255 threshold, depth <= 3
             assert error.mean() < 2e-4, (seed, name)
+    assert seen > 1000
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_gradients_of_random_small_scenes_match() -> None:
+    errors = []
+    for seed in range(200):
+        s, side = fuzzed(seed)
+        _, got = gradients(ops.rasterize, s, torch.float32, side)
+        _, want = gradients(ops.rasterize_ref, s, torch.float64, side)
+        for name in GRADIENTS:
+            norm = float(want[name].norm())
+            errors.append(float((got[name] - want[name]).norm()) / (norm or 1.0))
+            assert norm > 0 or errors[-1] == 0, (seed, name)
+            assert errors[-1] < 3e-3, (seed, name)
+    assert float(np.quantile(errors, 0.95)) < 1e-4  # above are alphas at the 1/255 threshold
 
 
 def test_degenerate_gaussians_stay_finite() -> None:

@@ -13,6 +13,7 @@ from gsavatar import ops
 from gsavatar.avatar import rotate_sh
 from gsavatar.geometry import quat_to_matrix
 from gsavatar.ops.evaluate_sh import TERMS
+from gsavatar.ops.native import NativeUnavailable
 from gsavatar.ops.pose_gaussians import Pose
 from gsavatar.ops.rasterize_blended import Part, moved_ref
 from tests.test_ops_blend_motion import isa  # noqa: F401
@@ -101,7 +102,25 @@ def test_repeats_are_equal() -> None:
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("bad", ["short", "coefficients", "turn", "basis", "share"])
+@pytest.mark.parametrize("name", ["means", "quats", "opacities", "sh", "branch", "K", "background"])
+def test_malformed_arguments_are_refused(name: str) -> None:
+    s = single(scene(sum(COUNTS), seed=2)) | {"sh": harmonics(4)}
+    for value in (None, torch.zeros(2, 2), s[name].to("meta")):
+        bad = s | {name: value}
+        with pytest.raises(ValueError, match=rf"{name}|is on"):
+            drawn(bad, (bad["means"], bad["quats"], bad["scales"]), parts_of(False, False))
+
+
+def test_a_device_without_kernels_is_refused() -> None:
+    s = single(scene(sum(COUNTS), seed=2)) | {"sh": harmonics(4)}
+    away = {name: t.to("meta") for name, t in s.items()}
+    with pytest.raises(NativeUnavailable, match="no kernels for tensors on meta"):
+        drawn(away, (away["means"], away["quats"], away["scales"]), parts_of(False, False))
+
+
+@pytest.mark.parametrize(
+    "bad", ["short", "coefficients", "turn", "basis", "share", "no basis", "no pose"]
+)
 def test_malformed_parts_are_refused(bad: str) -> None:
     s = single(scene(sum(COUNTS), seed=2)) | {"sh": harmonics(4)}
     parts = parts_of(True, False)
@@ -115,6 +134,8 @@ def test_malformed_parts_are_refused(bad: str) -> None:
         "turn": replace(last, pose=replace(last.pose, turn=last.pose.turn * nan)),
         "basis": replace(last, basis=last.basis * nan),
         "share": replace(last, pose=replace(last.pose, share=last.pose.share[:-1])),
+        "no basis": replace(last, basis=None),
+        "no pose": replace(last, pose=()),
     }[bad]  # fmt: skip
-    with pytest.raises(ValueError, match=r"parts hold|NaN|must have shape"):
+    with pytest.raises(ValueError, match=r"parts hold|NaN|must have shape|must be a (Pose|tensor)"):
         drawn(s, (s["means"], s["quats"], s["scales"]), parts)

@@ -121,12 +121,23 @@ def test_no_gradient_without_grad_mode() -> None:
         (torch.zeros(4, 4, 3), torch.zeros(4, 4, 3), torch.zeros(4, 4, 1)),
         (torch.zeros(4, 4, 3), torch.zeros(4, 4, 3), torch.zeros(4, 4, dtype=torch.bool)),
         (torch.zeros(4, 4, 3).byte(), torch.zeros(4, 4, 3).byte(), None),
+        (torch.zeros(4, 4, 3), None, None),
         (None, torch.zeros(4, 4, 3), None),
+        (torch.zeros(4, 4, 3), torch.zeros(4, 4, 3, device="meta"), None),
+        (torch.zeros(4, 4, 3), torch.zeros(4, 4, 3), torch.zeros(4, 4, device="meta")),
     ],
 )
 def test_malformed_arguments_are_refused(a: Tensor, b: Tensor, mask: Tensor | None) -> None:
-    with pytest.raises(ValueError, match="must"):
+    with pytest.raises(ValueError, match=r"must|is on"):
         ops.ssim(a, b, mask)
+
+
+def test_non_contiguous_pictures_compare_the_same() -> None:
+    a, b, mask = (t.float() for t in pictures(20, 18))
+    want = ssim_op(a, b, mask, True)
+    planes = [t.permute(2, 0, 1).contiguous().permute(1, 2, 0) for t in (a, b)]
+    got = ssim_op(*planes, mask.mT.contiguous().mT, True)
+    assert all(torch.equal(u, v) for u, v in zip(got, want, strict=True))
 
 
 def test_opcheck() -> None:

@@ -10,8 +10,6 @@
 namespace gsa {
 namespace {
 
-// Fields of a gradient slot, sums over pixels. d = pixel - mean, g = dL/dpower.
-enum Moment { kG, kGx, kGy, kGxx, kGxy, kGyy, kRed, kGreen, kBlue, kDepth };
 static_assert(kDepth + 1 == GSA_MOMENTS, "abi.h states the size of a slot");
 
 struct Moments {
@@ -303,24 +301,15 @@ void project_lanes_bwd(const gsa_raster& s, const gsa_raster_grad& v, const View
   for (int l = 0; l < used; ++l)
     pairs[l] = s.pair_start[first + l + 1] > s.pair_start[first + l] ? 1.0f : 0.0f;
   const vm seen = less(broadcast(0.0f), load(pairs));
-  const auto field = [&](int k) { return load(sums.value[k]); };
+  vf sum[GSA_MOMENTS];
+  for (int k = 0; k < GSA_MOMENTS; ++k) sum[k] = load(sums.value[k]);
 
   const Gaussian3<vf> g = load_gaussians(s.means, s.quats, s.scales, first, used);
   const vf opacity = load_strided(s.opacities + first, 1, used, 0.0f);
   ProjectionParts<vf> parts;
   const Gaussian2<vf> p = project(view, g, parts);
-  // power = - d^T conic d / 2, so v_mean = conic sum(g d); alpha = o c exp(power), so
-  // v_(o c) = sum(g) / (o c).
-  Gaussian2Grad<vf> screen;
-  screen.x = p.conic_xx * field(kGx) + p.conic_xy * field(kGy);
-  screen.y = p.conic_xy * field(kGx) + p.conic_yy * field(kGy);
-  screen.depth = field(kDepth);
-  screen.moment_xx = field(kGxx), screen.moment_xy = field(kGxy), screen.moment_yy = field(kGyy);
-  const vf tiny = broadcast(1e-12f);
-  const vm uncapped = less(opacity * p.compensation, broadcast(kOpacityMax));
-  const vf g_sum = zero_unless(uncapped, field(kG));
-  screen.compensation = g_sum * reciprocal(larger(p.compensation, tiny));
-  const vf v_opacity = g_sum * reciprocal(larger(opacity, tiny));
+  vf v_opacity;
+  const Gaussian2Grad<vf> screen = screen_bwd(p, opacity, sum, v_opacity);
   ViewGrad<vf> here = {};
   const Gaussian3Grad<vf> grad = project_bwd(view, g, p, parts, screen, here);
   add_camera(camera, here, seen);
@@ -334,7 +323,7 @@ void project_lanes_bwd(const gsa_raster& s, const gsa_raster_grad& v, const View
   put(v.scales, 3, 0, grad.scale.x), put(v.scales, 3, 1, grad.scale.y);
   put(v.scales, 3, 2, grad.scale.z);
   put(v.opacities, 1, 0, v_opacity);
-  for (int c = 0; c < 3; ++c) put(v.colors, 3, c, field(kRed + c));
+  for (int c = 0; c < 3; ++c) put(v.colors, 3, c, sum[kRed + c]);
   if (v.screen_probe) put(v.screen_probe, 2, 0, screen.x), put(v.screen_probe, 2, 1, screen.y);
 }
 

@@ -13,8 +13,6 @@
 namespace gsa {
 namespace {
 
-constexpr float kVarianceMax = 1e12f;  // px^2; larger is treated as not visible
-
 // Adds 0 * a to `sum`: NaN or infinite input makes it NaN.
 inline void watch(vf& sum, vf a) { sum = sum + a * broadcast(0.0f); }
 
@@ -25,15 +23,10 @@ struct ChunkCheck {
 
 // Bounds of the tiles that the ellipse's box meets; false if no pixel centre is inside it.
 bool find_bounds(const Record& r, float extent_x, float extent_y, const gsa_raster& s, Cover& c) {
-  const float left = ceilf(r.x - extent_x - 0.5f), right = floorf(r.x + extent_x - 0.5f);
-  const float top = ceilf(r.y - extent_y - 0.5f), bottom = floorf(r.y + extent_y - 0.5f);
-  const float last_x = (float)(s.width - 1), last_y = (float)(s.height - 1);
-  if (!(left <= last_x && right >= 0.0f && top <= last_y && bottom >= 0.0f)) return false;
-  if (left > right || top > bottom) return false;
-  c.left = (uint16_t)((int)fmaxf(left, 0.0f) / kTile);
-  c.right = (uint16_t)((int)fminf(right, last_x) / kTile);
-  c.top = (uint16_t)((int)fmaxf(top, 0.0f) / kTile);
-  c.bottom = (uint16_t)((int)fminf(bottom, last_y) / kTile);
+  TileBox box;
+  if (!tile_box(r.x, r.y, extent_x, extent_y, s.width, s.height, kTile, box)) return false;
+  c.left = (uint16_t)box.left, c.right = (uint16_t)box.right;
+  c.top = (uint16_t)box.top, c.bottom = (uint16_t)box.bottom;
   return true;
 }
 
@@ -132,23 +125,16 @@ void project_lanes(const gsa_raster& s, const View& view, const Piece& piece, in
     watch(check.sum[5], dx + dy);
     p.x = p.x + dx, p.y = p.y + dy;
   }
-  const vf dimmed = smaller(opacity * p.compensation, broadcast(kOpacityMax));
-  const vf reach = log2_above(larger(dimmed * (1.0f / kAlphaMin), broadcast(1e-30f)));
+  const Reach<vf> reach = reach_of(opacity, p.compensation, p.cov_xx, p.cov_yy);
   const Exponent<vf> e = exponent_of(p.conic_xx, p.conic_xy, p.conic_yy);
-  // P <= reach  <=>  q <= 2 ln 2 reach with q the quadratic of the conic.
-  const vf spread = larger(reach, broadcast(0.0f)) * (2.0f / kLog2e);
-  const vf extent_x = root(spread * p.cov_xx), extent_y = root(spread * p.cov_yy);
-  const vm in_front = less(broadcast(kNear), p.depth);
-  const vm small = both(less(p.cov_xx, broadcast(kVarianceMax)),
-                        less(p.cov_yy, broadcast(kVarianceMax)));
-  const uint32_t seen = bits(both(both(in_front, small), less(broadcast(0.0f), reach)));
+  const uint32_t seen = bits(can_show(p.depth, p.cov_xx, p.cov_yy, reach.power));
 
   Lanes<16> out;
   out.put(0, e.xx), out.put(1, e.xy), out.put(2, e.yy);
   out.put(3, slope_along(e.xx, e.xy)), out.put(4, slope_along(e.yy, e.xy));
-  out.put(5, extent_x), out.put(6, dimmed), out.put(7, broadcast(0.0f) - reach);
+  out.put(5, reach.extent_x), out.put(6, reach.opacity), out.put(7, broadcast(0.0f) - reach.power);
   out.put(8, red), out.put(9, green), out.put(10, blue), out.put(11, p.depth);
-  out.put(12, p.x), out.put(13, p.y), out.put(14, extent_y), out.put(15, broadcast(0.0f));
+  out.put(12, p.x), out.put(13, p.y), out.put(14, reach.extent_y), out.put(15, broadcast(0.0f));
   vf column, row;
   window_offsets(column, row);
   Record* records = (Record*)s.records;

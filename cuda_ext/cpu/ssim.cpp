@@ -17,7 +17,7 @@
 namespace gsa {
 namespace {
 
-constexpr int kTaps = 2 * kSsimRadius + 1;
+constexpr int kTaps = kSsimTaps;
 constexpr int kPad = 16;   // floats around a line, at least 3 * kSsimRadius and GSA_LANES; zeros
 constexpr int kRing = 16;  // rows of the ring, at least kBand + 2 * kSsimRadius
 #if GSA_LANES == 16
@@ -54,7 +54,7 @@ vf load_some(const float* at, int used) {
 }
 
 // The window's weight of tap k - b, where input row k is seen from output row b.
-GSA_SIMD float tap(int k) { return k >= 0 && k < kTaps ? kSsimWindow[k] : 0.0f; }
+GSA_SIMD float tap(int k) { return k >= 0 && k < kTaps ? kSsimWindow.tap[k] : 0.0f; }
 
 // Blurs one vector of columns downwards: `read(k)` gives two planes of input row k, from which
 // `Planes` sums are made for each of the band's rows.
@@ -85,7 +85,7 @@ GSA_SIMD vf beside(vf before, vf here, vf after) {
 }
 GSA_SIMD vf blur_across(const float* in) {
   const vf before = load(in - GSA_LANES), here = load(in), after = load(in + GSA_LANES);
-  const float* w = kSsimWindow + kSsimRadius;
+  const float* w = kSsimWindow.tap + kSsimRadius;
   vf sum = here * w[0];
   sum = sum + (beside<-3>(before, here, after) + beside<3>(before, here, after)) * w[1];
   sum = sum + (beside<-6>(before, here, after) + beside<6>(before, here, after)) * w[2];
@@ -95,10 +95,10 @@ GSA_SIMD vf blur_across(const float* in) {
 }
 #else
 GSA_SIMD vf blur_across(const float* in) {
-  vf sum = load(in) * kSsimWindow[kSsimRadius];
+  vf sum = load(in) * kSsimWindow.tap[kSsimRadius];
 #pragma GCC unroll 5
   for (int k = 1; k <= kSsimRadius; ++k)
-    sum = sum + (load(in - 3 * k) + load(in + 3 * k)) * kSsimWindow[kSsimRadius + k];
+    sum = sum + (load(in - 3 * k) + load(in + 3 * k)) * kSsimWindow.tap[kSsimRadius + k];
   return sum;
 }
 #endif
@@ -108,9 +108,8 @@ GSA_SIMD void moments_at(const Part& p, const float* const* a, const float* cons
                          const Load& read) {
   vf sum[4][kBand];
   blur_down<4>(
-      [&](int k, vf* value) {
-        const vf u = read(a[k] + i), v = read(b[k] + i);
-        value[0] = u, value[1] = v, value[2] = u * u + v * v, value[3] = u * v;
+      [&](int k, vf (&value)[4]) {
+        moments(read(a[k] + i), read(b[k] + i), value);
       },
       sum);
   for (int plane = 0; plane < 4; ++plane)
@@ -173,7 +172,7 @@ void skip_row(const Part& p, int y) {
     memset(p.ringed(plane, y), 0, sizeof(float) * (size_t)p.length);
 }
 
-// v_a = G * v_mean + 2 a (G * v_square) + b (G * v_product), for `count` rows from y on.
+// The gradient of `count` rows from y on.
 __attribute__((noinline)) void write_rows(const Part& p, int y, int count) {
   const float* in[3][kTaps + kBand - 1];
   for (int plane = 0; plane < 3; ++plane)
@@ -189,13 +188,13 @@ __attribute__((noinline)) void write_rows(const Part& p, int y, int count) {
     for (int row = 0; row < count; ++row) {
       const int64_t at = (int64_t)(y + row) * p.length + i;
       if (used == GSA_LANES) {
-        store(p.s.v_a + at, sum[0][row] + 2.0f * load(p.s.a + at) * sum[1][row] +
-                                load(p.s.b + at) * sum[2][row]);
+        store(p.s.v_a + at, similarity_bwd(load(p.s.a + at), load(p.s.b + at), sum[0][row],
+                                           sum[1][row], sum[2][row]));
         continue;
       }
       float lane[GSA_LANES];
-      store(lane, sum[0][row] + 2.0f * load_some(p.s.a + at, used) * sum[1][row] +
-                      load_some(p.s.b + at, used) * sum[2][row]);
+      store(lane, similarity_bwd(load_some(p.s.a + at, used), load_some(p.s.b + at, used),
+                                 sum[0][row], sum[1][row], sum[2][row]));
       memcpy(p.s.v_a + at, lane, sizeof(float) * (size_t)used);
     }
   }
@@ -236,7 +235,7 @@ void run_part(const gsa_ssim_args& s, int part, float scale) {
       }
       if (here >= last + margin) continue;
       const double sum = compare_row(p, row, here);
-      if (here >= first && here < last) s.row_sums[here] = sum;
+      if (here >= first && here < last) s.sums[here] = sum;
     }
     for (; s.v_a && written < last && written + kBand + margin <= y + kBand; written += kBand)
       write_rows(p, written, last - written < kBand ? last - written : kBand);
@@ -276,11 +275,11 @@ extern "C" int32_t gsa_ssim(const gsa_ssim_args* arguments) {
   const gsa_ssim_args& s = *arguments;
   const int64_t pixels = (int64_t)s.width * s.height;
   const double weight = s.mask ? sum_of(s.mask, pixels) : (double)pixels;
-  const double scale = 1.0 / (3.0 * (weight > 1e-12 ? weight : 1e-12));
+  const double scale = mean_scale(weight);
   Crew crew(s.threads);
   crew.run(s.threads, [&](int part) { run_part(s, part, (float)scale); });
   double sum = 0.0;
-  for (int y = 0; y < s.height; ++y) sum += s.row_sums[y];
+  for (int y = 0; y < s.height; ++y) sum += s.sums[y];
   *s.value = (float)(sum * scale);
   return GSA_OK;
 }

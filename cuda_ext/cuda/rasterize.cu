@@ -27,10 +27,6 @@ struct Record {  // as in cpu/record.h
 };
 static_assert(sizeof(Record) == GSA_RECORD * sizeof(float), "see abi.h");
 
-struct Bounds {
-  int left, right, top, bottom;  // tiles, inclusive
-};
-
 __device__ __forceinline__ int across(const gsa_raster& s) { return (s.width + kTile - 1) / kTile; }
 __device__ __forceinline__ int down(const gsa_raster& s) { return (s.height + kTile - 1) / kTile; }
 
@@ -50,19 +46,6 @@ __device__ int32_t malformed(const gsa_raster& s, int i, const Gaussian3<float>&
   return GSA_OK;
 }
 
-__device__ Bounds bounds_of(const gsa_raster& s, const Record& r) {
-  Bounds b;
-  const float left = ceilf(r.x - r.extent_x - 0.5f), right = floorf(r.x + r.extent_x - 0.5f);
-  const float top = ceilf(r.y - r.extent_y - 0.5f), bottom = floorf(r.y + r.extent_y - 0.5f);
-  b.left = (int)fmaxf(left, 0.0f) / kTile;
-  b.right = right < 0.0f || right < left ? -1 : (int)fminf(right, (float)(s.width - 1)) / kTile;
-  b.top = (int)fmaxf(top, 0.0f) / kTile;
-  b.bottom = bottom < 0.0f || bottom < top ? -1 : (int)fminf(bottom, (float)(s.height - 1)) / kTile;
-  if (left > (float)(s.width - 1)) b.right = -1;
-  if (top > (float)(s.height - 1)) b.bottom = -1;
-  return b;
-}
-
 // Whether a box of pixel centres, its first at (x, y), holds a point within reach.
 __device__ __forceinline__ bool reaches(const Record& r, float x, float y, float wide, float high) {
   const Exponent<float> e = {r.exponent_xx, r.exponent_xy, r.exponent_yy};
@@ -72,7 +55,8 @@ __device__ __forceinline__ bool reaches(const Record& r, float x, float y, float
 
 template <class Visit>
 __device__ __forceinline__ void for_tiles(const gsa_raster& s, const Record& r, Visit visit) {
-  const Bounds b = bounds_of(s, r);
+  TileBox b;
+  if (!tile_box(r.x, r.y, r.extent_x, r.extent_y, s.width, s.height, kTile, b)) return;
   for (int ty = b.top; ty <= b.bottom; ++ty)
     for (int tx = b.left; tx <= b.right; ++tx)
       if (reaches(r, (float)(tx * kTile) + 0.5f, (float)(ty * kTile) + 0.5f, kTile - 1, kTile - 1))
@@ -126,18 +110,15 @@ __global__ void __launch_bounds__(kThreads)
   if (s.screen_probe) r.x += s.screen_probe[2 * i], r.y += s.screen_probe[2 * i + 1];
   const Exponent<float> e = exponent_of(p.conic_xx, p.conic_xy, p.conic_yy);
   r.exponent_xx = e.xx, r.exponent_xy = e.xy, r.exponent_yy = e.yy;
-  r.opacity = fminf(s.opacities[i] * p.compensation, kOpacityMax);
+  const Reach<float> reach = reach_of(s.opacities[i], p.compensation, p.cov_xx, p.cov_yy);
+  r.opacity = reach.opacity, r.faintest = -reach.power;
+  r.extent_x = reach.extent_x, r.extent_y = reach.extent_y;
   for (int c = 0; c < 3; ++c) r.color[c] = color[c];
   r.depth = p.depth;
-  const float reach = log2f(fmaxf(r.opacity / kAlphaMin, 1e-30f));
-  r.faintest = -reach;
   r.slope_x = slope_along(e.xx, e.xy), r.slope_y = slope_along(e.yy, e.xy);
   r.branch = s.branch[i];
-  const float spread = fmaxf(reach, 0.0f) * (2.0f / kLog2e);
-  r.extent_x = sqrtf(spread * p.cov_xx), r.extent_y = sqrtf(spread * p.cov_yy);
   int32_t count = 0;
-  if (p.depth > kNear && reach > 0.0f && p.cov_xx < 1e12f && p.cov_yy < 1e12f &&
-      wrong == GSA_OK)
+  if (can_show(p.depth, p.cov_xx, p.cov_yy, reach.power) && wrong == GSA_OK)
     for_tiles(s, r, [&](int) { ++count; });
   ((Record*)s.records)[i] = r;
   call.pair_count[i] = count;
@@ -146,20 +127,24 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // Pair counts in depth order, ready for the sum that places them.
-__global__ void count_kernel(gsa_cuda_raster call, const uint32_t* order, int32_t* counts) {
+__global__ void count_kernel(gsa_cuda_raster call, const uint32_t* order, int64_t* counts) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < call.scene.count) counts[i] = call.pair_count[order[i]];
 }
 
-// ends[i] is where the pairs of the i-th Gaussian from the near end stop.
-__global__ void emit_kernel(gsa_cuda_raster call, const uint32_t* order, const int32_t* ends) {
+// ends[i] is where the pairs of the i-th Gaussian from the near end stop; huge scales give billions.
+__global__ void emit_kernel(gsa_cuda_raster call, const uint32_t* order, const int64_t* ends) {
   const gsa_raster& s = call.scene;
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= s.count) return;
   const int g = (int)order[i];
   int64_t at = i ? ends[i - 1] : 0;
   s.pair_start[g] = (int32_t)(at < call.capacity ? at : call.capacity);
-  if (i == s.count - 1) atomicMax(call.status, ends[i]);
+  if (i == s.count - 1) {
+    const bool too_many = ends[i] > INT32_MAX;
+    call.status[0] = too_many ? INT32_MAX : (int32_t)ends[i];
+    if (too_many) atomicMax(call.status + 1, GSA_TOO_MANY);
+  }
   if (call.pair_count[g] == 0) return;
   for_tiles(s, ((const Record*)s.records)[g], [&](int tile) {
     if (at < call.capacity) {
@@ -362,13 +347,7 @@ __global__ void __launch_bounds__(kThreads)
       const Gaussian3<float> g = gaussian_at(s.means, s.quats, s.scales, i);
       ProjectionParts<float> parts;
       const Gaussian2<float> p = project(view, g, parts);
-      screen.x = p.conic_xx * m[1] + p.conic_xy * m[2];
-      screen.y = p.conic_xy * m[1] + p.conic_yy * m[2];
-      screen.depth = m[9];
-      screen.moment_xx = m[3], screen.moment_xy = m[4], screen.moment_yy = m[5];
-      const float g_sum = s.opacities[i] * p.compensation < kOpacityMax ? m[0] : 0.0f;
-      screen.compensation = g_sum / fmaxf(p.compensation, 1e-12f);
-      v_opacity = g_sum / fmaxf(s.opacities[i], 1e-12f);
+      screen = screen_bwd(p, s.opacities[i], m, v_opacity);
       grad = project_bwd(view, g, p, parts, screen, camera);
     }
     v.means[3 * i] = grad.mean.x, v.means[3 * i + 1] = grad.mean.y, v.means[3 * i + 2] = grad.mean.z;
@@ -377,7 +356,7 @@ __global__ void __launch_bounds__(kThreads)
     v.scales[3 * i] = grad.scale.x, v.scales[3 * i + 1] = grad.scale.y;
     v.scales[3 * i + 2] = grad.scale.z;
     v.opacities[i] = v_opacity;
-    for (int k = 0; k < 3; ++k) v.colors[3 * i + k] = m[6 + k];
+    for (int k = 0; k < 3; ++k) v.colors[3 * i + k] = m[kRed + k];
     if (v.screen_probe) v.screen_probe[2 * i] = screen.x, v.screen_probe[2 * i + 1] = screen.y;
   }
   float fields[16] = {camera.rotation[0].x, camera.rotation[0].y, camera.rotation[0].z,
@@ -438,8 +417,8 @@ extern "C" GSA_API int32_t gsa_abi(void) { return GSA_ABI; }
 extern "C" int64_t gsa_cuda_temporary_bytes(int32_t count, int64_t capacity, int32_t tiles) {
   const uint32_t* in = nullptr;
   uint32_t* out = nullptr;
-  const int32_t* counts = nullptr;
-  int32_t* ends = nullptr;
+  const int64_t* counts = nullptr;
+  int64_t* ends = nullptr;
   size_t depth = 0, sum = 0, tile = 0;
   cub::DeviceRadixSort::SortPairs(nullptr, depth, in, out, in, out, (int64_t)count, 0, 32);
   cub::DeviceScan::InclusiveSum(nullptr, sum, counts, ends, (int64_t)count);
@@ -463,7 +442,7 @@ extern "C" int32_t gsa_cuda_forward(const gsa_cuda_raster* arguments) {
     uint32_t *order = call.values + half, *depths = call.keys + half;
     cub::DeviceRadixSort::SortPairs(call.temporary, bytes, call.keys, depths, call.values, order,
                                     (int64_t)s.count, 0, 32, stream);
-    int32_t *counts = (int32_t*)s.scratch, *ends = counts + s.count;
+    int64_t *counts = (int64_t*)s.scratch, *ends = counts + s.count;
     GSA_LAUNCH(count_kernel, per_gaussian, kThreads, stream, call, order, counts);
     bytes = (size_t)call.temporary_bytes;
     cub::DeviceScan::InclusiveSum(call.temporary, bytes, counts, ends, (int64_t)s.count, stream);

@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-#define GSA_ABI 6
+#define GSA_ABI 7
 #define GSA_RECORD 16  // floats of a projected Gaussian, see cpu/rasterize.cpp
 #define GSA_COVER 4    // int32 of the tiles a Gaussian meets, see cpu/record.h
 #define GSA_MOMENTS 10 // floats of a gradient slot
@@ -163,8 +163,8 @@ typedef struct {
   const float* b;     // [H, W, 3]
   const float* mask;  // [H, W] or null
   int32_t height, width, threads;
-  float* scratch;     // [threads, GSA_SSIM_ROWS, 3 W + 32 rounded up to 16]
-  double* row_sums;   // [H], scratch
+  float* scratch;     // [threads, GSA_SSIM_ROWS, 3 W + 32 rounded up to 16]; see cuda_abi.h
+  double* sums;       // [H], scratch; see cuda_abi.h
   float* value;       // [1]
   float* v_a;         // [H, W, 3] or null
 } gsa_ssim_args;

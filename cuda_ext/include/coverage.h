@@ -9,6 +9,53 @@
 namespace gsa {
 
 template <class F>
+struct Reach {
+  F opacity;             // compensated, at most kOpacityMax
+  F power;               // `reach`; nothing is seen below 0
+  F extent_x, extent_y;  // half the sides of the ellipse's box, px
+};
+
+template <class F>
+GSA_FN Reach<F> reach_of(const F& opacity, const F& compensation, const F& cov_xx, const F& cov_yy) {
+  Reach<F> r;
+  r.opacity = smaller(opacity * compensation, splat(opacity, kOpacityMax));
+  r.power = log2_above(larger(r.opacity * (1.0f / kAlphaMin), splat(opacity, 1e-30f)));
+  // P <= reach  <=>  q <= 2 ln 2 reach with q the quadratic of the conic.
+  const F spread = larger(r.power, splat(opacity, 0.0f)) * (2.0f / kLog2e);
+  r.extent_x = root(spread * cov_xx), r.extent_y = root(spread * cov_yy);
+  return r;
+}
+
+// Whether a Gaussian can show at all, wherever it is on the screen.
+template <class F>
+GSA_FN auto can_show(const F& depth, const F& cov_xx, const F& cov_yy, const F& reach) {
+  const auto in_front = less(splat(depth, kNear), depth);
+  const auto small = both(less(cov_xx, splat(cov_xx, kVarianceMax)),
+                          less(cov_yy, splat(cov_yy, kVarianceMax)));
+  return both(both(in_front, small), less(splat(reach, 0.0f), reach));
+}
+
+// The tiles of `side` pixels, inclusive, that the box of an ellipse at (x, y) meets.
+struct TileBox {
+  int32_t left, right, top, bottom;
+};
+
+// False if no pixel centre of the picture is inside the box.
+GSA_FN bool tile_box(float x, float y, float extent_x, float extent_y, int32_t width, int32_t height,
+                     int32_t side, TileBox& box) {
+  const float left = ceilf(x - extent_x - 0.5f), right = floorf(x + extent_x - 0.5f);
+  const float top = ceilf(y - extent_y - 0.5f), bottom = floorf(y + extent_y - 0.5f);
+  const float last_x = (float)(width - 1), last_y = (float)(height - 1);
+  if (!(left <= last_x && right >= 0.0f && top <= last_y && bottom >= 0.0f)) return false;
+  if (left > right || top > bottom) return false;
+  box.left = (int32_t)fmaxf(left, 0.0f) / side;
+  box.right = (int32_t)fminf(right, last_x) / side;
+  box.top = (int32_t)fmaxf(top, 0.0f) / side;
+  box.bottom = (int32_t)fminf(bottom, last_y) / side;
+  return true;
+}
+
+template <class F>
 struct Exponent {
   F xx, xy, yy;  // >= 0, any, >= 0
 };

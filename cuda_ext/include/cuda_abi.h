@@ -37,6 +37,8 @@ GSA_API int32_t gsa_cuda_pose(const gsa_pose_args* pose, void* stream);
 GSA_API int32_t gsa_cuda_pose_bwd(const gsa_pose_args* pose, const gsa_pose_grad* grad, void* stream);
 GSA_API int32_t gsa_cuda_sh(const gsa_sh_args* arguments, void* stream);
 GSA_API int32_t gsa_cuda_sh_bwd(const gsa_sh_args* arguments, const gsa_sh_grad* grad, void* stream);
+// `scratch` is [3, H, W, 3] here, not used without v_a, and `sums` [T + 1, 2] for T tiles.
+GSA_API int32_t gsa_cuda_ssim(const gsa_ssim_args* arguments, void* stream);
 
 #ifdef __cplusplus
 }

@@ -134,6 +134,27 @@ struct Gaussian2Grad {
   F compensation;
 };
 
+// Sums over a Gaussian's pixels, from which everything else follows. d = pixel - mean, g = dL/dpower;
+// colour and depth are weighted by the pixel's share.
+enum Moment { kG, kGx, kGy, kGxx, kGxy, kGyy, kRed, kGreen, kBlue, kDepth };
+
+// power = - d^T conic d / 2, so v_mean = conic sum(g d); alpha = o c exp(power) with o the opacity and
+// c the compensation, so v_(o c) = sum(g) / (o c), none where o c is cut off.
+template <class F>
+GSA_FN Gaussian2Grad<F> screen_bwd(const Gaussian2<F>& out, const F& opacity, const F* sum,
+                                   F& v_opacity) {
+  const F tiny = splat(opacity, 1e-12f);
+  const F g = zero_unless(less(opacity * out.compensation, splat(opacity, kOpacityMax)), sum[kG]);
+  v_opacity = g * reciprocal(larger(opacity, tiny));
+  Gaussian2Grad<F> v;
+  v.x = out.conic_xx * sum[kGx] + out.conic_xy * sum[kGy];
+  v.y = out.conic_xy * sum[kGx] + out.conic_yy * sum[kGy];
+  v.depth = sum[kDepth];
+  v.moment_xx = sum[kGxx], v.moment_xy = sum[kGxy], v.moment_yy = sum[kGyy];
+  v.compensation = g * reciprocal(larger(out.compensation, tiny));
+  return v;
+}
+
 template <class F>
 struct Gaussian3Grad {
   Vec3<F> mean;

@@ -11,10 +11,22 @@ namespace gsa {
 
 constexpr int kSsimRadius = 5;
 constexpr float kSsimC1 = 0.01f * 0.01f, kSsimC2 = 0.03f * 0.03f;
+constexpr int kSsimTaps = 2 * kSsimRadius + 1;
+
+// In a struct, because device code may copy a constant of the host but not point into it.
+struct SsimWindow {
+  float tap[kSsimTaps];
+};
 // exp(-k^2 / (2 * 1.5^2)), normalised over -5..5
-constexpr float kSsimWindow[2 * kSsimRadius + 1] = {
-    0.0010283801f, 0.0075987581f, 0.0360007721f, 0.1093606895f, 0.2130055377f, 0.2660117249f,
-    0.2130055377f, 0.1093606895f, 0.0360007721f, 0.0075987581f, 0.0010283801f};
+constexpr SsimWindow kSsimWindow = {
+    {0.0010283801f, 0.0075987581f, 0.0360007721f, 0.1093606895f, 0.2130055377f, 0.2660117249f,
+     0.2130055377f, 0.1093606895f, 0.0360007721f, 0.0075987581f, 0.0010283801f}};
+
+// What is blurred of two pictures: a, b, a^2 + b^2, a b.
+template <class F>
+GSA_FN void moments(const F& a, const F& b, F (&out)[4]) {
+  out[0] = a, out[1] = b, out[2] = a * a + b * b, out[3] = a * b;
+}
 
 template <class F>
 struct Similarity {
@@ -37,5 +49,16 @@ GSA_FN Similarity<F> similarity(const F& mean_a, const F& mean_b, const F& squar
   s.by_mean = 2.0f * (mean_b * (shape - light) * scale + mean_a * s.value * (per_shape - per_light));
   return s;
 }
+
+// Derivative by a pixel of the first picture, from those of `similarity` blurred around it: a window
+// that is symmetric is its own adjoint.
+template <class F>
+GSA_FN F similarity_bwd(const F& a, const F& b, const F& by_mean, const F& by_square,
+                        const F& by_product) {
+  return by_mean + 2.0f * a * by_square + b * by_product;
+}
+
+// What turns the sum over three channels into the mean, by the sum of the mask; an empty one gives 0.
+GSA_FN double mean_scale(double weight) { return 1.0 / (3.0 * (weight > 1e-12 ? weight : 1e-12)); }
 
 }  // namespace gsa

@@ -27,6 +27,7 @@ from gsavatar.ops import check, native
 LIBRARY = native.FOLDER / "libgsavatar_cuda.so"
 FIRST_CAPACITY_PER_GAUSSIAN = 8
 HEADROOM = 1.5
+MOST_PAIRS = 2**31 - 1
 CAPTURED_CALLS = 32
 """Calls of the rasterizer that captured steps of one device may hold."""
 
@@ -64,6 +65,8 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
         forward.argtypes = [POINTER(arguments), c_void_p]
         backward.argtypes = [POINTER(arguments), POINTER(grad), c_void_p]
         forward.restype = backward.restype = c_int32
+    library.gsa_cuda_ssim.argtypes = [POINTER(native.SsimArguments), c_void_p]
+    library.gsa_cuda_ssim.restype = c_int32
     return library
 
 
@@ -107,8 +110,8 @@ class Capacity:
 
     def report(self, wanted: int, code: int) -> None:
         """Takes the status of a finished step. Raises ``ValueError`` for malformed input."""
-        if wanted > self.pairs:
-            self.pairs, self.overflow = int(wanted * HEADROOM), True
+        if wanted > self.pairs and code != check.TOO_MANY:
+            self.pairs, self.overflow = min(int(wanted * HEADROOM), MOST_PAIRS), True
         check.raise_for(code)
 
     def poll(self) -> None:
@@ -325,6 +328,19 @@ def rasterize_op(
     inputs |= {"background": background, "screen_probe": screen_probe}
     made = run_forward(inputs, width, height)
     return [made[name] for name in (*OUTPUTS, *KEPT)]
+
+
+@rasterize_op.register_fake
+def _(means, quats, scales, opacities, colors, branch, world_to_cam, K, width, height,
+      background, screen_probe):  # fmt: skip
+    count, tiles = means.shape[0], -(-width // native.TILE) * -(-height // native.TILE)
+    pairs = torch.library.get_ctx().new_dynamic_size()
+    picture = [(height, width, 3), (height, width), (height, width, 3), (height, width)]
+    whole = [(count + 1,), (tiles + 1,), (pairs, 2), (count,), (4,)]
+    return [
+        *(means.new_empty(shape) for shape in (*picture, (count, native.RECORD))),
+        *(branch.new_empty(shape) for shape in whole),
+    ]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:

@@ -23,9 +23,14 @@ def serves(tensor: Tensor) -> bool:
     return tensor.device.type == "cuda" and cuda_backend.why_not() is None
 
 
+def on_cuda(tensor: Tensor) -> bool:
+    """Whether the CUDA library serves the tensor, where its scratch differs from the CPU's."""
+    return tensor.device.type == "cuda"
+
+
 def launcher(tensor: Tensor) -> Launch:
     """How to run kernels where the tensor is. Raises ``NativeUnavailable`` without a library."""
-    if tensor.device.type == "cuda":
+    if on_cuda(tensor):
         stream = torch.cuda.current_stream(tensor.device).cuda_stream
         return launcher_of(cuda_backend.library(), stream)
     library = native.cpu()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-ABI = 6
+ABI = 7
 RECORD, COVER, MOMENTS, TILE, CHUNK = 16, 4, 10, 16, 256
 """Sizes fixed by ``cuda_ext/include/abi.h``."""
 
@@ -117,7 +117,7 @@ SsimArguments = _structure(
     """
     pointer: a b mask
     int32: height width threads
-    pointer: scratch row_sums value v_a
+    pointer: scratch sums value v_a
     """,
 )
 SSIM_ROWS = 69

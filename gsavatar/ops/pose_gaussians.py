@@ -61,6 +61,8 @@ def _check(means: Tensor, quats: Tensor, pose: Pose) -> None:
 
 def check_pose(pose: Pose, means: Tensor) -> None:
     """Raises ``ValueError`` unless the pose fits Gaussians with these ``means`` [N, 3]."""
+    if not isinstance(pose, Pose):
+        raise ValueError(f"pose must be a Pose, got {type(pose).__name__}")
     expected = {"turn": (pose.turn, (4,)), "shift": (pose.shift, (3,))}
     if pose.share is not None:
         expected["share"] = (pose.share, (means.shape[0],))

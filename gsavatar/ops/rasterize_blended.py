@@ -51,13 +51,19 @@ def rasterize_blended(
     The colours are ``evaluate_sh`` of the moved cloud, S is 1, 4, 9 or 16. float32 on a CPU or
     CUDA. Raises ``ValueError`` for malformed arguments and ``NativeUnavailable`` without kernels.
     """
+    if not isinstance(means, Tensor) or means.dim() != 2 or means.shape[1] != 3:
+        raise ValueError("means must be a tensor of shape [N, 3]")
     terms = sh.shape[1] if isinstance(sh, Tensor) and sh.dim() == 3 else 0
     check.shape("sh", sh, (means.shape[0], terms if terms in TERMS else 1, 3))
+    check.dtype("sh", sh, means.dtype)
+    check.device("sh", sh, means.device)
     check.raster_arguments(
         means, quats, scales, opacities, sh[:, 0], branch, world_to_cam, K, width, height,
         background, None,
     )  # fmt: skip
     check.dtype("means", means, torch.float32)
+    if means.device.type not in {"cpu", "cuda"}:
+        raise native.NativeUnavailable(f"there are no kernels for tensors on {means.device}")
     _check_parts(parts, means)
     held = [contiguous(part) for part in parts]
     cloud: dict[str, Tensor | None] = {
@@ -79,7 +85,8 @@ def _check_parts(parts: Sequence[Part], means: Tensor) -> None:
     for part in parts:
         if not isinstance(part.coefficients, Tensor) or part.coefficients.dim() != 1:
             raise ValueError("coefficients must be a tensor of shape [K]")
-        count = part.basis.shape[1] if part.basis.dim() == 3 else 0
+        basis = part.basis
+        count = basis.shape[1] if isinstance(basis, Tensor) and basis.dim() == 3 else 0
         check.shape("basis", part.basis, (part.coefficients.shape[0], count, OFFSETS))
         for name, tensor in (("basis", part.basis), ("coefficients", part.coefficients)):
             check.dtype(name, tensor, means.dtype)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gsavatar.ops import check, native
+from gsavatar.ops import check, launch, native
 
 WINDOW, SIGMA = 11, 1.5
 C1, C2 = 0.01**2, 0.03**2
@@ -25,11 +25,11 @@ def ssim(
     """Mean SSIM, a scalar in -1..1, over channels and over pixels weighted by ``mask``.
 
     An empty mask gives 0. Gradients flow to ``a`` only. Raises ``ValueError`` for malformed shapes,
-    dtypes or devices. float32 on a CPU runs natively, anything else in torch.
+    dtypes or devices. float32 on a CPU or CUDA runs natively, anything else in torch.
     """
     _check(a, b, mask)
     b = b.detach()
-    if a.device.type != "cpu" or a.dtype != torch.float32 or not native.present():
+    if not launch.serves(a):
         return ssim_ref(a, b, mask)
     return ssim_op(a, b, mask, a.requires_grad and torch.is_grad_enabled())[0]
 
@@ -41,17 +41,27 @@ def ssim_op(a: Tensor, b: Tensor, mask: Tensor | None, needs_grad: bool) -> tupl
     mask = None if mask is None else mask.contiguous()
     height, width = a.shape[:2]
     threads = min(native.threads(), height)
-    stride = -(-(3 * width + 32) // 16) * 16
-    scratch = torch.empty(threads, native.SSIM_ROWS, stride)
-    row_sums, value = torch.empty(height, dtype=torch.float64), torch.empty(())
-    v_a = torch.empty_like(a) if needs_grad else torch.empty(0)
+    value, v_a = a.new_empty(()), torch.empty_like(a) if needs_grad else a.new_empty(0)
+    scratch, sums = _scratch(a, threads, needs_grad)
     call = native.SsimArguments(
         a=a.data_ptr(), b=b.data_ptr(), mask=native.pointer(mask), height=height, width=width,
-        threads=threads, scratch=scratch.data_ptr(), row_sums=row_sums.data_ptr(),
+        threads=threads, scratch=scratch.data_ptr(), sums=sums.data_ptr(),
         value=value.data_ptr(), v_a=v_a.data_ptr() if needs_grad else None,
     )  # fmt: skip
-    native.cpu().gsa_ssim(call)
+    launch.launcher(a)("ssim", call)
     return value, v_a
+
+
+def _scratch(a: Tensor, threads: int, needs_grad: bool) -> tuple[Tensor, Tensor]:
+    """What the kernels keep in between, float32 and float64: see ``abi.h`` and ``cuda_abi.h``."""
+    height, width = a.shape[:2]
+    if launch.on_cuda(a):
+        tiles = -(-width // native.TILE) * -(-height // native.TILE)
+        slopes = a.new_empty((3, *a.shape) if needs_grad else 0)
+        return slopes, a.new_empty(tiles + 1, 2, dtype=torch.float64)
+    stride = -(-(3 * width + 32) // 16) * 16
+    rows = a.new_empty(threads, native.SSIM_ROWS, stride)
+    return rows, a.new_empty(height, dtype=torch.float64)
 
 
 @ssim_op.register_fake
@@ -61,7 +71,9 @@ def _(a: Tensor, b: Tensor, mask: Tensor | None, needs_grad: bool) -> tuple[Tens
 
 @torch.library.custom_op("gsavatar::ssim_bwd", mutates_args=())
 def ssim_bwd_op(v_a: Tensor, v_value: Tensor) -> Tensor:
-    """``v_a * v_value``, by our own threads: torch's wait for each other longer than it takes."""
+    """``v_a * v_value``. On a CPU by our own threads: torch's wait for each other too long."""
+    if launch.on_cuda(v_a):
+        return v_a * v_value
     out = torch.empty_like(v_a)
     native.cpu().gsa_scaled(
         v_a.data_ptr(), v_value.data_ptr(), out.data_ptr(), v_a.numel(), native.threads()
