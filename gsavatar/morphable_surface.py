@@ -32,6 +32,14 @@ def vertex_normals(vertices: Floats, faces: Ints) -> Floats:
     return np.asarray(normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12))
 
 
+def nearest_of(points: Floats) -> Callable[[Floats], Ints]:
+    """A function from places [N, 3] to the index [N] of the nearest of ``points`` [P, 3]."""
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(points)
+    return lambda places: np.asarray(tree.query(places)[1])
+
+
 def lip_sides() -> Floats:
     """1 at the lower lip's landmarks, -1 at the upper lip's, 0 at the others, [468]."""
     side = np.zeros(MESH_POINTS)

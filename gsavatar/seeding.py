@@ -58,7 +58,7 @@ class SeedCounts:
 
 
 @dataclass(frozen=True)
-class _Points:
+class Points:
     """Seeds before they become Gaussians."""
 
     means: Tensor  # [N, 3]
@@ -72,14 +72,14 @@ def seed_avatar(
     """The untrained avatar of a clip: mesh seeds, hair and torso seeds, colours from its frames."""
     rows = spread_rows(clip.train_rows, REFERENCE_FRAMES)
     face = clip.track.face
-    on_face = _sample_mesh(face, FACE_PARTS, counts.face - int(HAIR_SHARE * counts.face), generator)
+    on_face = sample_mesh(face, FACE_PARTS, counts.face - int(HAIR_SHARE * counts.face), generator)
     hair = _hair_points(clip, rows, int(HAIR_SHARE * counts.face), generator)
-    face_points = _Points(
+    face_points = Points(
         torch.cat((on_face.means, hair)),
         torch.cat((on_face.shapes, hair.new_zeros(len(face.names), len(hair), 3)), dim=1),
         torch.cat((on_face.part, torch.full((len(hair),), int(FacePart.SCALP), dtype=torch.uint8))),
     )
-    mouth_points = _sample_mesh(face, MOUTH_PARTS, counts.mouth, generator)
+    mouth_points = sample_mesh(face, MOUTH_PARTS, counts.mouth, generator)
     face_colors = _colors(clip, rows, face_points)
     mouth_colors = torch.tensor(
         [DEFAULT_COLORS[FacePart(int(p))] for p in mouth_points.part], dtype=torch.float32
@@ -113,10 +113,13 @@ def spread_rows(rows: np.ndarray, count: int) -> list[int]:
     return [int(rows[i]) for i in np.unique(picks)]
 
 
-def _sample_mesh(
+def sample_mesh(
     face: FittedFace, density: dict[FacePart, float], count: int, generator: torch.Generator
-) -> _Points:
-    """Random points on the triangles of some parts, with the shapes interpolated."""
+) -> Points:
+    """``count`` random points on the triangles of some parts, with the shapes interpolated.
+
+    ``density`` is the relative number by area of each part.
+    """
     weight = torch.zeros(len(FacePart))
     for part, value in density.items():
         weight[int(part)] = value
@@ -132,7 +135,7 @@ def _sample_mesh(
     triangle = corners[chosen]
     means = (face.vertices[triangle] * mix).sum(1)
     shapes = (face.basis[:, triangle] * mix).sum(2)
-    return _Points(means, shapes, face.part[triangle[:, 0]])
+    return Points(means, shapes, face.part[triangle[:, 0]])
 
 
 def project(points: Tensor, head_pose: Tensor, camera: Camera) -> Tensor:
@@ -174,7 +177,7 @@ def seen_colors(
     return colors, ~colors.isnan().any(-1)
 
 
-def _colors(clip: Clip, rows: list[int], points: _Points) -> Tensor:
+def _colors(clip: Clip, rows: list[int], points: Points) -> Tensor:
     """Colours [N, 3] of the seeds; what no frame shows gets the median of the others."""
     colors, seen = seen_colors(clip, rows, points.means, points.shapes, points.part)
     if not seen.any():

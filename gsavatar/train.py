@@ -28,6 +28,7 @@ from gsavatar.pose_refinement import PoseCorrections
 from gsavatar.render import crop_camera, render
 from gsavatar.seeding import SeedCounts, seed_avatar
 from gsavatar.surround import Surround
+from gsavatar.tether import PULL_EVERY, Tether
 from gsavatar.train_state import (
     TrainState,
     descend,
@@ -145,6 +146,7 @@ class LinearRecipe:
     def __init__(self, clip: Clip, settings: TrainSettings) -> None:
         self.clip, self.settings = clip, settings
         self.batches, self.surround = Batches(clip, settings.size), Surround(clip)
+        self.tether = Tether(clip.track.face)
 
     def start(self) -> TrainState:
         """``Recipe``."""
@@ -156,7 +158,11 @@ class LinearRecipe:
 
     def step(self, state: TrainState) -> float:
         """``Recipe``."""
-        return _step(state, self.batches, self.surround, self.settings)
+        loss = _step(state, self.batches, self.surround, self.settings)
+        if state.step % PULL_EVERY == 0:
+            means = state.adam.params[f"{Branch.FACE.name}.means"].detach()
+            self.tether.pull(means, state.seeds[Branch.FACE.name])
+        return loss
 
     def grow(self, state: TrainState) -> None:
         """``Recipe``."""
