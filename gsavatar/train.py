@@ -23,6 +23,7 @@ from gsavatar.frames import write_bytes_atomic
 from gsavatar.gaussians import RawGaussians
 from gsavatar.losses import frame_terms, mouth_terms, size_term, surround_terms, total
 from gsavatar.motion import LinearMotion, regularise
+from gsavatar.ops import native
 from gsavatar.optimizer import RowAdam
 from gsavatar.pose_refinement import PoseCorrections
 from gsavatar.render import crop_camera, render
@@ -111,6 +112,14 @@ def train(
     settings, seed and threads an interrupted run ends bit-equal on a CPU. Raises ``InputError``
     after three steps in a row with a loss that is not finite; the last checkpoint stays.
     """
+    with native.torch_on_one_thread():
+        return _trained(clip, settings, folder, progress, live)
+
+
+def _trained(
+    clip: Clip, settings: TrainSettings, folder: Path, progress: Progress | None,
+    live: Callable[[Avatar, int], None] | None,
+) -> Avatar:  # fmt: skip
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     recipe = _recipe(clip, settings)
     state = load_checkpoint(folder, asdict(settings)) or recipe.start()

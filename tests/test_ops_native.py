@@ -175,3 +175,16 @@ def test_portable_library_builds_without_threads(
     monkeypatch.setattr(native, "cpu", lambda: plain)
     for i, (got, expected) in enumerate(zip(everything(), want, strict=True)):
         assert_alike(str(i), got, expected, 1e-3)
+
+
+def test_kernels_keep_their_threads_while_torch_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GSAVATAR_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(RuntimeError), native.torch_on_one_thread():
+            assert (torch.get_num_threads(), native.threads()) == (1, 3)
+            raise RuntimeError
+        assert (torch.get_num_threads(), native.threads()) == (3, 3)
+    finally:
+        torch.set_num_threads(before)

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from ctypes import POINTER, c_float, c_int32, c_int64, c_void_p
 from functools import lru_cache
 from pathlib import Path
@@ -209,11 +212,31 @@ def present() -> bool:
     return _is_built() and cpu() is not None
 
 
+_kept_threads: ContextVar[int | None] = ContextVar("threads of native calls", default=None)
+
+
+@contextmanager
+def torch_on_one_thread() -> Iterator[None]:
+    """Meanwhile torch's own operators run on one thread, native calls on as many as before.
+
+    A training step has hundreds of small operators: waking a second thread for each costs more than
+    it brings (on two cores a step takes a sixth less time without).
+    """
+    before = torch.get_num_threads()
+    token = _kept_threads.set(threads())
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        _kept_threads.reset(token)
+
+
 def threads() -> int:
     """Threads of a native call: ``GSAVATAR_THREADS``, else as many as torch uses."""
     forced = os.environ.get("GSAVATAR_THREADS", "")
     if not forced:
-        return torch.get_num_threads()
+        return _kept_threads.get() or torch.get_num_threads()
     if not forced.isdigit() or int(forced) < 1:
         raise ValueError(f"GSAVATAR_THREADS={forced} must be a whole number from 1")
     return min(int(forced), 256)
