@@ -108,12 +108,7 @@ def fit_track(
         if bundle is not None:
             lens = bundle.lens
             K = geometry.pinhole(lens.focal, image_size, (lens.cx, lens.cy))
-            some, held = sample, None
-            if bundle.shows_depth:
-                some, held = sample.at(bundle.rows), bundle.poses
-            fit = tracking_shape.fit_person(
-                model, some.seen_px, some.scores, some.time_s, lens, held=held
-            )
+            fit = _fit_again(fit, sample, bundle)
         tell(2, STEPS)
         poses, coefficients, weight = _all_frames(
             fit, footage, lens, pictures, bundle, lambda i: tell(2 + i, STEPS)
@@ -220,6 +215,16 @@ def _bundle(
     if bundle is None:
         return None
     return on_the_face(bundle, fit.rest, fit.rigid_weight, sample.seen_px[bundle.rows])
+
+
+def _fit_again(fit: Fit, sample: _Footage, bundle: Bundle) -> Fit:
+    """The person seen through the bundle's lens; by its poses where skin shows the face's depth."""
+    some, held = sample, None
+    if bundle.shows_depth:
+        some, held = sample.at(bundle.rows), bundle.poses
+    return tracking_shape.fit_person(
+        fit.model, some.seen_px, some.scores, some.time_s, bundle.lens, held=held
+    )
 
 
 def _all_frames(  # noqa: PLR0917

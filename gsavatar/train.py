@@ -98,6 +98,7 @@ class Recipe(Protocol):
         ...
 
 
+@native.torch_on_one_thread()
 def train(
     clip: Clip,
     settings: TrainSettings,
@@ -112,14 +113,6 @@ def train(
     settings, seed and threads an interrupted run ends bit-equal on a CPU. Raises ``InputError``
     after three steps in a row with a loss that is not finite; the last checkpoint stays.
     """
-    with native.torch_on_one_thread():
-        return _trained(clip, settings, folder, progress, live)
-
-
-def _trained(
-    clip: Clip, settings: TrainSettings, folder: Path, progress: Progress | None,
-    live: Callable[[Avatar, int], None] | None,
-) -> Avatar:  # fmt: skip
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     recipe = _recipe(clip, settings)
     state = load_checkpoint(folder, asdict(settings)) or recipe.start()
