@@ -21,10 +21,11 @@ from torch import Tensor
 from gsavatar import geometry, tracking_known, tracking_shape, tracking_skin
 from gsavatar.errors import InputError
 from gsavatar.morphable import FITTED_POINTS, Floats, Ints, choose_provider
-from gsavatar.tracking_bundle import Bundle, adjust, locate_all
+from gsavatar.tracking_bundle import Bundle, adjust
 from gsavatar.tracking_flow import SHAKE_SD, SKIN_SHAKE_SD, Flow, Pictures, join_flow, measure_flow
 from gsavatar.tracking_gauge import on_the_face
-from gsavatar.tracking_motion import rest_pose
+from gsavatar.tracking_locate import locate_all
+from gsavatar.tracking_motion import meeting, rest_pose
 from gsavatar.tracking_priors import EXPRESSION_WEIGHT, RIGID_WEIGHT, expression_prior, usual_scores
 from gsavatar.tracking_shape import Fit
 from gsavatar.tracking_skin import FACING, facing
@@ -239,7 +240,10 @@ def _all_frames(  # noqa: PLR0917
     shown: Floats = np.ones((len(seen), len(points)))
     count: Floats = np.ones(len(seen))
     if bundle is not None and pictures is not None:
-        raw, looked = locate_all(bundle, pictures, footage.rows, raw)
+        located, looked = locate_all(bundle, pictures, footage.rows, raw)
+        if not bundle.shows_depth:  # there a second path is as good, and errs for other reasons
+            located = meeting(located, raw, footage.time_s, footage.file_index)
+        raw = located
         count = np.where(looked, 1.0, UNLOOKED)
         sure = bundle.skin.patches.best(FLOW_POINTS)
         points, worth, shake = sure.points, np.ones(len(sure.points)), SKIN_SHAKE_SD

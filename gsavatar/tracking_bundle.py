@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from gsavatar.morphable import Floats, Ints
 from gsavatar.tracking_flow import Pictures
 from gsavatar.tracking_motion import mean_rotation, reach, rotvecs
-from gsavatar.tracking_skin import MIN_POINTS, Patches, SkinMap, Surface, evened, find, pick
-from gsavatar.tracking_solve import Lens, Poses, pose_jacobian, project, rotations
+from gsavatar.tracking_skin import Patches, SkinMap, Surface, evened, find, pick
+from gsavatar.tracking_solve import Lens, Poses, pose_jacobian, rotations
 
 KEY_FRAMES, ADJUSTED_FRAMES = 14, 60
 CAUCHY = 2.0
@@ -49,10 +49,6 @@ FOCAL_SD = 0.25
 ROUNDS = 12
 MIN_OBSERVATIONS = 25
 MIN_SIGHTINGS = 3
-NEAREST_KEYS = 3
-LOOK_EVERY, STILL_LOOK_EVERY = 2, 4
-"""Frames from one that is searched for patches to the next, of heads that turn and of others."""
-RESECTION_STEPS = 6
 
 
 @dataclass(frozen=True)
@@ -112,60 +108,6 @@ def adjust(
     return Bundle(lens, sigma, index, new, skin, shows_depth)
 
 
-def locate(
-    skin: SkinMap, picture: NDArray[np.uint8], start: Poses, lens: Lens, passes: int = 1
-) -> Poses | None:
-    """The pose [1] of a head in a picture by its patches; None where too few are found.
-
-    ``start`` [1] is right to a few degrees; another pass finds more patches from a better start.
-    """
-    image = evened(picture)
-    pose = start
-    for _ in range(passes):
-        point, pixels = find(skin, image, pose, lens, NEAREST_KEYS)
-        if len(point) < MIN_POINTS:
-            return None
-        known = skin.patches.at(point)
-        pose = _resect(pose, start, known.points, pixels, known.trust, lens)
-    return pose
-
-
-def locate_all(
-    bundle: Bundle, pictures: Pictures, rows: Ints, raw: Poses
-) -> tuple[Poses, NDArray[np.bool_]]:
-    """Poses of all frames by their patches, and which frames were looked at and recognised.
-
-    ``raw`` [T] are the landmarks' poses. Every few frames are looked at, as optical flow knows the
-    way between them; the others get what their neighbours' patches say of the landmarks' error.
-    """
-    every = LOOK_EVERY if bundle.shows_depth else STILL_LOOK_EVERY
-    R, t = raw.R.copy(), raw.t.copy()
-    good = np.zeros(len(R), dtype=bool)
-    last = -1
-    for i in range(0, len(rows), every):
-        picture = pictures(int(rows[i]))
-        if picture is None:
-            continue
-        start, passes = raw[np.array([i])], 2
-        if last >= 0 and i - last <= 2 * every:
-            turn = R[last] @ raw.R[last].T
-            start = Poses((turn @ raw.R[i])[None], (raw.t[i] + t[last] - raw.t[last])[None])
-            passes = 1
-        found = locate(bundle.skin, picture, start, bundle.lens, passes)
-        if found is not None:
-            R[i], t[i], good[i], last = found.R[0], found.t[0], True, i
-    known = np.flatnonzero(good)
-    if len(known):
-        turns = rotvecs(R[known] @ raw.R[known].transpose(0, 2, 1))
-        shifts = t[known] - raw.t[known]
-        frames = np.arange(len(R))
-        between = [np.interp(frames, known, column) for column in np.hstack((turns, shifts)).T]
-        rest = np.flatnonzero(~good)
-        fix = np.stack(between, axis=1)[rest]
-        R[rest], t[rest] = rotations(fix[:, :3]) @ raw.R[rest], raw.t[rest] + fix[:, 3:]
-    return Poses(R, t), good
-
-
 def _spread_views(poses: Poses, most: int) -> Ints:
     """Rows of views that lie far apart, the usual one first (farthest point sampling)."""
     turns = rotvecs(poses.R)
@@ -214,12 +156,13 @@ def _sightings(
     return _Seen(every, np.concatenate(frames), np.concatenate(pixels), skin.patches.trust[every])
 
 
-def _moved(poses: Poses, change: Floats) -> Poses:
+def moved(poses: Poses, change: Floats) -> Poses:
     """Poses after a shift and a turn about the head's own origin, [T, 6]."""
     return Poses(rotations(change[:, 3:]) @ poses.R, poses.t + change[:, :3])
 
 
-def _off_start(poses: Poses, start: Poses) -> Floats:
+def off_start(poses: Poses, start: Poses) -> Floats:
+    """Shift and turn [T, 6] (metres, radians) by which poses differ from where they started."""
     return np.concatenate(
         (poses.t - start.t, rotvecs(poses.R @ start.R.transpose(0, 2, 1))), axis=1
     )
@@ -232,7 +175,7 @@ def _residuals(poses: Poses, points: Floats, seen: _Seen, lens: Lens) -> tuple[F
     return np.einsum("oij,oj->oi", seen.trust, seen.pixels - pixels), at
 
 
-def _robust(residual: Floats, shared_error: float) -> Floats:
+def robust(residual: Floats, shared_error: float) -> Floats:
     """Weights [O] of sightings: Cauchy's, thinned for errors that agree."""
     square = (residual**2).sum(1) / CAUCHY**2
     return np.asarray(1.0 / (1.0 + square) / shared_error)
@@ -253,7 +196,7 @@ class _Problem:
 
     @cached_property
     def swings(self) -> Floats:
-        """Rows [3, 6 T] that take ``_off_start`` to the share by which the head turns too widely
+        """Rows [3, 6 T] that take ``off_start`` to the share by which the head turns too widely
         about each axis of the camera, over the deviation of that share."""
         turns = rotvecs(self.start.R @ mean_rotation(self.start.R).T)
         square = np.maximum((turns**2).sum(0), 1e-12)
@@ -277,7 +220,7 @@ class _Problem:
             if step is None:
                 return None
             d_pose, d_point, d_focal, sigma = step
-            tried = _moved(poses, d_pose), points + d_point, replace(
+            tried = moved(poses, d_pose), points + d_point, replace(
                 lens, focal=float(lens.focal * np.exp(d_focal))
             )  # fmt: skip
             new = self.cost(*tried)
@@ -295,7 +238,7 @@ class _Problem:
         """Twice the negative logarithm of the belief in an answer."""
         residual, _ = _residuals(poses, points, self.seen, lens)
         cauchy = CAUCHY**2 * np.log1p((residual**2).sum(1) / CAUCHY**2)
-        off = _off_start(poses, self.start)
+        off = off_start(poses, self.start)
         held = ((off / POSE_SD) ** 2).sum() / len(poses.t)
         held += ((self.swings @ off.ravel()) ** 2).sum()
         near = (((points - self.places) / self.place_sd[:, None]) ** 2).sum()
@@ -313,7 +256,7 @@ class _Normal:
     def __init__(self, problem: _Problem, poses: Poses, points: Floats, lens: Lens) -> None:
         seen, self.focal_known = problem.seen, problem.focal_known
         residual, at = _residuals(poses, points, seen, lens)
-        weight = _robust(residual, problem.shared_error)
+        weight = robust(residual, problem.shared_error)
         arm = at - poses.t[seen.frame]
         J = seen.trust @ pose_jacobian(at[None], arm[None], lens)[0]  # [O, 2, 6]
         by_point = J[:, :, :3] @ poses.R[seen.frame]  # [O, 2, 3]
@@ -326,7 +269,7 @@ class _Normal:
         hold = np.diag(1 / POSE_SD**2) / T
         self.H = np.tile(hold, (T, 1, 1))
         np.add.at(self.H, seen.frame, np.einsum("oia,oib->oab", Jw, J))
-        off = _off_start(poses, problem.start)
+        off = off_start(poses, problem.start)
         self.swings, self.swung = problem.swings, problem.swings @ off.ravel()
         self.g = -off @ hold - (self.swung @ self.swings).reshape(T, 6)
         np.add.at(self.g, seen.frame, np.einsum("oia,oi->oa", Jw, residual))
@@ -388,20 +331,3 @@ class _Normal:
         pose, focal = x[:-1].reshape(T, 6), float(x[-1])
         pull = self.v - self.Vf * focal - (W.T @ x[:-1]).reshape(N, 3)
         return pose, np.einsum("nab,nb->na", inverse, pull), focal, float(np.sqrt(variance))
-
-
-def _resect(  # noqa: PLR0917
-    start: Poses, belief: Poses, points: Floats, pixels: Floats, trust: Floats, lens: Lens
-) -> Poses:
-    """The pose [1] that puts known places [P, 3] onto pixels [P, 2], held weakly to ``belief``."""
-    pose = start
-    hold = 1 / (POSE_SD * (0.1, 0.1, 1, 1, 1, 1)) ** 2 * 1e-2
-    for _ in range(RESECTION_STEPS):
-        at, seen = project(pose, points[None], lens)
-        residual = np.einsum("pij,pj->pi", trust, pixels - at[0])
-        weight = _robust(residual, SHARED_ERROR)
-        J = trust @ pose_jacobian(seen, seen - pose.t[:, None], lens)[0]
-        H = np.einsum("pia,p,pib->ab", J, weight, J) + np.diag(hold)
-        g = np.einsum("pia,p,pi->a", J, weight, residual) - hold * _off_start(pose, belief)[0]
-        pose = _moved(pose, np.linalg.solve(H, g)[None])
-    return pose

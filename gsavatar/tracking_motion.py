@@ -7,6 +7,8 @@ import numpy as np
 from gsavatar.morphable import Floats, Ints
 from gsavatar.tracking_solve import Poses, rotations
 
+MEETING_S = 0.3
+"""Deviation of the window in time over which two paths' difference is taken."""
 GAP_FACTOR = 2.5
 """A pause longer than this many median frame steps starts a new run."""
 
@@ -49,3 +51,21 @@ def reach(poses: Poses) -> float:
     """How far a head turns from its mean, in radians; the widest twentieth is left out."""
     turns = np.linalg.norm(rotvecs(poses.R @ mean_rotation(poses.R).T), axis=1)
     return float(np.percentile(turns, 95))
+
+
+def meeting(steady: Poses, other: Poses, time_s: Floats, file_index: Ints) -> Poses:
+    """The path halfway between two, with the quick motion of the steady one alone.
+
+    Where the errors of both paths are slow, alike in size and independent, the middle errs less
+    than either.
+    """
+    from scipy.ndimage import gaussian_filter1d
+
+    R, t = steady.R.copy(), steady.t.copy()
+    step = float(np.median(np.diff(time_s))) if len(time_s) > 1 else 1.0
+    for rows in runs(time_s, file_index):
+        turn = rotvecs(other.R[rows] @ steady.R[rows].transpose(0, 2, 1))
+        apart = np.concatenate((turn, other.t[rows] - steady.t[rows]), axis=1)
+        half = 0.5 * gaussian_filter1d(apart, MEETING_S / step, axis=0, mode="nearest")
+        R[rows], t[rows] = rotations(half[:, :3]) @ R[rows], t[rows] + half[:, 3:]
+    return Poses(R, t)

@@ -14,7 +14,7 @@ from gsavatar.errors import InputError
 from gsavatar.morphable import FITTED_POINTS, MorphableModel
 from gsavatar.morphable_clip import learn_clip_model
 from gsavatar.tracking_flow import Flow, join_flow, measure_flow
-from gsavatar.tracking_motion import rest_pose, runs
+from gsavatar.tracking_motion import meeting, rest_pose, rotvecs, runs
 from gsavatar.tracking_solve import Lens, Poses, first_poses, project, refine_poses, rotations
 from gsavatar.types import Landmarks, Track
 
@@ -324,6 +324,20 @@ def test_runs_end_at_pauses_and_files() -> None:
         [3, 4],
         [5],
     ]
+
+
+def test_two_paths_meet_halfway_without_the_shake_of_one() -> None:
+    time_s, file_index = np.arange(200) / 25, np.repeat([0, 1], 100)
+    sway = 0.02 * np.sin(time_s)[:, None] * np.array([1.0, 0.3, 0.0])
+    steady = Poses(rotations(sway), np.tile([0.0, 0.0, 0.8], (200, 1)))
+    lean = np.where(file_index == 0, 0.02, -0.04)[:, None] * np.array([1.0, 0.0, 0.0])
+    shake = np.random.default_rng(0).normal(0, 0.003, (200, 3))
+    other = Poses(rotations(lean + shake) @ steady.R, steady.t + lean)
+    met = meeting(steady, other, time_s, file_index)
+    turn = rotvecs(met.R @ steady.R.transpose(0, 2, 1))
+    assert np.abs(turn - 0.5 * lean).max() < 0.002
+    assert np.abs(np.diff(turn, axis=0))[file_index[1:] == file_index[:-1]].max() < 0.0005
+    np.testing.assert_allclose(met.t, steady.t + 0.5 * lean, atol=1e-12)  # files stay apart
 
 
 def test_rest_pose_is_the_median() -> None:

@@ -13,18 +13,15 @@ from gsavatar.morphable import MESH_POINTS, canonical_face
 from gsavatar.morphable_surface import vertex_normals
 from gsavatar.tracking_bundle import (
     LEAST_TURN_RAD,
-    LOOK_EVERY,
-    STILL_LOOK_EVERY,
     SWING_SD,
     Bundle,
-    _moved,
     _Normal,
     _Problem,
     _Seen,
     adjust,
-    locate,
-    locate_all,
+    moved,
 )
+from gsavatar.tracking_locate import LOOK_EVERY, STILL_LOOK_EVERY, locate, locate_all
 from gsavatar.tracking_motion import mean_rotation, reach, rotvecs
 from gsavatar.tracking_skin import (
     Patches,
@@ -170,7 +167,7 @@ class Scene:
         trust = np.tile(np.eye(2) / 0.25, (len(frame), 1, 1))
         self.seen = _Seen(point, frame, seen, trust)
         off = rng.normal(0, 1, (count, 6)) * (0.002, 0.002, 0.01, 0.02, 0.02, 0.02)
-        self.start = _moved(self.poses, off)
+        self.start = moved(self.poses, off)
         self.guessed = self.places + rng.normal(0, 0.003, self.places.shape)
 
     def problem(self, focal_known: bool, lens: Lens) -> _Problem:
@@ -226,7 +223,7 @@ def test_the_step_goes_down_the_costs_gradient() -> None:
         for sign in (1, -1):
             lens = Lens(scene.lens.focal * np.exp(sign * step * focal), 256.0, 256.0)
             costs.append(problem.cost(
-                _moved(scene.start, sign * step * pose), scene.guessed + sign * step * point, lens
+                moved(scene.start, sign * step * pose), scene.guessed + sign * step * point, lens
             ))  # fmt: skip
         return (costs[0] - costs[1]) / (2 * step)
 
@@ -255,7 +252,7 @@ def test_a_whole_adjustment_of_a_turning_camera(monkeypatch: pytest.MonkeyPatch)
     R = rotations(angles)
     true = Poses(R @ front().R, R @ front().t[0])
     pictures = [turned_camera(picture, a) for a in angles]
-    start = _moved(
+    start = moved(
         true, np.random.default_rng(1).normal(0, 0.01, (40, 6)) * (0.1, 0.1, 0.3, 1, 1, 1)
     )
     bundle = adjust(

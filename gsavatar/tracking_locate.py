@@ -1,0 +1,89 @@
+"""Where a head is in any frame, by the patches of its skin that the bundle placed."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsavatar.morphable import Floats, Ints
+from gsavatar.tracking_bundle import POSE_SD, SHARED_ERROR, Bundle, moved, off_start, robust
+from gsavatar.tracking_flow import Pictures
+from gsavatar.tracking_motion import rotvecs
+from gsavatar.tracking_skin import MIN_POINTS, SkinMap, evened, find
+from gsavatar.tracking_solve import Lens, Poses, pose_jacobian, project, rotations
+
+NEAREST_KEYS = 3
+LOOK_EVERY, STILL_LOOK_EVERY = 2, 4
+"""Frames from one that is searched for patches to the next, of heads that turn and of others."""
+RESECTION_STEPS = 6
+
+
+def locate(
+    skin: SkinMap, picture: NDArray[np.uint8], start: Poses, lens: Lens, passes: int = 1
+) -> Poses | None:
+    """The pose [1] of a head in a picture by its patches; None where too few are found.
+
+    ``start`` [1] is right to a few degrees; another pass finds more patches from a better start.
+    """
+    image = evened(picture)
+    pose = start
+    for _ in range(passes):
+        point, pixels = find(skin, image, pose, lens, NEAREST_KEYS)
+        if len(point) < MIN_POINTS:
+            return None
+        known = skin.patches.at(point)
+        pose = _resect(pose, start, known.points, pixels, known.trust, lens)
+    return pose
+
+
+def locate_all(
+    bundle: Bundle, pictures: Pictures, rows: Ints, raw: Poses
+) -> tuple[Poses, NDArray[np.bool_]]:
+    """Poses of all frames by their patches, and which frames were looked at and recognised.
+
+    ``raw`` [T] are the landmarks' poses. Every few frames are looked at, as optical flow knows the
+    way between them; the others get what their neighbours' patches say of the landmarks' error.
+    """
+    every = LOOK_EVERY if bundle.shows_depth else STILL_LOOK_EVERY
+    R, t = raw.R.copy(), raw.t.copy()
+    good = np.zeros(len(R), dtype=bool)
+    last = -1
+    for i in range(0, len(rows), every):
+        picture = pictures(int(rows[i]))
+        if picture is None:
+            continue
+        start, passes = raw[np.array([i])], 2
+        if last >= 0 and i - last <= 2 * every:
+            turn = R[last] @ raw.R[last].T
+            start = Poses((turn @ raw.R[i])[None], (raw.t[i] + t[last] - raw.t[last])[None])
+            passes = 1
+        found = locate(bundle.skin, picture, start, bundle.lens, passes)
+        if found is not None:
+            R[i], t[i], good[i], last = found.R[0], found.t[0], True, i
+    known = np.flatnonzero(good)
+    if len(known):
+        turns = rotvecs(R[known] @ raw.R[known].transpose(0, 2, 1))
+        shifts = t[known] - raw.t[known]
+        frames = np.arange(len(R))
+        between = [np.interp(frames, known, column) for column in np.hstack((turns, shifts)).T]
+        rest = np.flatnonzero(~good)
+        fix = np.stack(between, axis=1)[rest]
+        R[rest], t[rest] = rotations(fix[:, :3]) @ raw.R[rest], raw.t[rest] + fix[:, 3:]
+    return Poses(R, t), good
+
+
+def _resect(  # noqa: PLR0917
+    start: Poses, belief: Poses, points: Floats, pixels: Floats, trust: Floats, lens: Lens
+) -> Poses:
+    """The pose [1] that puts known places [P, 3] onto pixels [P, 2], held weakly to ``belief``."""
+    pose = start
+    hold = 1 / (POSE_SD * (0.1, 0.1, 1, 1, 1, 1)) ** 2 * 1e-2
+    for _ in range(RESECTION_STEPS):
+        at, seen = project(pose, points[None], lens)
+        residual = np.einsum("pij,pj->pi", trust, pixels - at[0])
+        weight = robust(residual, SHARED_ERROR)
+        J = trust @ pose_jacobian(seen, seen - pose.t[:, None], lens)[0]
+        H = np.einsum("pia,p,pib->ab", J, weight, J) + np.diag(hold)
+        g = np.einsum("pia,p,pi->a", J, weight, residual) - hold * off_start(pose, belief)[0]
+        pose = moved(pose, np.linalg.solve(H, g)[None])
+    return pose
