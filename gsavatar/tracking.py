@@ -26,7 +26,7 @@ from gsavatar.tracking_flow import SHAKE_SD, SKIN_SHAKE_SD, Flow, Pictures, join
 from gsavatar.tracking_gauge import on_the_face
 from gsavatar.tracking_locate import locate_all
 from gsavatar.tracking_motion import meeting, rest_pose
-from gsavatar.tracking_priors import EXPRESSION_WEIGHT, RIGID_WEIGHT, expression_prior
+from gsavatar.tracking_priors import EXPRESSION_WEIGHT, RIGID_WEIGHT, expression_prior, usual_scores
 from gsavatar.tracking_shape import Fit
 from gsavatar.tracking_skin import FACING, facing
 from gsavatar.tracking_solve import (
@@ -99,7 +99,10 @@ def fit_track(
     tell(0, STEPS)
     sample = footage.at(_spread(len(footage.rows), SAMPLE_FRAMES))
     model = tracking_shape.load_model(choose_provider(provider), sample.seen_px, lens, model_file)
-    fit = tracking_shape.fit_person(model, sample.seen_px, sample.scores, sample.time_s, lens)
+    usual = usual_scores(footage.scores)
+    fit = tracking_shape.fit_person(
+        model, sample.seen_px, sample.scores, usual, sample.time_s, lens
+    )
     tell(1, STEPS)
     picked = torch.from_numpy(footage.rows)
     path, bundle = None, None
@@ -223,7 +226,7 @@ def _fit_again(fit: Fit, sample: _Footage, bundle: Bundle) -> Fit:
     if bundle.shows_depth:
         some, held = sample.at(bundle.rows), bundle.poses
     return tracking_shape.fit_person(
-        fit.model, some.seen_px, some.scores, some.time_s, bundle.lens, held=held
+        fit.model, some.seen_px, some.scores, fit.usual, some.time_s, bundle.lens, held=held
     )
 
 
@@ -235,7 +238,7 @@ def _all_frames(  # noqa: PLR0917
     seen = footage.seen_px
     start = first_poses(fit.rest, seen, RIGID_WEIGHT, lens)
     raw = refine_poses(start, fit.rest[None], seen, fit.rigid_weight, lens)
-    prior = expression_prior(fit.model.names, footage.scores, fit.score_rest, footage.time_s)
+    prior = expression_prior(fit.model.names, footage.scores, fit.usual, footage.time_s)
     coefficients: Floats = np.zeros((len(seen), len(fit.model.names)))
     bone = np.flatnonzero(fit.rigid_weight > 0)
     points, worth, shake = fit.rest[bone], fit.rigid_weight[bone], SHAKE_SD
@@ -261,6 +264,7 @@ def _all_frames(  # noqa: PLR0917
             raw, points, worth, flow, footage.time_s, footage.file_index, lens, shake, count
         )
         steady, _ = steadied(poses, fit.rest[None], seen, fit.rigid_weight, lens)
+        steady = steady - fit.slide.pixels(poses, lens)
         coefficients = fit_expressions(
             poses, fit.rest, fit.shapes, steady, EXPRESSION_WEIGHT, lens, prior
         )
@@ -270,8 +274,9 @@ def _all_frames(  # noqa: PLR0917
 
 def _on_path(fit: Fit, footage: _Footage, lens: Lens, poses: Poses) -> tuple[Poses, Floats, Floats]:
     """Poses as given, and the coefficients [T, K] and weights [T] of every frame on them."""
-    prior = expression_prior(fit.model.names, footage.scores, fit.score_rest, footage.time_s)
+    prior = expression_prior(fit.model.names, footage.scores, fit.usual, footage.time_s)
     steady, _ = steadied(poses, fit.rest[None], footage.seen_px, fit.rigid_weight, lens)
+    steady = steady - fit.slide.pixels(poses, lens)
     coefficients = fit_expressions(
         poses, fit.rest, fit.shapes, steady, EXPRESSION_WEIGHT, lens, prior
     )

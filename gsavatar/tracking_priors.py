@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from gsavatar.morphable import (
@@ -73,41 +75,106 @@ LOW, HIGH = -0.2, 1.3
 """Bounds of a coefficient: the rig's full shape is 1, some faces go beyond."""
 
 SPREADS = (
-    ("eyeLook", 0.5, 0.15), ("eyeBlink", 0.3, 0.4), ("eyeWide", 0.15, 0.1), ("eye", 0.2, 0.2),
-    ("brow", 0.2, 0.08), ("cheek", 0.1, 0.05), ("noseSneer", 0.12, 0.08), ("jawOpen", 0.3, 0.3),
-    ("jaw", 0.1, 0.1), ("mouth", 0.2, 0.2), ("", 0.25, 0.2),
+    ("eyeLook", 0.15, 0.4, 0.15), ("eyeBlink", 0.06, 0.24, 0.4), ("eyeWide", 0.1, 0.12, 0.1),
+    ("eye", 0.06, 0.16, 0.2), ("brow", 0.2, 0.16, 0.08), ("cheek", 0.1, 0.08, 0.05),
+    ("noseSneer", 0.12, 0.1, 0.08), ("jawOpen", 0.12, 0.24, 0.3), ("jaw", 0.1, 0.08, 0.1),
+    ("mouthSmile", 0.06, 0.16, 0.2), ("mouthLeft", 0.06, 0.16, 0.2),
+    ("mouthRight", 0.06, 0.16, 0.2), ("mouthPucker", 0.06, 0.16, 0.2),
+    ("mouth", 0.15, 0.16, 0.2), ("", 0.25, 0.2, 0.2),
 )  # fmt: skip
-"""By prefix, the first that fits: spread about the expected value, and of the change in 40 ms."""
-BLIND_FACTOR = 0.8
-"""Without scores the spread is about zero, and ambiguous shapes are held closer to it."""
+"""By prefix, the first that fits: spread about what the detector's scores say, spread about zero
+where it gives none, and spread of the change in 40 ms."""
 REST_PERCENTILE = 15.0
 USUAL_STEP_S = 0.04
 
 
-def spread_of(name: str) -> tuple[float, float]:
+def spread_of(name: str, *, scored: bool) -> tuple[float, float]:
     """Spread of a coefficient about its expectation, and of its change in 40 ms."""
-    return next((own, change) for prefix, own, change in SPREADS if name.startswith(prefix))
+    for prefix, told, blind, change in SPREADS:
+        if name.startswith(prefix):
+            return (told if scored else blind), change
+    raise AssertionError("the last prefix fits every name")
 
 
-def rest_scores(scores: Floats | None) -> Floats | None:
-    """The detector's scores [52] of this person's face at rest, which are rarely zero."""
-    return None if scores is None else np.percentile(scores, REST_PERCENTILE, axis=0)
+@dataclass(frozen=True)
+class UsualScores:
+    """What a detector's scores of one person are like over a whole clip."""
+
+    rest: Floats  # [52], of the face at rest, which are rarely zero
+    blinks: dict[str, Floats]  # of each eye's eyeBlink, [N] at the height of every blink
+
+
+def usual_scores(scores: Floats | None) -> UsualScores | None:
+    """The same of successive frames' scores [T, 52]; None without any."""
+    if scores is None:
+        return None
+    blinks = {
+        name: blink_peaks(scores[:, k]) for k, name in enumerate(ARKIT_NAMES) if "eyeBlink" in name
+    }
+    return UsualScores(np.percentile(scores, REST_PERCENTILE, axis=0), blinks)
+
+
+FULL_SCORES = (("jawOpen", 0.82), ("", 1.0))
+"""By prefix: the score of a shape at its fullest. Measured on rendered faces."""
+DEAD_ZONES, DEAD_SCORE = (("jawOpen", 0.05), ("mouthSmile", 0.2), ("", 0.0)), 0.03
+"""By prefix: how far a shape goes before its score leaves zero, and the score that shows it did."""
+FULL_BLINK, BLINK_RISE, BLINK_FRAMES = 0.55, 0.15, 6
+"""Usual score of shut lids; rise and half width in frames of a peak that is a blink."""
+
+
+def blink_peaks(scores: Floats) -> Floats:
+    """Scores [N] of an eye's lids at the height of each blink among scores [T]."""
+    peaks = []
+    for t in range(1, len(scores) - 1):
+        before, after = scores[max(t - BLINK_FRAMES, 0) : t], scores[t + 1 : t + 1 + BLINK_FRAMES]
+        highest = scores[t] > before.max() and scores[t] >= after.max()
+        if highest and scores[t] - max(before.min(), after.min()) > BLINK_RISE:
+            peaks.append(scores[t])
+    return np.array(peaks)
+
+
+def full_score(name: str, peaks: Floats) -> float:
+    """The score of a shape at its fullest; ``peaks`` [N] are those of the blinks of an eye.
+
+    Whoever blinks shuts the lids, whatever score a detector gives this person for it.
+    """
+    if not name.startswith("eyeBlink"):
+        return next(full for prefix, full in FULL_SCORES if name.startswith(prefix))
+    if len(peaks) == 0:
+        return FULL_BLINK
+    return float((FULL_BLINK + len(peaks) * np.median(peaks)) / (1 + len(peaks)))
+
+
+def amounts(name: str, scores: Floats, rest: float, peaks: Floats) -> Floats:
+    """How far a shape goes [T], 0-1, by the scores [T] a detector gives it and that of rest."""
+    zero = min(rest, 0.5)
+    dead = next(size for prefix, size in DEAD_ZONES if name.startswith(prefix))
+    left = np.exp(-zero / DEAD_SCORE) - np.exp(-scores / DEAD_SCORE)
+    return np.clip((scores - zero) / (full_score(name, peaks) - zero) + dead * left, 0.0, 1.0)
 
 
 def expression_prior(
-    names: tuple[str, ...], scores: Floats | None, rest: Floats | None, time_s: Floats
+    names: tuple[str, ...], scores: Floats | None, usual: UsualScores | None, time_s: Floats
 ) -> ExpressionPrior:
     """Expected coefficients [T, K] from the detector's scores, and how far to trust them."""
     mean = np.zeros((len(time_s), len(names)))
-    spread, change = (np.array(v) for v in zip(*(spread_of(n) for n in names), strict=True))
-    if scores is not None and rest is not None:
+    scored = scores is not None and usual is not None
+    spread, change = np.array([spread_of(n, scored=scored) for n in names]).T
+    if scores is not None and usual is not None:
         for k, name in enumerate(names):
             if name in ARKIT_NAMES:
                 column = ARKIT_NAMES.index(name)
-                zero = min(float(rest[column]), 0.5)
-                mean[:, k] = np.clip((scores[:, column] - zero) / (1.0 - zero), 0.0, 1.0)
-    else:
-        spread = spread * BLIND_FACTOR
+                peaks = usual.blinks.get(name, np.zeros(0))
+                mean[:, k] = amounts(name, scores[:, column], float(usual.rest[column]), peaks)
+        _look_on(mean, names)
     step = float(np.median(np.diff(time_s))) if len(time_s) > 1 else USUAL_STEP_S
     change = change * np.sqrt(max(step, 1e-3) / USUAL_STEP_S)
-    return ExpressionPrior(mean, 1.0 / spread**2, 1.0 / change**2, LOW, HIGH)
+    return ExpressionPrior(mean, 1.0 / spread**2, 1.0 / change**2, LOW, HIGH, scored)
+
+
+def _look_on(mean: Floats, names: tuple[str, ...]) -> None:
+    """Takes the downward look that a detector sees in every blink out of the means, in place."""
+    for side in ("Left", "Right"):
+        blink, look = f"eyeBlink{side}", f"eyeLookDown{side}"
+        if blink in names and look in names:
+            mean[:, names.index(look)] *= 1.0 - mean[:, names.index(blink)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,10 @@ from gsavatar.tracking_priors import (
     LIPS,
     RIGID_WEIGHT,
     SHAPE_WEIGHT,
+    UsualScores,
     expression_prior,
-    rest_scores,
 )
+from gsavatar.tracking_slide import Slide, learn_slide, no_slide
 from gsavatar.tracking_solve import (
     Lens,
     Poses,
@@ -36,6 +37,8 @@ from gsavatar.tracking_solve import (
 from gsavatar.types import FacePart, is_upper_face
 
 ROUNDS = 6
+SLIDE_ROUNDS = (1, 3, 5)
+"""Before which of them the landmarks' slide is learned; it needs a shape."""
 EFFECTIVE_FRAMES = 12.0
 """A detector errs alike in similar frames: hundreds of them know little more than a dozen."""
 FIELDS_M = ((0.003, 0.02), (0.0015, 0.006))
@@ -64,8 +67,9 @@ class Fit:
     shapes: Floats  # [K, L, 3], how they move
     upper: Floats  # [K], 1 for shapes of the upper face
     rigid_weight: Floats  # [L]
-    score_rest: Floats | None  # [52]
+    usual: UsualScores | None
     mobility: Floats  # [L], metres that jaw, lips and cheeks move each landmark at their widest
+    slide: Slide  # where the detector sees the landmarks of a turned head
 
 
 def load_model(
@@ -100,8 +104,8 @@ OWN_FILES = {"flame": load_flame, "bfm": load_bfm}
 
 
 def fit_person(
-    model: MorphableModel, seen_px: Floats, scores: Floats | None, time_s: Floats, lens: Lens,
-    held: Poses | None = None,
+    model: MorphableModel, seen_px: Floats, scores: Floats | None,
+    usual: UsualScores | None, time_s: Floats, lens: Lens, held: Poses | None = None,
 ) -> Fit:  # fmt: skip
     """The person's shape from sample frames, by poses, expressions and shape in turn.
 
@@ -112,28 +116,32 @@ def fit_person(
     shapes = model.at_landmarks(model.expression)
     field, slip = _offset_covariances(base, model.provider)
     prior = ShapePrior(1.0, np.linalg.inv(field + np.diag(slip)))
-    score_rest = rest_scores(scores)
-    belief = expression_prior(model.names, scores, score_rest, time_s)
+    belief = expression_prior(model.names, scores, usual, time_s)
     # Sample frames lie apart in time: nothing ties neighbours together.
-    belief = type(belief)(
-        belief.mean, belief.precision, np.zeros_like(belief.precision), belief.low, belief.high
-    )
+    belief = replace(belief, change_precision=np.zeros_like(belief.precision))
     upper = np.array([float(is_upper_face(name)) for name in model.names])
     beta: Floats = np.zeros(len(identity))
     rest, offset = base, np.zeros_like(base)
     at_rest = np.zeros(len(model.names))
     moved = np.zeros((len(seen_px), *base.shape))
+    slide = no_slide(len(base))
     poses = held or first_poses(base, seen_px, RIGID_WEIGHT, lens)
     for step in range(ROUNDS):
         if held is None:
             poses = refine_poses(poses, rest + moved, seen_px, RIGID_WEIGHT, lens)
         steady, _ = steadied(poses, rest + moved, seen_px, RIGID_WEIGHT, lens)
+        if held is not None and step in SLIDE_ROUNDS:
+            slide = learn_slide(
+                poses, rest, shapes, steady, EXPRESSION_WEIGHT, lens, belief, EFFECTIVE_FRAMES
+            )
+        slid = slide.pixels(poses, lens)
+        steady = steady - slid
         c = fit_expressions(poses, rest, shapes, steady, EXPRESSION_WEIGHT, lens, belief)
         calm = resting(c, steady)
         at_rest, c = np.clip(at_rest + calm, -REST_LIMIT, REST_LIMIT), c - calm
         moved, posture = np.tensordot(c, shapes, 1), np.tensordot(at_rest, shapes, 1)
         # Against held poses the face has a size and a place, which steadying would take out.
-        plain = steady if held is None else seen_px
+        plain = steady if held is None else seen_px - slid
         beta, offset = fit_shape(
             poses, base + posture, moved, identity, plain, SHAPE_WEIGHT, lens, prior,
             EFFECTIVE_FRAMES, (beta, offset), poses_known=held is not None,
@@ -145,7 +153,7 @@ def fit_person(
     vertices = model.rest(beta, _spread_offsets(model, base, smooth) + posture)
     spoken = np.tensordot(c * (1 - upper), shapes, 1)
     mobility = np.percentile(np.linalg.norm(spoken, axis=-1), WIDE_PERCENTILE, axis=0)
-    return Fit(model, vertices, rest, shapes, upper, RIGID_WEIGHT, score_rest, mobility)
+    return Fit(model, vertices, rest, shapes, upper, RIGID_WEIGHT, usual, mobility, slide)
 
 
 def resting(coefficients: Floats, seen_px: Floats) -> Floats:

@@ -52,6 +52,10 @@ FACING, DRAWN_FACING = 0.35, 0.15
 MIN_POINTS = 12
 STILL_M = 0.002
 """Skin that jaw, lips and cheeks move further than this in the clip is not rigid."""
+REACH_M = 0.008
+"""Half the width of a patch on the skin: what moves within it moves the patch."""
+MOVED_SHARE = 0.3
+"""Usual motion of speech over its widest: what a patch may be off for it."""
 SKIN_SD_M, HAIR_SD_M = 0.008, 0.015
 """How far the true surface may be from the fitted one, on the face and where hair grows."""
 SCALP_POINTS, SCALP_LOW_M = 320, 0.0
@@ -96,10 +100,16 @@ def surface_of(fit: Fit) -> Surface:
     )
     rigid = np.ones(len(normals), dtype=bool)
     rigid[:MESH_POINTS] = np.isin(np.arange(MESH_POINTS), RIGID)
-    mobility = np.concatenate((fit.mobility[:MESH_POINTS], np.zeros(len(scalp))))
+    mobility = np.concatenate((_widest(face, fit.mobility[:MESH_POINTS]), np.zeros(len(scalp))))
     place_sd = np.full(len(normals), SKIN_SD_M)
     place_sd[MESH_POINTS:] = HAIR_SD_M
     return Surface(np.concatenate((face, fit.vertices[scalp])), normals, rigid, mobility, place_sd)
+
+
+def _widest(points: Floats, values: Floats) -> Floats:
+    """The largest of ``values`` [P] within a patch's reach of each of ``points`` [P, 3]."""
+    apart = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    return np.asarray(np.where(apart < REACH_M, values, 0.0).max(1))
 
 
 def _forward(vertices: Floats, triangles: Ints) -> Floats:
@@ -193,9 +203,11 @@ def pick(image: UInt8, pose: Poses, surface: Surface, lens: Lens, number: int) -
     found = LinearNDInterpolator(flat[shown], table)(chosen + 0.5)
     good = np.isfinite(found).all(1) & (found[:, 6] < STILL_M)
     found, chosen = found[good], chosen[good]
+    depth = float((pose.R[0] @ surface.points.mean(0) + pose.t[0])[2])
+    moved_px = MOVED_SHARE * found[:, 6] * lens.focal / depth
     return Patches(
         np.full(len(found), number, np.int64), chosen, found[:, :3], found[:, 3:6], found[:, 7],
-        _trust(image, chosen),
+        _trust(image, chosen, moved_px),
     )  # fmt: skip
 
 
@@ -217,8 +229,9 @@ def _rigid_mask(
     return mask
 
 
-def _trust(image: UInt8, pixels: Floats) -> Floats:
-    """Roots [P, 2, 2] of the information of patches: what little texture or an edge leaves."""
+def _trust(image: UInt8, pixels: Floats, moved_px: Floats) -> Floats:
+    """Roots [P, 2, 2] of the information of patches: what little texture or an edge leaves
+    and what of it speech may have moved."""
     import cv2
 
     field = cv2.cornerEigenValsAndVecs(image, WINDOW_PX, 3)
@@ -226,6 +239,7 @@ def _trust(image: UInt8, pixels: Floats) -> Floats:
     values = field[row, column].astype(np.float64)
     strength = np.maximum(values[:, :2] * SOBEL_UNIT, 1e-6)
     deviation = TRACK_SD_PX * np.sqrt(1 + (WEAK_TEXTURE / strength) ** 2)
+    deviation = np.hypot(deviation, moved_px[:, None])
     axes = values[:, 2:].reshape(-1, 2, 2)  # rows are the eigenvectors
     return np.asarray(axes / deviation[:, :, None])
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gsavatar.morphable import Floats
+from gsavatar.tracking_fields import both_ways, smooth_modes
 
 HUBER_PX = 2.0
 GAUSS_NEWTON_STEPS = 6
@@ -182,8 +183,11 @@ class ExpressionPrior:
     change_precision: Floats  # [K], of the change from frame to frame
     low: float
     high: float
+    told: bool  # whether the mean is what a detector's scores say
 
 
+ERROR_FIELDS_M, ERROR_MODES = ((0.003, 0.08), (0.001, 0.03)), 40
+"""Errors that neighbouring landmarks of a frame share: deviation and length of smooth fields."""
 SWEEPS = 40
 SEGMENT, OVERLAP = 2048, 24
 """Rows solved together in time, and rows shared with the neighbours at either end."""
@@ -201,29 +205,54 @@ def fit_expressions(
     result = np.empty((total, len(shapes)))
     for core in chunks(total, SEGMENT):
         rows = slice(max(core.start - OVERLAP, 0), min(core.stop + OVERLAP, total))
-        H, g = _expression_systems(poses[rows], rest, shapes, seen_px[rows], weight, lens)
+        H, g = _expression_systems(
+            poses[rows], rest, shapes, seen_px[rows], weight, lens, prior.told
+        )
         solved = _bounded_solve(H, g, prior, prior.mean[rows])
         result[core] = solved[core.start - rows.start : core.stop - rows.start]
     return result
 
 
 def _expression_systems(
-    poses: Poses, rest: Floats, shapes: Floats, seen_px: Floats, weight: Floats, lens: Lens
-) -> tuple[Floats, Floats]:
-    """Normal matrices [T, K, K] and right-hand sides [T, K] linearised at rest."""
+    poses: Poses, rest: Floats, shapes: Floats, seen_px: Floats, weight: Floats, lens: Lens,
+    told: bool,
+) -> tuple[Floats, Floats]:  # fmt: skip
+    """Normal matrices [T, K, K] and right-hand sides [T, K] linearised at rest.
+
+    A detector errs alike at neighbouring landmarks; such a smooth field of errors is sought beside
+    the coefficients and eliminated (Schur complement).
+    """
     count, K = len(poses.t), len(shapes)
     H, g = np.empty((count, K, K), np.float32), np.empty((count, K), np.float32)
     by_landmark = np.ascontiguousarray(shapes.transpose(1, 2, 0))  # [L, 3, K]
     root = np.sqrt(weight)
+    G, eased = _common_errors(rest, root, poses, lens, told)
     for rows in chunks(count, 64):
         pixels, seen = project(poses[rows], rest[None], lens)
         turned = pixel_jacobian(seen, lens) @ poses.R[rows, None]  # [t, L, 2, 3]
         J = (turned * root[:, None, None]) @ by_landmark
         J = J.reshape(len(pixels), -1, K).astype(np.float32)
         residual = ((seen_px[rows] - pixels) * root[:, None]).reshape(len(pixels), -1, 1)
-        H[rows] = J.transpose(0, 2, 1) @ J
-        g[rows] = (J.transpose(0, 2, 1) @ residual.astype(np.float32))[..., 0]
+        residual = residual.astype(np.float32)
+        Jt = J.transpose(0, 2, 1)
+        tie = Jt @ G
+        H[rows] = Jt @ J - tie @ eased @ tie.transpose(0, 2, 1)
+        g[rows] = (Jt @ residual - tie @ (eased @ (G.T @ residual)))[..., 0]
     return H, g
+
+
+def _common_errors(
+    rest: Floats, root: Floats, poses: Poses, lens: Lens, told: bool
+) -> tuple[Floats, Floats]:
+    """Modes [2 L, M] of the common errors in landmark deviations, and their covariance [M, M].
+
+    Where nothing but landmarks tells of expressions, all of their motion is believed: no modes.
+    """
+    depth = float(np.median((poses.R @ rest.mean(0) + poses.t)[:, 2]))
+    own = smooth_modes(rest, ERROR_FIELDS_M, ERROR_MODES if told else 1)
+    G = both_ways(own * (lens.focal / depth if told else 0.0) * root[:, None])
+    eased = np.linalg.inv(G.T @ G + np.eye(G.shape[1]))
+    return G.astype(np.float32), eased.astype(np.float32)
 
 
 def _bounded_solve(H: Floats, g: Floats, prior: ExpressionPrior, mean: Floats) -> Floats:

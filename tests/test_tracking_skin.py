@@ -128,7 +128,7 @@ def test_edges_are_trusted_across_only() -> None:
     image = np.full((200, 200), 60, np.uint8)
     image[:, 100:] = 180
     image = cv2.GaussianBlur(image, (0, 0), 1.5)
-    along = _trust(image, np.array([[100.0, 100.0]]))[0]
+    along = _trust(image, np.array([[100.0, 100.0]]), np.zeros(1))[0]
     information = along.T @ along
     assert information[0, 0] > 100 * max(information[1, 1], 1e-9)
 
