@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,6 +16,7 @@ from gsavatar.hearing import Hearing
 from gsavatar.motion import MEANS_UNIT_M, LinearMotion, Motion, torso_coefficients
 from gsavatar.ops.blend_motion import blend_motion
 from gsavatar.ops.evaluate_sh import TERMS, sh_basis
+from gsavatar.ops.pose_gaussians import Pose, pose_gaussians
 from gsavatar.types import Branch, Drive, Gaussians
 
 GOLDEN_ANGLE = math.pi * (3.0 - math.sqrt(5.0))
@@ -47,15 +49,47 @@ class Avatar:
 
     def __call__(self, drive: Drive) -> Gaussians:
         """Posed Gaussians [*B, N, ...]; differentiable in every parameter and in the drive."""
-        parts = [self._pose(branch, drive) for branch in self.branches]
+        if drive.coefficients.dim() > 1:
+            return self._each(drive)
+        moved = [_moved(branch, drive) for branch in self.branches]
+        means, quats, scales = (torch.cat(parts) for parts in zip(*moved, strict=True))
+        rotation = drive.head_pose[:3, :3]
+        pose = Pose(matrix_to_quat(rotation), drive.head_pose[:3, 3], self._shares())
+        means, quats = pose_gaussians(means, quats, pose)
         return Gaussians(
-            means=torch.cat([p.means for p in parts], -2),
-            quats=torch.cat([p.quats for p in parts], -2),
-            scales=torch.cat([p.scales for p in parts], -2),
-            opacities=torch.cat([p.opacities for p in parts], -1),
-            sh=torch.cat([p.sh for p in parts], -3),
-            branch=torch.cat([p.branch for p in parts]),
-        )
+            means=means,
+            quats=torch.nn.functional.normalize(quats, dim=-1),
+            scales=scales.clamp(MIN_SCALE_M, MAX_SCALE_M),
+            opacities=torch.cat([b.raw.raw_opacities for b in self.branches]).sigmoid(),
+            sh=torch.cat([_turned_sh(b, rotation) for b in self.branches]),
+            branch=torch.cat([b.raw.means.new_full((len(b.raw),), int(b.kind), dtype=torch.int32)
+                              for b in self.branches]),
+        )  # fmt: skip
+
+    def _each(self, drive: Drive) -> Gaussians:
+        """The same for every element of a batch, one after the other."""
+        batch = drive.coefficients.shape[:-1]
+        audio = drive.audio
+        posed = [
+            self(Drive(
+                drive.coefficients[at], drive.head_pose[at], None if audio is None else audio[at]
+            ))
+            for at in itertools.product(*map(range, batch))
+        ]  # fmt: skip
+
+        def together(name: str) -> Tensor:
+            values = torch.stack([getattr(one, name) for one in posed])
+            return values.reshape(*batch, *values.shape[1:])
+
+        names = ("means", "quats", "scales", "opacities", "sh")
+        return replace(posed[0], **{name: together(name) for name in names})
+
+    def _shares(self) -> Tensor:
+        """How much of the head's pose every Gaussian takes, [N]."""
+        return torch.cat([
+            b.head_weight if b.kind == Branch.TORSO else torch.ones_like(b.head_weight)
+            for b in self.branches
+        ])  # fmt: skip
 
     def only(self, kind: Branch) -> Avatar:
         """The avatar reduced to one branch."""
@@ -64,54 +98,29 @@ class Avatar:
     def __len__(self) -> int:
         return sum(len(b.raw) for b in self.branches)
 
-    @staticmethod
-    def _pose(branch: AvatarBranch, drive: Drive) -> Gaussians:
-        raw = branch.raw
-        of_torso = branch.kind == Branch.TORSO
-        if of_torso:
-            drive = replace(drive, coefficients=torso_coefficients(drive.head_pose))
-        batch = drive.coefficients.shape[:-1]
-        means, quats, scales = _moved(raw, branch.motion, drive)
-        rotation = drive.head_pose[..., :3, :3]
-        posed = means @ rotation.mT + drive.head_pose[..., None, :3, 3]
-        turn = matrix_to_quat(rotation)[..., None, :]  # [*B, 1, 4]
-        if of_torso:
-            weight = branch.head_weight[:, None]
-            posed = weight * posed + (1.0 - weight) * means
-            turn = _part_of_turn(turn, weight)
-        opacities = raw.opacities.expand(*batch, -1)
-        sh = raw.sh.expand(*batch, *raw.sh.shape)
-        if not of_torso:
-            sh = rotate_sh(sh, rotation)
-        kinds = torch.full((len(raw),), int(branch.kind), dtype=torch.int32, device=means.device)
-        return Gaussians(posed, quat_multiply(turn, quats), scales, opacities, sh, kinds)
 
-
-def _moved(raw: RawGaussians, motion: Motion, drive: Drive) -> tuple[Tensor, Tensor, Tensor]:
-    """Means, quats and scales [*B, N, ...] after the motion, before the head's pose."""
-    if isinstance(motion, LinearMotion) and drive.coefficients.dim() == 1:
-        means, quats, scales = blend_motion(
-            raw.means, raw.quats, raw.log_scales.exp(), motion.basis, drive.coefficients,
+def _moved(branch: AvatarBranch, drive: Drive) -> tuple[Tensor, Tensor, Tensor]:
+    """Means, quats of any length and scales after the motion, before the head's pose."""
+    raw, motion = branch.raw, branch.motion
+    if branch.kind == Branch.TORSO:
+        drive = replace(drive, coefficients=torso_coefficients(drive.head_pose))
+    if isinstance(motion, LinearMotion):
+        return blend_motion(
+            raw.means, raw.raw_quats, raw.log_scales.exp(), motion.basis, drive.coefficients,
             mean_unit=MEANS_UNIT_M,
         )  # fmt: skip
-        return means, quats, scales.clamp(MIN_SCALE_M, MAX_SCALE_M)
     offsets = motion.offsets(raw.means, drive)
     return (
         raw.means + offsets.means,
-        quat_multiply(rotvec_to_quat(offsets.rotvecs), raw.quats),
-        (raw.log_scales + offsets.log_scales).exp().clamp(MIN_SCALE_M, MAX_SCALE_M),
+        quat_multiply(rotvec_to_quat(offsets.rotvecs), raw.raw_quats),
+        (raw.log_scales + offsets.log_scales).exp(),
     )
 
 
-def _part_of_turn(turn: Tensor, weight: Tensor) -> Tensor:
-    """The rotations [*B, N, 4] between none and ``turn`` [*B, 1, 4] by ``weight`` [N, 1].
-
-    Normalised linear interpolation; within 0.1 degree of slerp for the turns a neck makes.
-    """
-    turn = torch.where(turn[..., :1] < 0, -turn, turn)
-    none = torch.zeros_like(turn)
-    none[..., 0] = 1.0
-    return torch.nn.functional.normalize(weight * turn + (1.0 - weight) * none, dim=-1)
+def _turned_sh(branch: AvatarBranch, rotation: Tensor) -> Tensor:
+    """A branch's harmonics [N, S, 3] in the room; those of the torso stay."""
+    sh = branch.raw.sh
+    return sh if branch.kind == Branch.TORSO else rotate_sh(sh, rotation)
 
 
 def rotate_sh(sh: Tensor, rotation: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from gsavatar.clip import Clip
 from gsavatar.hearing import Hearing
 from gsavatar.landmarks import mouth_opening
-from gsavatar.losses import RegionMasks
+from gsavatar.losses import RegionMasks, certain_of
 from gsavatar.render import crop_camera
 from gsavatar.types import PROTOCOL_SIZE, Drive, Frame, Region
 
@@ -38,6 +38,27 @@ class Sample:
     lip_box: Box | None  # top, left, bottom, right in the frame's pixels; None if outside
 
 
+@dataclass(frozen=True)
+class Planes:
+    """What is kept of a frame, as bytes."""
+
+    picture: np.ndarray  # [H, W, 3]
+    labels: np.ndarray  # [H, W]
+    certain: np.ndarray  # [H, W], ``certain_of`` the labels
+
+    def cropped(self, box: Box) -> Planes:
+        """The planes of a box (top, left, bottom, right; pixels)."""
+        top, left, bottom, right = box
+        planes = (self.picture, self.labels, self.certain)
+        return Planes(*(plane[top:bottom, left:right] for plane in planes))
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The same planes, contiguous."""
+        planes = (self.picture, self.labels, self.certain)
+        picture, labels, certain = (torch.from_numpy(np.ascontiguousarray(p)) for p in planes)
+        return picture, labels, certain
+
+
 class Batches:
     """Samples of a clip's training part; every random choice comes from the caller's generator.
 
@@ -56,7 +77,7 @@ class Batches:
         self._plates = [torch.from_numpy(p).float() / 255.0 for p in clip.plates]
         self._bins = _opening_bins(mouth_opening(clip.landmarks.points[self._rows]).numpy())
         self._backgrounds: dict[tuple[int, int], Tensor] = {}
-        self._cache: OrderedDict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, int], Planes] = OrderedDict()
 
     def draw(self, generator: torch.Generator, *, full_size: bool) -> Sample:
         """A random training sample: the whole frame at ``size``, or, with ``full_size``, a crop of
@@ -106,8 +127,8 @@ class Batches:
         (left, top), (right, bottom) = points.amin(0).tolist(), points.amax(0).tolist()
         return top - 0.3 * (bottom - top), left, bottom, right
 
-    def _pictures(self, row: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Frame and labels at ``size``; the cache holds what was asked for last."""
+    def _pictures(self, row: int, size: int) -> Planes:
+        """The planes of a row at ``size``; the cache holds what was asked for last."""
         key = (row, size)
         if key in self._cache:
             self._cache.move_to_end(key)
@@ -115,36 +136,38 @@ class Batches:
         frame, labels = self.clip.frame(row), self.clip.regions(row)
         if size != PROTOCOL_SIZE:
             frame, labels = resized(frame, labels, size)
-        self._cache[key] = (frame, labels)
-        while len(self._cache) * 4 * size * size > CACHE_BYTES:
+        certain = certain_of(torch.from_numpy(labels)).to(torch.uint8)
+        planes = Planes(frame, labels, certain.numpy())
+        self._cache[key] = planes
+        while len(self._cache) * 5 * size * size > CACHE_BYTES:
             self._cache.popitem(last=False)
-        return frame, labels
+        return planes
 
     def _sample(self, row: int, size: int, crop: Box | None) -> Sample:
         track = self.clip.track
-        picture, labels = self._pictures(row, size)
+        planes = self._pictures(row, size)
         camera = self.clip.camera(row).resized(size, size)
         background = self._background(int(track.file_index[row]), size)
         scale = size / PROTOCOL_SIZE
         lips = tuple(v * scale for v in self.clip.lips(row))
         if crop is not None:
             top, left, bottom, right = crop
-            picture, labels = picture[top:bottom, left:right], labels[top:bottom, left:right]
+            planes = planes.cropped(crop)
             background = background[top:bottom, left:right]
             camera = crop_camera(camera, crop)
             lips = (lips[0] - top, lips[1] - left, lips[2] - top, lips[3] - left)
-        regions = torch.from_numpy(np.ascontiguousarray(labels))
+        picture, regions, certain = planes.tensors()
         frame = Frame(
             index=int(track.frame_ids[row]),
             time_s=float(track.time_s[row]),
-            image=torch.from_numpy(np.ascontiguousarray(picture)).float() / 255.0,
+            image=picture.float() / 255.0,
             regions=regions,
             lips=torch.tensor(lips),
             weight=track.weight[row],
             camera=camera,
             drive=Drive(track.coefficients[row], track.head_pose[row], self._heard(row)),
         )
-        return Sample(frame, background, RegionMasks.of(regions), _lip_box(frame))
+        return Sample(frame, background, RegionMasks.of(regions, certain), _lip_box(frame))
 
     def _heard(self, row: int) -> Tensor | None:
         """The sound around a row's instant [L, C]; None where nothing hears it."""

@@ -66,10 +66,11 @@ def from_points(
 
 def neighbours(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Distances [N, k] and indices [N, k] of the k nearest other points, for any N > k."""
-    k = min(k, points.shape[0] - 1)
-    distances, indices = [], []
-    for chunk in points.split(2048):
-        near = torch.cdist(chunk, points).topk(k + 1, largest=False)
-        distances.append(near.values[:, 1:])
-        indices.append(near.indices[:, 1:])
-    return torch.cat(distances), torch.cat(indices)
+    from scipy.spatial import cKDTree
+
+    places = points.detach().double().cpu().numpy()
+    distances, indices = cKDTree(places).query(places, min(k, len(places) - 1) + 1)
+    return (
+        torch.from_numpy(distances[:, 1:]).to(points),
+        torch.from_numpy(indices[:, 1:]).to(points.device),
+    )

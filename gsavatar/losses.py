@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from gsavatar import ops
 from gsavatar.avatar import AvatarBranch
@@ -56,83 +57,115 @@ def total(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:
 
 @dataclass(frozen=True)
 class RegionMasks:
-    """Float masks [H, W] of one frame, made once from its label plane."""
+    """What the label plane [H, W] of one frame says about its pixels."""
 
-    color_weight: Tensor
-    inner_mouth: Tensor
-    lips_outline: Tensor  # lips and what lies between them
-    head: Tensor
+    regions: Tensor  # uint8
+    color_weight: Tensor  # [H, W, 3], for all channels the same
+    off_limits: Tensor  # [H, W, B], 1 where a branch must not show
     person: Tensor
     background: Tensor
 
     @staticmethod
-    def of(regions: Tensor) -> RegionMasks:
-        """Masks of a uint8 label plane [H, W]."""
-        planes = _MASKS.index_select(1, regions.flatten().long()).reshape(-1, *regions.shape)
-        weight, inner, outline, head, background = planes
-        person = _eroded(1.0 - background)
-        return RegionMasks(weight, inner, outline, head, person, _eroded(background))
+    def of(regions: Tensor, certain: Tensor | None = None) -> RegionMasks:
+        """Masks of a uint8 label plane [H, W]; ``certain`` is its ``certain_of``, if known."""
+        index = regions.long()
+        sure = certain_of(regions) if certain is None else certain.float()
+        background = sure * (regions == Region.BACKGROUND)
+        return RegionMasks(
+            regions, embedding(index, _COLOR_WEIGHT), embedding(index, _OFF_LIMITS),
+            sure - background, background,
+        )  # fmt: skip
 
-    def cropped(self, box: tuple[int, int, int, int]) -> RegionMasks:
-        """The masks of a box (top, left, bottom, right; pixels)."""
-        top, left, bottom, right = box
-        parts = {f.name: getattr(self, f.name)[top:bottom, left:right] for f in fields(self)}
-        return RegionMasks(**parts)
+    @property
+    def inner_mouth(self) -> Tensor:
+        """1 on teeth, tongue and what else the lips leave open, [H, W]."""
+        return _any_of(self.regions, INNER_MOUTH)
 
+    @property
+    def lips_outline(self) -> Tensor:
+        """1 on the lips and what lies between them, [H, W]."""
+        return _any_of(self.regions, LIPS_OUTLINE)
 
-def _mask_table() -> Tensor:
-    """Rows of colour weight, inner mouth, lips' outline, head and background over ``Region``."""
-    inner, outline, features, head, background = torch.zeros(5, len(Region))
-    inner[Region.INNER_MOUTH] = 1.0
-    outline[[Region.INNER_MOUTH, Region.LIPS]] = 1.0
-    features[[Region.INNER_MOUTH, Region.LIPS, Region.EYES]] = 1.0
-    head[[Region.INNER_MOUTH, Region.LIPS, Region.EYES, Region.SKIN, Region.HAIR]] = 1.0
-    background[Region.BACKGROUND] = 1.0
-    weight = (
-        1.0
-        + (HEAD_WEIGHT - 1.0) * head
-        + (FEATURE_WEIGHT - HEAD_WEIGHT) * features
-        + (BACKGROUND_WEIGHT - 1.0) * background
-    )
-    return torch.stack((weight, inner, outline, head, background))
+    @property
+    def head(self) -> Tensor:
+        """1 on face and hair, [H, W]."""
+        return _any_of(self.regions, HEAD)
 
 
-_MASKS = _mask_table()
+INNER_MOUTH = (Region.INNER_MOUTH,)
+LIPS_OUTLINE = (Region.INNER_MOUTH, Region.LIPS)
+HEAD = (Region.INNER_MOUTH, Region.LIPS, Region.EYES, Region.SKIN, Region.HAIR)
 
 
-def _eroded(mask: Tensor, radius: int = 2) -> Tensor:
-    """The mask without its rim: labels are least certain there."""
-    height, width = mask.shape
-    wide = torch.nn.functional.pad(mask, (radius, radius, radius, radius), value=1.0)
-    rows = functools.reduce(torch.minimum, (wide[i : i + height] for i in range(2 * radius + 1)))
-    return functools.reduce(torch.minimum, (rows[:, i : i + width] for i in range(2 * radius + 1)))
+def _any_of(regions: Tensor, wanted: tuple[Region, ...]) -> Tensor:
+    return functools.reduce(torch.logical_or, (regions == r for r in wanted)).float()
+
+
+def _color_weights() -> Tensor:
+    """Weight of a pixel's channels (columns) by its ``Region`` (rows)."""
+    weight = torch.ones(len(Region), 3)
+    weight[list(HEAD)] = HEAD_WEIGHT
+    weight[[*LIPS_OUTLINE, Region.EYES]] = FEATURE_WEIGHT
+    weight[Region.BACKGROUND] = BACKGROUND_WEIGHT
+    return weight
+
+
+def _off_limits() -> Tensor:
+    """1 where a ``Branch`` (columns) must not show, by ``Region`` (rows)."""
+    limits = torch.zeros(len(Region), len(Branch))
+    limits[list(INNER_MOUTH), Branch.FACE] = 1.0
+    limits[[r for r in Region if r not in LIPS_OUTLINE], Branch.MOUTH] = 1.0
+    limits[list(HEAD), Branch.TORSO] = 1.0
+    return limits
+
+
+_COLOR_WEIGHT, _OFF_LIMITS = _color_weights(), _off_limits()
+
+
+def certain_of(regions: Tensor, radius: int = 2) -> Tensor:
+    """1 where all labels within ``radius`` pixels agree on who is background, [H, W].
+
+    Labels are least certain at the rim of a person.
+    """
+    height, width = regions.shape
+    behind = (regions == Region.BACKGROUND).float()
+
+    def least(mask: Tensor) -> Tensor:
+        wide = torch.nn.functional.pad(mask, (radius, radius, radius, radius), value=1.0)
+        shifts = range(2 * radius + 1)
+        rows = functools.reduce(torch.minimum, (wide[i : i + height] for i in shifts))
+        return functools.reduce(torch.minimum, (rows[:, i : i + width] for i in shifts))
+
+    return least(behind) + least(1.0 - behind)
 
 
 def frame_terms(rendering: Rendering, image: Tensor, masks: RegionMasks) -> dict[str, Tensor]:
     """Scalar terms of the full composite [H, W, 3] against the frame."""
-    error = (rendering.rgb - image).abs().mean(-1)
-    share = rendering.branch_alpha
+    error = (rendering.rgb - image).abs() * masks.color_weight
+    shares = (rendering.branch_alpha * masks.off_limits).sum((0, 1))
+    off = shares / masks.off_limits.sum((0, 1)).clamp_min(1.0)
     alpha = rendering.alpha[..., 0]
     return {
-        "color": (error * masks.color_weight).sum() / masks.color_weight.sum(),
+        "color": error.sum() / masks.color_weight.sum(),
         "structure": 1.0 - ops.ssim(rendering.rgb, image, None),
-        "face_off_mouth": mean_over(share[..., Branch.FACE], masks.inner_mouth),
-        "mouth_off_face": mean_over(share[..., Branch.MOUTH], 1.0 - masks.lips_outline),
-        "torso_off_head": mean_over(share[..., Branch.TORSO], masks.head),
+        "face_off_mouth": off[Branch.FACE],
+        "mouth_off_face": off[Branch.MOUTH],
+        "torso_off_head": off[Branch.TORSO],
         "matte": mean_over(alpha, masks.background) + mean_over(1.0 - alpha, masks.person),
     }
 
 
-def mouth_terms(rendering: Rendering, image: Tensor, masks: RegionMasks) -> dict[str, Tensor]:
-    """Scalar terms of the mouth branch alone, rendered over black on the lip crop.
+def mouth_terms(rendering: Rendering, image: Tensor, regions: Tensor) -> dict[str, Tensor]:
+    """Scalar terms of the mouth branch alone, rendered over black on the lip crop, whose labels
+    are ``regions`` [H, W].
 
     Behind closed lips the full composite gives the mouth no gradient; this does, and nothing but
     this stops the face branch from painting the mouth's inside.
     """
     error = (rendering.rgb - image).abs().mean(-1)
     return {
-        "mouth_color": mean_over(error, masks.inner_mouth),
-        "mouth_fill": mean_over(1.0 - rendering.alpha[..., 0], masks.lips_outline),
+        "mouth_color": mean_over(error, _any_of(regions, INNER_MOUTH)),
+        "mouth_fill": mean_over(1.0 - rendering.alpha[..., 0], _any_of(regions, LIPS_OUTLINE)),
     }
 
 

@@ -73,6 +73,7 @@ RATES = {
 GROW_EVERY = 100
 MOUTH_EVERY = 2
 SURROUND_EVERY = 4
+SIZE_EVERY = 4
 REGULARISE_EVERY = 20
 
 
@@ -239,7 +240,8 @@ def _step(
     if state.step % SURROUND_EVERY == 1:
         view = surround.draw(sample.frame.drive, state.generator)
         terms |= surround_terms(render(gaussians, view.camera, torch.zeros(3)), view)
-    terms["size"] = size_term(avatar.branches)
+    if state.step % SIZE_EVERY == 2:
+        terms["size"] = SIZE_EVERY * size_term(avatar.branches)
     loss = total(terms, settings.weights) * sample.frame.weight
     if not descend(state, loss):
         return float("nan")
@@ -269,8 +271,8 @@ def _mouth_terms(
     )  # fmt: skip
     top, left, bottom, right = box
     rendering = render(alone, crop_camera(sample.frame.camera, box), torch.zeros(3))
-    crop = sample.masks.cropped(box)
-    return mouth_terms(rendering, sample.frame.image[top:bottom, left:right], crop)
+    image, regions = (p[top:bottom, left:right] for p in (sample.frame.image, sample.frame.regions))
+    return mouth_terms(rendering, image, regions)
 
 
 def grow(state: TrainState, settings: TrainSettings, kinds: tuple[Branch, ...]) -> None:

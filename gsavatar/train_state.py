@@ -56,8 +56,7 @@ def descend(state: TrainState, loss: Tensor) -> bool:
     state.adam.zero_grad()
     if torch.isfinite(loss):
         loss.backward()  # type: ignore[no-untyped-call]
-    grads = [p.grad for p in state.adam.params.values() if p.grad is not None]
-    if grads and all(bool(torch.isfinite(g.sum())) for g in grads):
+    if _finite_gradients(state.adam):
         state.skipped_in_row = 0
         return True
     state.skipped += 1
@@ -69,6 +68,19 @@ def descend(state: TrainState, loss: Tensor) -> bool:
             "loss; the last checkpoint is kept, continue with --resume or another --seed."
         )
     return False
+
+
+def _finite_gradients(adam: RowAdam) -> bool:
+    """Whether there are gradients and all are finite.
+
+    Those of a basis are products of the coefficients and one gradient of the offsets, so the first
+    coefficient's tell for all; a look at the others would take a twentieth of a step.
+    """
+    grads = [
+        p.grad[0] if name.endswith(".basis") else p.grad
+        for name, p in adam.params.items() if p.grad is not None
+    ]  # fmt: skip
+    return bool(grads) and bool(torch.stack([g.sum() for g in grads]).isfinite().all())
 
 
 def measure(state: TrainState, avatar: Avatar, probe: Tensor) -> None:

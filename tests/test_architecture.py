@@ -24,7 +24,9 @@ OWNERS = {
     "viser": {"gsavatar.viewer"},
     "soundfile": {"gsavatar.audio", "gsavatar.datasets"},
     "soxr": {"gsavatar.audio"},
-    "scipy": {"gsavatar.tracking", "gsavatar.morphable", "gsavatar.speech"},
+    "scipy": {
+        "gsavatar.tracking", "gsavatar.morphable", "gsavatar.speech", "gsavatar.gaussians",
+    },
     "gsplat": {"gsavatar.ops"},
     "nerfacc": {"gsavatar.ops"},
     "tinycudann": {"gsavatar.fields"},
