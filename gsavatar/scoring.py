@@ -7,6 +7,7 @@ a picture, so an avatar, a baseline and a test's fake are all measured by the sa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,6 +36,9 @@ SPEECH_KEYS = ("mouth_open_corr", "mouth_open_lag_ms", "closure_acc", "hold_px")
 
 UPPER_SCORES = [i for i, name in enumerate(ARKIT_NAMES) if is_upper_face(name)]
 LOWER_SCORES = [i for i, n in enumerate(ARKIT_NAMES) if n != "_neutral" and i not in UPPER_SCORES]
+
+PICTURE_THREADS = 2
+"""Systems whose pictures are compared at a time, while the landmarker looks for their faces."""
 
 NO_FRAME = "no frame was measured"
 REASONS = {
@@ -154,27 +158,35 @@ class Bench:
         blank = np.full(count, np.nan)
         sheets = {name: Sheet.empty(count) for name in systems}
         scores = Scores(frames.time_s, sheets, blank.copy(), blank.copy())
-        for i in range(count):
-            picture = frames.picture(i)
-            truth = _Truth(picture, frames.regions(i), self.detect(picture))
-            scores.opening[i] = opening_of(truth.face)
-            scores.lost_faces += truth.face is None
-            if truth.mouth is not None:
-                scores.gradient[i] = metrics_mouth.gradient_energy(picture, truth.mouth)
-            drawn: dict[str, UInt8] = {}
-            for name, paint in systems.items():
-                rendered = paint(i)
-                if rendered is not None:
-                    drawn[name] = rendered
-                    self._fill(sheets[name], i, name, rendered, truth)
-            if on_frame is not None:
-                on_frame(i, picture, drawn)
-            if progress is not None:
-                progress(i + 1, count)
+        with ThreadPoolExecutor(PICTURE_THREADS) as pool:
+            for i in range(count):
+                picture = frames.picture(i)
+                truth = _Truth(picture, frames.regions(i), self.detect(picture))
+                scores.opening[i] = opening_of(truth.face)
+                scores.lost_faces += truth.face is None
+                if truth.mouth is not None:
+                    scores.gradient[i] = metrics_mouth.gradient_energy(picture, truth.mouth)
+                painted = {name: paint(i) for name, paint in systems.items()}
+                drawn = {name: p for name, p in painted.items() if p is not None}
+                # Every job has a sheet of its own; the landmarker is asked by this thread alone.
+                jobs = [
+                    pool.submit(self._fill_picture, sheets[name], i, name, rendered, truth)
+                    for name, rendered in drawn.items()
+                ]
+                for name, rendered in drawn.items():
+                    self._fill_face(sheets[name], i, name, rendered, truth.face)
+                for job in jobs:
+                    job.result()
+                if on_frame is not None:
+                    on_frame(i, picture, drawn)
+                if progress is not None:
+                    progress(i + 1, count)
         return scores
 
-    def _fill(self, sheet: Sheet, i: int, name: str, rendered: UInt8, truth: _Truth) -> None:
-        """One row of a sheet."""
+    def _fill_picture(
+        self, sheet: Sheet, i: int, name: str, rendered: UInt8, truth: _Truth
+    ) -> None:
+        """One row of a sheet, but for what the landmarker says."""
         c = sheet.columns
         real, head, box = truth.picture, truth.head, truth.mouth
         similarity = truth.ssim.map(rendered)
@@ -200,7 +212,6 @@ class Bench:
             c["pasted_ssim"][i] = metrics.masked_mean(truth.ssim.map(mixed))
             if self.lpips is not None:
                 c["pasted_lpips"][i] = self.lpips(mixed, real)
-        self._fill_face(sheet, i, name, rendered, truth.face)
 
     def _fill_face(
         self, sheet: Sheet, i: int, name: str, rendered: UInt8, real: Face | None
