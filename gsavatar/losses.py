@@ -8,16 +8,19 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, max_pool2d
 
 from gsavatar import ops
 from gsavatar.avatar import AvatarBranch
+from gsavatar.losses_perceptual import contrast_distance
 from gsavatar.surround import CoarseView
 from gsavatar.types import Branch, Region, Rendering
 
 HEAD_WEIGHT, FEATURE_WEIGHT, BACKGROUND_WEIGHT = 1.5, 4.0, 0.5
 """Relative weight of a pixel's colour on the head, on lips, mouth and eyes, and behind."""
 
+FEATURE_MARGIN, FEATURE_RIM = 8, 2
+"""Pixels around lips, mouth and eyes that their contrast is seen against, and that count too."""
 MAX_SCALE_WANTED_M = 0.012
 MAX_STRETCH_WANTED = 8.0
 
@@ -29,6 +32,8 @@ class LossWeights:
     color: float = 0.8
     structure: float = 0.2
     """1 - SSIM over the frame."""
+    contrast: float = 0.1
+    """Perceptual distance around lips, teeth and eyes (``losses_perceptual``)."""
     face_off_mouth: float = 0.05
     """Share of the face branch where the inside of the mouth shows."""
     mouth_off_face: float = 0.05
@@ -94,6 +99,7 @@ class RegionMasks:
 
 INNER_MOUTH = (Region.INNER_MOUTH,)
 LIPS_OUTLINE = (Region.INNER_MOUTH, Region.LIPS)
+FEATURES = (*LIPS_OUTLINE, Region.EYES)
 HEAD = (Region.INNER_MOUTH, Region.LIPS, Region.EYES, Region.SKIN, Region.HAIR)
 
 
@@ -105,7 +111,7 @@ def _color_weights() -> Tensor:
     """Weight of a pixel's channels (columns) by its ``Region`` (rows)."""
     weight = torch.ones(len(Region), 3)
     weight[list(HEAD)] = HEAD_WEIGHT
-    weight[[*LIPS_OUTLINE, Region.EYES]] = FEATURE_WEIGHT
+    weight[list(FEATURES)] = FEATURE_WEIGHT
     weight[Region.BACKGROUND] = BACKGROUND_WEIGHT
     return weight
 
@@ -167,6 +173,18 @@ def mouth_terms(rendering: Rendering, image: Tensor, regions: Tensor) -> dict[st
         "mouth_color": mean_over(error, _any_of(regions, INNER_MOUTH)),
         "mouth_fill": mean_over(1.0 - rendering.alpha[..., 0], _any_of(regions, LIPS_OUTLINE)),
     }
+
+
+def contrast_terms(rendering: Rendering, image: Tensor, regions: Tensor) -> dict[str, Tensor]:
+    """Perceptual distance around lips, teeth and eyes, a scalar; none where they do not show."""
+    features = _any_of(regions, FEATURES)
+    rows, columns = (torch.nonzero(features.amax(axis))[:, 0].tolist() for axis in (1, 0))
+    if not rows:
+        return {}
+    top, left = max(rows[0] - FEATURE_MARGIN, 0), max(columns[0] - FEATURE_MARGIN, 0)
+    box = slice(top, rows[-1] + 1 + FEATURE_MARGIN), slice(left, columns[-1] + 1 + FEATURE_MARGIN)
+    near = max_pool2d(features[box][None], 2 * FEATURE_RIM + 1, stride=1, padding=FEATURE_RIM)[0]
+    return {"contrast": contrast_distance(rendering.rgb[box], image[box], near)}
 
 
 def surround_terms(rendering: Rendering, view: CoarseView) -> dict[str, Tensor]:

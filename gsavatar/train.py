@@ -21,7 +21,14 @@ from gsavatar.config import TrainSettings
 from gsavatar.densify import BRANCH_AXES
 from gsavatar.frames import write_bytes_atomic
 from gsavatar.gaussians import RawGaussians
-from gsavatar.losses import frame_terms, mouth_terms, size_term, surround_terms, total
+from gsavatar.losses import (
+    contrast_terms,
+    frame_terms,
+    mouth_terms,
+    size_term,
+    surround_terms,
+    total,
+)
 from gsavatar.motion import LinearMotion, regularise
 from gsavatar.ops import native
 from gsavatar.optimizer import RowAdam
@@ -72,6 +79,7 @@ RATES = {
 
 GROW_EVERY = 100
 MOUTH_EVERY = 2
+CONTRAST_EVERY = 2
 SURROUND_EVERY = 4
 SIZE_EVERY = 4
 REGULARISE_EVERY = 20
@@ -237,6 +245,8 @@ def _step(
     terms = frame_terms(rendering, sample.frame.image, sample.masks)
     if state.step % MOUTH_EVERY == 0 and sample.lip_box is not None:
         terms |= _mouth_terms(gaussians, sample, sample.lip_box)
+    if state.step % CONTRAST_EVERY == 1 and settings.weights.contrast > 0:
+        terms |= contrast_terms(rendering, sample.frame.image, sample.frame.regions)
     if state.step % SURROUND_EVERY == 1:
         view = surround.draw(sample.frame.drive, state.generator)
         terms |= surround_terms(render(gaussians, view.camera, torch.zeros(3)), view)

@@ -14,7 +14,8 @@ from gsavatar.batches import Batches
 from gsavatar.clip import Clip
 from gsavatar.config import TrainSettings
 from gsavatar.errors import InputError
-from gsavatar.losses import LossWeights, RegionMasks, frame_terms, total
+from gsavatar.losses import LossWeights, RegionMasks, contrast_terms, frame_terms, total
+from gsavatar.losses_perceptual import contrast_distance
 from gsavatar.optimizer import RowAdam
 from gsavatar.render import render
 from gsavatar.surround import Surround
@@ -271,3 +272,45 @@ def test_crops_are_the_full_frame_seen_through_a_window(tiny_clip: Clip) -> None
     left, top = (int(v) for v in shift)
     expected = torch.from_numpy(full[top : top + 128, left : left + 128].copy()).float() / 255
     assert torch.equal(sample.frame.image, expected)
+
+
+def test_perceptual_distance_sees_what_an_eye_sees() -> None:
+    g = torch.Generator().manual_seed(0)
+    real = torch.rand(40, 52, 3, generator=g, dtype=torch.float64)
+    everywhere = torch.ones(40, 52, dtype=torch.float64)
+    assert contrast_distance(real, real, everywhere) == 0
+    assert contrast_distance(real.flip(0), real, 0 * everywhere) == 0
+    # A little less contrast is no lost detail, a blur is; and of faint detail in the dark it
+    # weighs more than in proportion, which no colour distance says.
+    blurred = torch.nn.functional.avg_pool2d(real.permute(2, 0, 1), 3, 1, 1).permute(1, 2, 0)
+    lost = contrast_distance(blurred, real, everywhere)
+    assert contrast_distance(0.8 * real + 0.1, real, everywhere) < 0.5 * lost
+    faint = contrast_distance(0.2 * blurred, 0.2 * real, everywhere)
+    assert faint > 1.3 * 0.2 * lost
+    # What lies outside the weight does not count.
+    left = everywhere.clone()
+    left[:, 20:] = 0
+    half = real.clone()
+    half[:, 50:] = 0
+    assert contrast_distance(half, real, left) == 0 < contrast_distance(half, real, everywhere)
+
+
+def test_perceptual_distance_has_its_derivative() -> None:
+    g = torch.Generator().manual_seed(1)
+    real, weight = torch.rand(2, 12, 11, 3, generator=g, dtype=torch.float64)
+    drawn = torch.rand(12, 11, 3, generator=g, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda p: contrast_distance(p, real, weight[..., 0]), drawn)
+
+
+def test_perceptual_terms_need_features() -> None:
+    regions = torch.zeros(32, 32, dtype=torch.uint8)
+    plane = torch.zeros(32, 32, 1)
+    seen = Rendering(torch.zeros(32, 32, 3), 1.0 - plane, torch.zeros(32, 32, 3), plane)
+    assert contrast_terms(seen, torch.ones(32, 32, 3), regions) == {}
+    regions[12:16, 10:20] = Region.LIPS
+    image = torch.zeros(32, 32, 3)
+    image[13:15, 12:18] = 1.0
+    assert contrast_terms(seen, image, regions)["contrast"] > 0.01
+    image = torch.zeros(32, 32, 3)
+    image[28:, :4] = 1.0  # far from the lips
+    assert contrast_terms(seen, image, regions)["contrast"] == 0
