@@ -36,7 +36,7 @@ from gsavatar.speech_regression import (
 
 CLOSED_OPENING = 0.010
 """Mouth opening (gap of the lips over the height of the face) below which the lips meet."""
-REST_OPENING = 0.004
+REST_OPENING = 0.002
 CLOSING_STEP = 0.005
 """Range of predicted openings over which the lips part."""
 CUT_SHARE = 0.5
