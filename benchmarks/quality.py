@@ -4,8 +4,8 @@
 
 Every fit is a ``gsavatar fit --resume`` of its own in ``--work``: an interrupted benchmark goes on
 where it stopped, and a finished fit is not repeated. Besides the table there is one HTML page with
-test frames beside the real ones and, where ``--speech`` is given, a film of every avatar saying it
-along an orbit.
+ten test frames beside the real ones, their mouths enlarged, and, where ``--speech`` is given, a
+film of every avatar saying it along an orbit.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import tyro
 
+MOUTH_SCALE = 3
 SHOWN = (
     ("psnr_head", ".2f"), ("ssim_head", ".3f"), ("psnr_mouth", ".2f"), ("lmd_px", ".2f"),
     ("mouth_open_corr", ".2f"), ("mouth_open_lag_ms", ".0f"), ("closure_acc", ".2f"),
@@ -88,27 +90,40 @@ def table(rows: list[Row]) -> str:
 
 
 def page(rows: list[Row], films: dict[str, Path]) -> str:
-    """One self-contained HTML page: the table, then each run's frames, real above rendered."""
+    """One self-contained HTML page: the table, then frames and mouths, real above rendered."""
     parts = [
         "<!doctype html><meta charset=utf-8><title>gsavatar quality</title>",
-        "<style>body{font:14px sans-serif;margin:2em}img{width:230px}pre{overflow:auto}</style>",
+        "<style>body{font:14px sans-serif;margin:2em}div{white-space:nowrap}img{width:9.8%}"
+        "pre{overflow:auto}</style>",
         f"<h1>Quality</h1><pre>{html.escape(table(rows))}</pre>",
     ]
     for r in rows:
         run = Path(r["run"])
         parts.append(f"<h2>{html.escape(r['clip'])}, {html.escape(r['preset'])}</h2>")
+        samples = json.loads((run / "evaluation" / "series.json").read_text())["samples"]
+        whole, mouths = [], []
         for kind in ("real", "render"):
-            pictures = sorted((run / "evaluation").glob(f"*_{kind}.png"))
-            parts.append(f"<div>{kind}<br>{''.join(_picture(p) for p in pictures)}</div>")
+            frames = [(run / "evaluation" / f"{s['frame']:06d}_{kind}.png", s) for s in samples]
+            whole.append("".join(_picture(path.read_bytes(), path) for path, _ in frames))
+            mouths.append("".join(_mouth(path, s["mouth"]) for path, s in frames if s["mouth"]))
+        parts += [f"<div>{row}</div>" for row in (*whole, *mouths)]
         if r["run"] in films:
             film = html.escape(str(films[r["run"]].resolve().as_uri()))
             parts.append(f'<video controls width=512 src="{film}"></video>')
     return "\n".join(parts)
 
 
-def _picture(path: Path) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
+def _picture(png: bytes, path: Path) -> str:
+    data = base64.b64encode(png).decode()
     return f'<img src="data:image/png;base64,{data}" title="{path.stem}">'
+
+
+def _mouth(path: Path, box: list[int]) -> str:
+    """The mouth of a frame, three times its size."""
+    top, left, bottom, right = box
+    crop = cv2.imread(str(path))[top:bottom, left:right]
+    large = cv2.resize(crop, None, fx=MOUTH_SCALE, fy=MOUTH_SCALE, interpolation=cv2.INTER_CUBIC)
+    return _picture(cv2.imencode(".png", large)[1].tobytes(), path)
 
 
 def main(

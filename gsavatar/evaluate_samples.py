@@ -15,7 +15,7 @@ from gsavatar.frames import encode_png, write_text_atomic
 from gsavatar.metrics import Box, Mask, UInt8
 from gsavatar.scoring import Scores
 
-SAMPLES = 7
+SAMPLES = 9
 """Test frames kept for the report, evenly spread; the worst one comes on top."""
 FOLDER = "evaluation"
 SERIES = "series.json"
