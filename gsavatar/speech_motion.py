@@ -39,6 +39,8 @@ CLOSED_OPENING = 0.010
 REST_OPENING = 0.002
 CLOSING_STEP = 0.005
 """Range of predicted openings over which the lips part."""
+LEAST_SEPARATION = 0.3
+"""Least share by which a threshold must tell closed from open lips to be used."""
 CUT_SHARE = 0.5
 """Where the lips close: 0 at the best separation of held-out frames, 1 as often as in the clip."""
 LIMIT_MARGIN = 0.10
@@ -306,8 +308,12 @@ def _opening_map(seen: Array, real: Array) -> tuple[Array, Array]:
 
     The lips close below a prediction between the one that separates closed from open frames best
     and the one that closes them as often as in the clip (``CUT_SHARE``). The widest openings are
-    brought half-way to the clip's.
+    brought half-way to the clip's. Predictions that do not tell closed lips from open ones, as
+    those from a few seconds of footage, are left as they are: a cut among them closes lips that
+    speak.
     """
+    if separation(seen, real) < LEAST_SEPARATION:
+        return (np.zeros(0),) * 2
     low, high = np.quantile(seen, (0.02, 0.98))
     top = max(high, 0.5 * (high + float(np.quantile(real, 0.98))))
     often = float((real < CLOSED_OPENING).mean())
@@ -322,15 +328,25 @@ def _opening_map(seen: Array, real: Array) -> tuple[Array, Array]:
 
 
 def closure_threshold(seen: Array, real: Array) -> float:
-    """The predicted opening that best separates closed from open lips (balanced accuracy)."""
+    """The predicted opening that best separates closed from open lips (balanced accuracy); NaN
+    where there are hardly any of either."""
+    hit, wrong = _closing(seen, real)
+    return float(np.sort(seen)[np.argmax(hit - wrong)]) if len(hit) else float("nan")
+
+
+def separation(seen: Array, real: Array) -> float:
+    """How well that threshold tells closed from open lips: 1 always, 0 by chance, NaN unknown."""
+    hit, wrong = _closing(seen, real)
+    return float((hit - wrong).max()) if len(hit) else float("nan")
+
+
+def _closing(seen: Array, real: Array) -> tuple[Array, Array]:
+    """Shares [T] of the closed and of the open frames that each threshold in turn would close."""
     closed = real < CLOSED_OPENING
     if closed.sum() < 5 or (~closed).sum() < 5:
-        return float("nan")
+        return np.zeros(0), np.zeros(0)
     order = np.argsort(seen, kind="stable")
-    hit = np.cumsum(closed[order]) / closed.sum()
-    wrong = np.cumsum(~closed[order]) / (~closed).sum()
-    best = int(np.argmax(hit - wrong))
-    return float(seen[order[best]])
+    return np.cumsum(closed[order]) / closed.sum(), np.cumsum(~closed[order]) / (~closed).sum()
 
 
 def closed_anchor(targets: Array, opening: Array, shaping: Shaping, measured: bool) -> Tensor:

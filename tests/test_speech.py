@@ -393,3 +393,19 @@ def test_without_openings_nothing_is_corrected(
     shown = motion(features, time)[:, 0].numpy()
     assert np.corrcoef(shown, opening)[0, 1] > 0.85
     assert float(motion.closed[0]) <= np.quantile(10 * opening, 0.1)
+
+
+def test_only_predictions_that_tell_close_the_lips() -> None:
+    """Six seconds of footage once gave a threshold that kept speaking lips shut."""
+    rng = np.random.default_rng(0)
+    real = np.where(rng.random(150) < 0.2, 0.003, 0.03 + 0.03 * rng.random(150))
+    targets = np.stack((real, 0.1 * rng.random(150)), axis=1)
+    telling = real + 0.004 * rng.standard_normal(150)
+    blind = 0.04 + 0.01 * rng.random(150)
+    assert speech_motion.separation(telling, real) > 0.9
+    assert speech_motion.separation(blind, real) < speech_motion.LEAST_SEPARATION
+    told = speech_motion.shape_opening(targets, real, np.ones(150), telling)
+    assert len(told.knots) == 4 and float(told.knots[1]) < 0.03
+    untold = speech_motion.shape_opening(targets, real, np.ones(150), blind)
+    values = torch.from_numpy(targets).float()
+    torch.testing.assert_close(untold(values), values)
