@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gsavatar import ops
 from gsavatar.ops import native
-from gsavatar.ops.rasterize import rasterize_op
+from gsavatar.ops.rasterize import rasterize_bwd_op, rasterize_op
 
 OUTPUTS = ("rgb", "alpha", "branch_alpha", "depth")
 GRADIENTS = (
@@ -387,6 +387,21 @@ def test_extra_channels_of_a_batch() -> None:
 def test_unknown_backend_is_refused() -> None:
     with pytest.raises(ValueError, match="backend"):
         call(ops.rasterize, scene(3), backend="vulkan")
+
+
+def test_opcheck_backward() -> None:
+    s = single(scene(12, seed=4))
+    cloud = (
+        s["means"], s["quats"], s["scales"], s["opacities"], s["colors"], s["branch"],
+        s["world_to_cam"], s["K"], 47, 40, s["background"],
+    )  # fmt: skip
+    saved = list(rasterize_op(*cloud, s["screen_probe"]))
+    v_rgb = torch.ones(40, 47, 3)
+    for needs_background in (True, False):
+        torch.library.opcheck(
+            rasterize_bwd_op, (*cloud, saved, v_rgb, None, None, None, needs_background),
+            test_utils=("test_schema", "test_faketensor"),
+        )  # fmt: skip
 
 
 def test_opcheck() -> None:

@@ -14,7 +14,8 @@
 #define GSA_TILE 16    // pixels on a side
 
 #define GSA_OK 0
-#define GSA_NOT_FINITE 1  // + index of the argument in the order of the struct
+#define GSA_NOT_FINITE 1  // + index of the argument in the order of the struct; the names are in
+                          // gsavatar/ops/check.py
 #define GSA_BAD_BRANCH 32
 #define GSA_TOO_MANY 33   // more than 2^31 - 1 (Gaussian, tile) pairs
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,10 +13,17 @@ MAX_SIDE = 16384
 NOT_FINITE = 1
 BAD_BRANCH = 32
 TOO_MANY = 33
-_ARGUMENTS = (
+RASTER_ARGUMENTS = (
     "means", "quats", "scales", "opacities", "colors", "world_to_cam", "K", "background",
-    "screen_probe",
+    "screen_probe", "basis",
 )  # fmt: skip
+ARGUMENTS = {
+    "blend": ("means", "quats", "scales", "the weighted basis", "coefficients"),
+    "pose": ("means", "quats", "turn", "shift", "share"),
+    "sh": ("means", "sh", "centre"),
+    "ssim": ("a, b or mask",),
+}
+"""What a kernel's codes from ``NOT_FINITE`` on mean."""
 
 
 def shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
@@ -91,12 +100,33 @@ def device(name: str, tensor: Tensor, expected: torch.device) -> None:
         raise ValueError(f"{name} is on {tensor.device}, the others on {expected}; move it")
 
 
-def raise_for(code: int) -> None:
-    """Turns the status of a native rasterizer call into a ``ValueError``; 0 is success."""
+def numbers(**values: float) -> None:
+    """Raises ``ValueError`` naming the first value that is not a finite number."""
+    for name, value in values.items():
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value}")
+
+
+def finite(**tensors: Tensor | None) -> None:
+    """Raises ``ValueError`` naming the first tensor that holds NaN or infinity.
+
+    A sum tells nearly always; only one that overflowed is looked at number by number. Tensors on a
+    device are not read, because that would wait for it: the rasterizer reports their values later.
+    """
+    for name, tensor in tensors.items():
+        if tensor is None or tensor.device.type != "cpu":
+            continue
+        values = tensor.detach()
+        if not math.isfinite(values.sum()) and not bool(torch.isfinite(values).all()):
+            raise ValueError(f"{name} holds NaN or infinity")
+
+
+def raise_for(code: int, arguments: tuple[str, ...] = RASTER_ARGUMENTS) -> None:
+    """Turns the status of a native call into a ``ValueError``; 0 is success."""
     if code == 0:
         return
     if code == BAD_BRANCH:
         raise ValueError("branch holds a value outside 0..2")
     if code == TOO_MANY:
         raise ValueError("more than 2^31 overlaps of Gaussians and tiles; the scales are too large")
-    raise ValueError(f"{_ARGUMENTS[code - NOT_FINITE]} holds NaN or infinity")
+    raise ValueError(f"{arguments[code - NOT_FINITE]} holds NaN or infinity")

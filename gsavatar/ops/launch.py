@@ -8,10 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gsavatar.ops import cuda_backend, native
+from gsavatar.ops import check, cuda_backend, native
 
 Launch = Callable[..., None]
-"""``launch("blend", structure, …)`` runs a kernel, on CUDA in the current stream."""
+"""``launch("blend", structure, …)`` runs a kernel, on CUDA in the current stream.
+
+On a CPU it raises ``ValueError`` where an argument holds NaN or infinity."""
 
 
 def serves(tensor: Tensor) -> bool:
@@ -36,7 +38,7 @@ def launcher(tensor: Tensor) -> Launch:
     library = native.cpu()
 
     def launch(name: str, *structures: ctypes.Structure) -> None:
-        getattr(library, f"gsa_{name}")(*structures)
+        check.raise_for(getattr(library, f"gsa_{name}")(*structures), check.ARGUMENTS.get(name, ()))
 
     return launch
 
