@@ -67,7 +67,8 @@ def contributions(scene: Scene) -> int:
     with torch.no_grad():
         outputs = rasterize_op(*scene.values(), None)
     tensors = {k: v for k, v in scene.items() if isinstance(v, Tensor)}
-    names = ("rgb", "alpha", "branch_alpha", "depth", "records", "pair_start", "tile_start", "list")
+    names = ("rgb", "alpha", "branch_alpha", "depth", "extras", "records", "pair_start",
+             "tile_start", "list")  # fmt: skip
     tensors |= dict(zip(names, outputs, strict=True))
     struct = scene_of(tensors, scene["width"], scene["height"])
     return int(native.cpu().gsa_count_contributions(ctypes.byref(struct)))

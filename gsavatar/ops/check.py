@@ -15,7 +15,7 @@ BAD_BRANCH = 32
 TOO_MANY = 33
 RASTER_ARGUMENTS = (
     "means", "quats", "scales", "opacities", "colors", "world_to_cam", "K", "background",
-    "screen_probe", "basis",
+    "screen_probe", "basis", "extra_channels",
 )  # fmt: skip
 ARGUMENTS = {
     "blend": ("means", "quats", "scales", "the weighted basis", "coefficients"),
@@ -53,6 +53,7 @@ def raster_arguments(
     height: int,
     background: Tensor,
     screen_probe: Tensor | None,
+    channels: Tensor | None = None,
 ) -> None:
     """Raises ``ValueError`` naming the first argument of ``rasterize`` that is malformed."""
     for name, side in (("width", width), ("height", height)):
@@ -71,6 +72,8 @@ def raster_arguments(
     }
     if screen_probe is not None:
         expected["screen_probe"] = (screen_probe, (count, 2))
+    if channels is not None:
+        expected["extra_channels"] = (channels, (count, *_last_side(channels)))
     for name, (tensor, wanted) in expected.items():
         shape(name, tensor, wanted)
         dtype(name, tensor, means.dtype)
@@ -88,6 +91,12 @@ def raster_arguments(
     shape("branch", branch, (count,))
     dtype("branch", branch, torch.int32)
     device("branch", branch, means.device)
+
+
+def _last_side(channels: Tensor) -> tuple[int]:
+    """How many channels [N, C] there are; -1, which no tensor has, if it is no such tensor."""
+    two = isinstance(channels, Tensor) and channels.dim() == 2
+    return (channels.shape[1] if two else -1,)
 
 
 def _described(value: object) -> str:

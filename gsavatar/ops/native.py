@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-ABI = 7
-RECORD, COVER, MOMENTS, TILE, CHUNK = 16, 4, 10, 16, 256
+ABI = 8
+RECORD, COVER, MOMENTS, TILE, CHUNK, CHANNELS = 16, 4, 10, 16, 256, 8
 """Sizes fixed by ``cuda_ext/include/abi.h``."""
 
 FOLDER = Path(__file__).parent
@@ -53,6 +53,8 @@ Raster = _structure(
     int32: visible
     int64: pairs
     pointer: pair_start scratch tile_start tile_counts list rgb alpha branch_alpha depth
+    pointer: channels extras
+    int32: channel_count
     """,
 )
 
@@ -61,6 +63,7 @@ RasterGrad = _structure(
     """
     pointer: rgb alpha branch_alpha depth slots partial
     pointer: means quats scales opacities colors world_to_cam K background screen_probe
+    pointer: extras channel_slots channels
     """,
 )
 
@@ -128,6 +131,7 @@ SSIM_ROWS = 69
 _SIGNATURES = {
     "gsa_project": [POINTER(Raster)],
     "gsa_composite": [POINTER(Raster)],
+    "gsa_channels": [POINTER(Raster)],
     "gsa_raster_bwd": [POINTER(Raster), POINTER(RasterGrad)],
     "gsa_blend": [POINTER(Motion)],
     "gsa_blend_bwd": [POINTER(Motion), POINTER(MotionGrad)],

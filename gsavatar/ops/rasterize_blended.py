@@ -116,7 +116,7 @@ def rasterize_blended_op(
     if means.device.type == "cuda":
         made = cuda_backend.run_forward(cloud, width, height, structures(held))
         return tuple(made[name] for name in cuda_backend.OUTPUTS)  # type: ignore[return-value]
-    return project_and_composite(cloud, width, height, structures(held))[:4]
+    return project_and_composite(cloud, width, height, structures(held))[:4]  # type: ignore[return-value]
 
 
 def _pose(turn: Tensor, shift: Tensor, share: Tensor) -> Pose | None:
