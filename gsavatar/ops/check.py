@@ -130,6 +130,25 @@ def finite(**tensors: Tensor | None) -> None:
             raise ValueError(f"{name} holds NaN or infinity")
 
 
+BYTES_PER_PAIR = 112
+"""Memory that a (Gaussian, tile) pair takes at most: lists, sort, gradients, extra channels."""
+
+
+def most_pairs(memory: int) -> int:
+    """How many pairs of Gaussians and tiles fit into so many bytes."""
+    return min(memory // BYTES_PER_PAIR, 2**31 - 1)
+
+
+def pairs_fit(pairs: int, memory: int) -> None:
+    """Raises ``ValueError`` where the pairs need more memory than the machine has, which would end
+    the process instead of the call."""
+    if pairs > most_pairs(memory):
+        raise ValueError(
+            f"{pairs} overlaps of Gaussians and tiles need {pairs * BYTES_PER_PAIR / 2**30:.1f} GiB"
+            f" of {memory / 2**30:.1f}; the scales are too large, or the picture is"
+        )
+
+
 def raise_for(code: int, arguments: tuple[str, ...] = RASTER_ARGUMENTS) -> None:
     """Turns the status of a native call into a ``ValueError``; 0 is success."""
     if code == 0:

@@ -34,7 +34,13 @@ def launcher(tensor: Tensor) -> Launch:
     """How to run kernels where the tensor is. Raises ``NativeUnavailable`` without a library."""
     if on_cuda(tensor):
         stream = torch.cuda.current_stream(tensor.device).cuda_stream
-        return launcher_of(cuda_backend.library(), stream)
+        run = launcher_of(cuda_backend.library(), stream)
+
+        def on_device(name: str, *structures: ctypes.Structure) -> None:
+            with torch.cuda.device(tensor.device):  # kernels start on the current device
+                run(name, *structures)
+
+        return on_device
     library = native.cpu()
 
     def launch(name: str, *structures: ctypes.Structure) -> None:

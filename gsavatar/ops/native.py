@@ -246,6 +246,15 @@ def threads() -> int:
     return min(int(forced), 256)
 
 
+@lru_cache(maxsize=1)
+def memory() -> int:
+    """Bytes of this machine's memory; without bound where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**63 - 1
+
+
 def pointer(tensor: torch.Tensor | None) -> int | None:
     """The address of a contiguous tensor's data; None stays None."""
     return None if tensor is None else tensor.data_ptr()

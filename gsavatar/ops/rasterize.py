@@ -186,6 +186,7 @@ def project_and_composite(
     if parts is not None:
         scene.parts, scene.part_count = ctypes.addressof(parts), len(parts)
     check.raise_for(library.gsa_project(scene))
+    check.pairs_fit(scene.pairs, native.memory())
     tile_start, pairs = _ints(tiles + 1), _ints(scene.pairs, 2)
     tile_counts = _ints(scene.threads, tiles)
     rgb, branch_alpha = torch.empty(height, width, 3), torch.empty(height, width, 3)
