@@ -200,6 +200,11 @@ GSA_API int32_t gsa_ssim(const gsa_ssim_args* arguments);
 GSA_API int32_t gsa_scaled(const float* in, const float* factor, float* out, int64_t count,
                            int32_t threads);
 
+// For benchmarks: `rounds` multiply-adds of each of gsa_fma_chains() vectors that wait for nothing but
+// themselves. The result only keeps the compiler from leaving them out.
+GSA_API float gsa_fma(int64_t rounds);
+GSA_API int32_t gsa_fma_chains(void);
+
 // Contributions of the scene (alpha >= 1/255 where T >= 1e-4), after gsa_composite: for benchmarks.
 GSA_API int64_t gsa_count_contributions(const gsa_raster* scene);
 

@@ -160,6 +160,7 @@ def _open(path: Path) -> ctypes.CDLL:
     for name, arguments in _SIGNATURES.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, c_int32
+    library.gsa_fma.argtypes, library.gsa_fma.restype = [c_int64], c_float
     library.gsa_count_contributions.argtypes = [POINTER(Raster)]
     library.gsa_count_contributions.restype = c_int64
     return library
