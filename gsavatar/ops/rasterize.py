@@ -108,7 +108,7 @@ def _drawn(
             rgb, alpha[..., None], branch_alpha, depth[..., None],
             None if channels is None else extras,
         )  # fmt: skip
-    draw = rasterize_gsplat if chosen == "gsplat" else rasterize_ref
+    draw: Any = rasterize_gsplat if chosen == "gsplat" else rasterize_ref
     if chosen == "torch":
         _refuse_bad_values(*cloud[:8], background, screen_probe, channels)
     return draw(*cloud, background, screen_probe=screen_probe, extra_channels=channels)
