@@ -107,7 +107,7 @@ sanitize: .venv-test/installed
 		LD_PRELOAD="$$(echo $$(for l in asan ubsan stdc++; do $(CXX) -print-file-name=lib$$l.so; done))" \
 		../../.venv-test/bin/python -m pytest -q -p no:cacheprovider tests/test_ops_rasterize.py \
 		tests/test_ops_blend_motion.py tests/test_ops_ssim.py tests/test_ops_evaluate_sh.py \
-		tests/test_ops_pose_gaussians.py tests/test_ops_rasterize_blended.py
+		tests/test_ops_pose_gaussians.py tests/test_ops_rasterize_blended.py tests/test_ops_native.py
 
 clean:
 	rm -rf .venv .venv-test .venv-wheel .venv-wheel-run $(DEMO) dist build build.log *.egg-info \

@@ -3,19 +3,23 @@
 Each number is the median of many warm runs, in milliseconds, in a process set up as every gsavatar
 command is (glibc keeps freed memory: fresh pages would cost up to 3 ms a picture). Compare numbers
 of one run only: the ``yardstick_ms`` of a 2048^3 float32 matrix product says how fast the machine
-was meanwhile.
+was meanwhile. ``peak_mb`` is what a call takes beside its inputs, results and gradients included.
+``fma_gflops`` is what the vector units do when nothing keeps them waiting, by instruction set, and
+``gb_per_s`` what the memory gives; ``benchmarks/roofline.py`` draws the rows under the two.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import json
 import os
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -67,7 +71,8 @@ def contributions(scene: Scene) -> int:
     with torch.no_grad():
         outputs = rasterize_op(*scene.values(), None)
     tensors = {k: v for k, v in scene.items() if isinstance(v, Tensor)}
-    names = ("rgb", "alpha", "branch_alpha", "depth", "records", "pair_start", "tile_start", "list")
+    names = ("rgb", "alpha", "branch_alpha", "depth", "extras", "records", "pair_start",
+             "tile_start", "list")  # fmt: skip
     tensors |= dict(zip(names, outputs, strict=True))
     struct = scene_of(tensors, scene["width"], scene["height"])
     return int(native.cpu().gsa_count_contributions(ctypes.byref(struct)))
@@ -104,6 +109,37 @@ def _median_ms(run: Callable[[], tuple[float, ...]], seconds: float) -> list[flo
     return [1e3 * statistics.median(column) for column in zip(*rows, strict=True)]
 
 
+def _peak_mb(
+    run: Callable[[], object], device: torch.device, leaves: Sequence[Tensor] = ()
+) -> float | None:
+    """MB that a warm call adds to what is there; None where the system does not tell."""
+    run()
+    for leaf in leaves:
+        leaf.grad = None  # else the call would only replace them
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        torch.cuda.synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    status = Path("/proc/self/status")
+    try:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # else what earlier rows left would be used again, unseen
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
+        before = _kb(status, "VmRSS")
+        run()
+        return (_kb(status, "VmHWM") - before) / 1024
+    except (OSError, AttributeError, KeyError):
+        return None
+
+
+def _kb(status: Path, name: str) -> int:
+    lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii").splitlines())
+    return int(lines[name].split()[0])
+
+
 def _now(device: torch.device) -> float:
     """Seconds, once the device has done what it was asked for."""
     if device.type == "cuda":
@@ -111,9 +147,11 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _timed(
-    forward: Callable[[], Tensor], leaves: list[Tensor], seconds: float
-) -> tuple[float, float, float]:
+Times = tuple[float, float, float, float | None]
+"""Milliseconds forward, backward and both, and the peak in MB."""
+
+
+def _timed(forward: Callable[[], Tensor], leaves: list[Tensor], seconds: float) -> Times:
     """Milliseconds of a forward pass that records, of its backward pass, and of both."""
     device = leaves[0].device
     v = torch.randn_like(forward())
@@ -129,13 +167,13 @@ def _timed(
         return middle - start, end - middle, end - start
 
     first, second, total = _median_ms(step, seconds)
-    return first, second, total
+    return first, second, total, _peak_mb(step, device, leaves)
 
 
 FLOATS = ("means", "quats", "scales", "opacities", "colors")
 
 
-def time_rasterize(arguments: Scene, backend: str, seconds: float) -> tuple[float, float, float]:
+def time_rasterize(arguments: Scene, backend: str, seconds: float) -> Times:
     """Milliseconds of ``rasterize`` with gradients for the whole cloud."""
     leaves = {n: arguments[n].clone().requires_grad_() for n in FLOATS}
     trained = arguments | leaves
@@ -146,7 +184,7 @@ def time_rasterize(arguments: Scene, backend: str, seconds: float) -> tuple[floa
     )
 
 
-def time_blended(arguments: Scene, seconds: float) -> float:
+def time_blended(arguments: Scene, seconds: float) -> Times:
     """Milliseconds of blend, projection and compositing in one pass, for inference."""
     *cloud, basis, coefficients = motion_of(arguments)
     sh = ((arguments["colors"] - 0.5) / SH_0)[:, None]
@@ -160,10 +198,11 @@ def time_blended(arguments: Scene, seconds: float) -> float:
         ops.rasterize_blended(*held)
         return (_now(device) - start,)
 
-    return _median_ms(run, seconds)[0]
+    alone = _median_ms(run, seconds)[0]
+    return alone, 0.0, alone, _peak_mb(run, device)
 
 
-def time_blend(arguments: Scene, seconds: float) -> tuple[float, float, float]:
+def time_blend(arguments: Scene, seconds: float) -> Times:
     """Milliseconds of ``blend_motion`` with gradients for everything that moves."""
     leaves = [t.clone().requires_grad_() for t in motion_of(arguments)]
     return _timed(lambda: torch.cat(ops.blend_motion(*leaves), dim=-1), leaves, seconds)
@@ -177,9 +216,7 @@ def motion_of(arguments: Scene) -> tuple[Tensor, ...]:
     return (*cloud, basis.to(cloud[0]), torch.rand(COEFFICIENTS, generator=g).to(cloud[0]))
 
 
-def time_ssim(
-    size: int, seconds: float, op: Callable[..., Tensor], device: str = "cpu"
-) -> tuple[float, float, float]:
+def time_ssim(size: int, seconds: float, op: Callable[..., Tensor], device: str = "cpu") -> Times:
     """Milliseconds of SSIM of two pictures with the gradient of the first."""
     g = torch.Generator().manual_seed(2)
     a, b = (picture.clone() for picture in torch.rand(2, size, size, 3, generator=g).to(device))
@@ -187,9 +224,7 @@ def time_ssim(
     return _timed(lambda: op(a, b), [a], seconds)
 
 
-def time_sh(
-    arguments: Scene, seconds: float, op: Callable[..., Tensor]
-) -> tuple[float, float, float]:
+def time_sh(arguments: Scene, seconds: float, op: Callable[..., Tensor]) -> Times:
     """Milliseconds of colours by harmonics of degree 3 with gradients for means and harmonics."""
     g = torch.Generator().manual_seed(3)
     means = arguments["means"].clone().requires_grad_()
@@ -210,23 +245,56 @@ def yardstick(seconds: float = 1.0) -> float:
     return _median_ms(product, seconds)[0]
 
 
+def fma_gflops(seconds: float = 0.3) -> float:
+    """GFLOP/s of independent multiply-adds in registers, by the threads a call would take.
+
+    The best of many short runs: it is what the machine can do, not what it did meanwhile.
+    """
+    library, threads, rounds = native.cpu(), native.threads(), 1_000_000
+    flop = threads * 2.0 * rounds * library.gsa_fma_chains() * library.gsa_lanes()
+    best, end = float("inf"), time.perf_counter() + seconds
+    with ThreadPoolExecutor(threads) as pool:
+        while time.perf_counter() < end:
+            start = time.perf_counter()
+            list(pool.map(library.gsa_fma, [rounds] * threads))
+            best = min(best, time.perf_counter() - start)
+    return flop / best / 1e9
+
+
+def gb_per_s(seconds: float = 0.5) -> float:
+    """GB/s that a sum over 256 MB reads from memory."""
+    values = torch.ones(2**26)
+
+    def read() -> tuple[float, ...]:
+        start = time.perf_counter()
+        values.sum()
+        return (time.perf_counter() - start,)
+
+    return values.nbytes / _median_ms(read, seconds)[0] / 1e6
+
+
+SMALL = (64, 500)
+"""Side and Gaussians of the one scene that the reference in torch draws: it is dense."""
+
+
 def measure(sizes: tuple[int, ...], counts: tuple[int, ...], isas: tuple[str, ...],
             seconds: float) -> list[dict[str, Any]]:  # fmt: skip
     """Rows of ``results`` for the CPU kernels, one instruction set after the other."""
     rows = []
     for isa in isas:
         os.environ["GSAVATAR_ISA"] = isa
+        where = {"backend": "native", "isa": isa, "threads": native.threads()}
+        where["peak_gflops"] = fma_gflops()
+        times = time_rasterize(scene(*SMALL), "native", seconds)
+        rows.append(row("rasterize", where, *SMALL, times, _scaled(*SMALL, 0)[1]))
         for size in sizes:
             for count in counts:
                 arguments = scene(size, count)
                 pairs = _scaled(size, count, 0)[1]
-                where = {"backend": "native", "isa": isa, "threads": native.threads()}
                 times = time_rasterize(arguments, "native", seconds)
                 rows.append(row("rasterize", where, size, count, times, pairs))
-                alone = time_blended(arguments, seconds)
-                rows.append(
-                    row("rasterize_blended", where, size, count, (alone, 0.0, alone), pairs)
-                )
+                times = time_blended(arguments, seconds)
+                rows.append(row("rasterize_blended", where, size, count, times, pairs))
         for count in counts:
             times = time_blend(scene(256, count), seconds)
             rows.append(row("blend_motion", where, 0, count, times))
@@ -236,6 +304,8 @@ def measure(sizes: tuple[int, ...], counts: tuple[int, ...], isas: tuple[str, ..
             times = time_ssim(size, seconds, ops.ssim)
             rows.append(row("ssim", where, size, 0, times))
     where = {"backend": "torch", "isa": "", "threads": torch.get_num_threads()}
+    times = time_rasterize(scene(*SMALL), "torch", seconds)
+    rows.append(row("rasterize", where, *SMALL, times, _scaled(*SMALL, 0)[1]))
     for count in counts:
         times = time_sh(scene(256, count), seconds, ops.evaluate_sh_ref)
         rows.append(row("evaluate_sh", where, 0, count, times))
@@ -264,8 +334,8 @@ def measure_cuda(
             if "native" not in backends:
                 continue
             where = {"backend": "native", "isa": "cuda", "threads": 0}
-            alone = time_blended(moved, seconds)
-            rows.append(row("rasterize_blended", where, size, count, (alone, 0.0, alone), pairs))
+            times = time_blended(moved, seconds)
+            rows.append(row("rasterize_blended", where, size, count, times, pairs))
             if size == sizes[0]:
                 rows.append(row("blend_motion", where, 0, count, time_blend(moved, seconds)))
                 times = time_sh(moved, seconds, ops.evaluate_sh)
@@ -277,21 +347,39 @@ def measure_cuda(
     return rows
 
 
+FLOP_PER_VALUE = {"ssim": (210.0, 150.0), "evaluate_sh": (110.0, 230.0)}
+"""Of one channel of one pixel, and of the harmonics of degree 3 of one Gaussian, forward and
+backward."""
+
+
+def flop_of(op: str, size: int, count: int, pairs: int, backward: bool) -> float:
+    """Useful arithmetic of a call."""
+    if op == "blend_motion":  # forward; by the coefficients, and by the basis
+        return 2.0 * COEFFICIENTS * 9 * count * (2.5 if backward else 1.0)
+    first, second = FLOP_PER_VALUE.get(op, FLOP_PER_PAIR)
+    items = {"ssim": 3 * size * size, "evaluate_sh": count}.get(op, pairs)
+    return items * (first + (second if backward else 0.0))
+
+
 def row(
     op: str, where: dict[str, Any], size: int, count: int,
-    times: tuple[float, float, float], pairs: int = 0,
+    times: Times, pairs: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """One row of ``results``, printed as well."""
-    forward, backward, total = times
-    flop = FLOP_PER_PAIR[0] + (FLOP_PER_PAIR[1] if backward else 0.0)
+    forward, backward, total, peak_mb = times
+    peak_gflops = where.get("peak_gflops")
+    where = {name: where[name] for name in ("backend", "isa", "threads")}
+    gflops = flop_of(op, size, count, pairs, backward > 0.0) / total / 1e6
     print(
         f"{op:18} {where['backend']:6} {where['isa']:6} {size:4}^2 {count:6}  "
-        f"forward {forward:7.2f}  backward {backward:7.2f}  total {total:7.2f} ms"
+        f"forward {forward:7.2f}  backward {backward:7.2f}  total {total:7.2f} ms  "
+        f"{gflops:6.1f} GFLOP/s"
     )
     return {
         "op": op, **where, "size": size, "n": count, "forward_ms": forward,
         "backward_ms": backward, "total_ms": total, "pairs": pairs,
-        "gflops": pairs * flop / total / 1e6, "pairs_per_s": pairs / total * 1e3,
+        "gflops": gflops, "pairs_per_s": pairs / total * 1e3, "peak_mb": peak_mb,
+        "of_peak": gflops / peak_gflops if peak_gflops else None,
     }  # fmt: skip
 
 
@@ -306,17 +394,23 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
     sizes, counts = tuple(options.sizes), tuple(options.counts)
+    peaks: dict[str, float] = {}
     if options.device == "cuda":
         rows = measure_cuda(sizes, counts, options.seconds)
     else:
         level = native.ISAS.index(native.machine_isa())
         isas = tuple(options.isas or reversed(native.ISAS[: level + 1]))
         rows = measure(sizes, counts, isas, options.seconds)
+        for isa in isas:
+            os.environ["GSAVATAR_ISA"] = isa
+            peaks[isa] = fma_gflops()
     product_ms = yardstick()
     out = {
         "results": rows,
         "yardstick_ms": product_ms,
         "yardstick_gflops": 2 * 2048**3 / product_ms / 1e6,
+        "fma_gflops": peaks,
+        "gb_per_s": gb_per_s(),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     print(f"yardstick {product_ms:.1f} ms, {out['yardstick_gflops']:.0f} GFLOP/s")

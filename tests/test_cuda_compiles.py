@@ -10,14 +10,16 @@ import ctypes
 import importlib.util
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
 from gsavatar import ops
-from gsavatar.ops import check, launch, native
+from gsavatar.ops import check, cuda_capacity, launch, native
 from gsavatar.ops import cuda_backend as cuda
 from gsavatar.ops.rasterize_blended import structures
 from gsavatar.ops.ssim import ssim_op
@@ -29,7 +31,9 @@ from tests.test_ops_rasterize import (
     GRADIENTS,
     OUTPUTS,
     assert_alike,
+    call,
     cotangents,
+    leaves,
     scene,
     single,
 )
@@ -103,6 +107,43 @@ def test_kernels_match_reference(emulated: ctypes.CDLL, image: bool) -> None:
     for name in GRADIENTS:
         if name != "background":
             assert_alike(name, grads[name], want_grads[name], 3e-3)
+
+
+@pytest.mark.parametrize("channels", [2, 9])
+def test_channel_kernels_match_reference(emulated: ctypes.CDLL, channels: int) -> None:
+    """Two groups of eight, some Gaussians behind opaque pixels, tiles longer than a batch."""
+    s = scene(300, seed=12, size=0.05)
+    g = torch.Generator().manual_seed(channels)
+    extra = torch.randn(300, channels, generator=g, dtype=torch.float64)
+    coarse = torch.randn(1, channels, 5, 5, generator=g, dtype=torch.float64)
+    v_extras = torch.nn.functional.interpolate(coarse, (SIDE, SIDE + 7), mode="bicubic")
+    v_extras = v_extras[0].permute(1, 2, 0)
+    inputs, size = inputs_of(s) | {"channels": extra.float()}, (SIDE + 7, SIDE)
+    made = cuda.forward(emulated, inputs, *size, 8000, 0)
+    assert int(made["status"][1]) == 0
+    cotangents: dict[str, Tensor | None] = {"extras": v_extras.float()}
+    grads = cuda.backward(emulated, inputs, made, cotangents, *size, 0)
+    exact = leaves(s, torch.float64)
+    extra.requires_grad_()
+    want = call(ops.rasterize_ref, exact, SIDE, extra_channels=extra)
+    (want.extras * v_extras).sum().backward()
+    assert_alike("extras", made["extras"], want.extras.detach(), 2e-4)
+    assert extra.grad is not None
+    assert_alike("channels", grads["channels"], extra.grad, 3e-3)
+    for name in GRADIENTS:
+        if name == "colors":
+            assert grads[name].abs().max() == 0
+        elif name != "background":
+            assert_alike(name, grads[name], exact[name].grad, 3e-3)
+
+
+def test_kernels_report_malformed_channels(emulated: ctypes.CDLL) -> None:
+    extra = torch.ones(20, 3)
+    extra[7, 2] = -float("inf")
+    inputs = inputs_of(scene(20)) | {"channels": extra}
+    made = cuda.forward(emulated, inputs, SIDE + 7, SIDE, 4000, 0)
+    with pytest.raises(ValueError, match="extra_channels holds NaN"):
+        check.raise_for(int(made["status"][1]))
 
 
 def test_kernels_count_what_does_not_fit(emulated: ctypes.CDLL) -> None:
@@ -274,6 +315,61 @@ def test_a_malformed_part_is_reported(emulated: ctypes.CDLL) -> None:
     parts[0].basis[0, 0, 0] = float("nan")
     made = cuda.forward(emulated, inputs, *SIZE, 8000, 0, structures(parts))
     assert int(made["status"][1]) == 1  # the means
+
+
+@pytest.mark.parametrize("bad", ["stretch", "scales", "sh"])
+def test_what_limits_and_clamps_hide_is_reported(emulated: ctypes.CDLL, bad: str) -> None:
+    s = single(scene(sum(COUNTS), seed=2)) | {"sh": harmonics(4)}
+    parts = parts_of(True, True)
+    if bad == "stretch":
+        parts[0].basis[0, 0, 8] = float("nan")
+    elif bad == "scales":
+        s["scales"][3, 1] = float("inf")
+    else:
+        s["sh"][3, 1, 2] = -float("inf")
+    inputs: dict[str, Tensor | None] = {
+        k: v for k, v in s.items() if k not in {"colors", "screen_probe"}
+    }
+    made = cuda.forward(emulated, inputs, *SIZE, 8000, 0, structures(parts))
+    named = {"stretch": "basis", "sh": "colors"}.get(bad, bad)
+    with pytest.raises(ValueError, match=f"{named} holds NaN"):
+        check.raise_for(int(made["status"][1]))
+
+
+def test_more_pairs_than_memory_have_a_sentence() -> None:
+    capacity = cuda.Capacity(memory=2**30)
+    assert capacity.begin(10**9) and capacity.pairs == check.most_pairs(2**30) < 10**7
+    capacity.pairs = 100
+    with pytest.raises(ValueError, match=r"need 1\.0 GiB of 1\.0; the scales are too large"):
+        capacity.report(check.most_pairs(2**30) + 1, 0)
+    assert capacity.pairs == 100 and not capacity.begin(5)
+    capacity.report(check.most_pairs(2**30), 0)
+    assert capacity.pairs == check.most_pairs(2**30)
+
+
+def test_threads_share_the_record_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One record for all, and every step's report is taken once."""
+    properties = SimpleNamespace(total_memory=2**40)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(cuda_capacity, "_CAPACITIES", {})
+    done = SimpleNamespace(query=lambda: True)
+    taken: list[int] = []
+    monkeypatch.setattr(
+        cuda_capacity.Capacity, "report", lambda self, wanted, code: taken.append(wanted)
+    )
+
+    def work(thread: int) -> cuda_capacity.Capacity:
+        capacity = cuda.capacity_of(torch.device("cuda", 3))
+        for i in range(50):
+            with capacity.lock:
+                capacity.pending.append((done, torch.tensor([100 * thread + i, 0])))
+            capacity.poll()
+        return capacity
+
+    with ThreadPoolExecutor(8) as pool:
+        records = list(pool.map(work, range(8)))
+    assert all(record is records[0] for record in records)
+    assert sorted(taken) == sorted(100 * t + i for t in range(8) for i in range(50))
 
 
 def test_a_captured_step_tells_that_it_did_not_fit() -> None:

@@ -112,6 +112,31 @@ def test_device_draws_a_packed_avatar(degree: int) -> None:
         assert_alike(name, getattr(got, name).cpu(), getattr(want, name), 1e-3)
 
 
+def test_device_draws_extra_channels_as_the_cpu_does() -> None:
+    s = single(scene(300, seed=5))
+    extra = torch.rand(300, 11, generator=torch.Generator().manual_seed(1))
+    results = []
+    for device in ("cpu", "cuda"):
+        leaves = {n: t.to(device).requires_grad_(n != "branch") for n, t in s.items()}
+        more = extra.to(device).requires_grad_()
+        seen = call(ops.rasterize, leaves, SIDE, extra_channels=more)
+        assert seen.extras is not None
+        seen.extras.square().sum().backward()
+        results.append([seen.extras.detach(), more.grad, leaves["means"].grad])
+    for want, got in zip(*results, strict=True):
+        assert want is not None and got is not None
+        assert_alike("extras", got.cpu(), want.cpu(), 1e-3)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one CUDA device")
+def test_a_device_that_is_not_the_current_one_serves() -> None:
+    s = single(scene(300, seed=5))
+    away = {name: t.to("cuda:1") for name, t in s.items()}
+    with torch.cuda.device(0):
+        got = call(ops.rasterize, away, SIDE)
+    assert_alike("rgb", got.rgb.cpu(), call(ops.rasterize, s, SIDE).rgb, 2e-4)
+
+
 def test_device_op_keeps_its_promises() -> None:
     s = {name: t.cuda() for name, t in single(scene(12, seed=4)).items()}
     inputs = [s[name].requires_grad_(name != "branch") for name in cuda_backend.NAMES]

@@ -9,7 +9,7 @@ from torch import Tensor
 from gsavatar import ops
 from gsavatar.geometry import quat_multiply, rotvec_to_quat
 from gsavatar.ops import native
-from gsavatar.ops.blend_motion import blend_motion_op
+from gsavatar.ops.blend_motion import blend_motion_bwd_op, blend_motion_op
 
 NAMES = ("means", "quats", "scales", "basis", "coefficients")
 
@@ -112,6 +112,36 @@ def test_malformed_arguments_are_refused(name: str, value: Tensor) -> None:
         ops.blend_motion(*values.values())
 
 
+BAD = (float("nan"), float("inf"), -float("inf"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", NAMES)
+def test_not_a_number_is_refused(isa: str, name: str, dtype: torch.dtype) -> None:
+    """Wherever it stands: at the end, which no whole vector holds, and in every column."""
+    for bad in BAD:
+        for place in (0, -1, *(range(-9, 0) if name == "basis" else ())):
+            values = {n: t.to(dtype) for n, t in cloud(19, 5).items()}
+            values[name].flatten()[place if name != "coefficients" else 1] = bad
+            values["coefficients"][values["coefficients"] == 0] = 0.5
+            with pytest.raises(ValueError, match=f"{name} holds NaN"):
+                ops.blend_motion(*values.values())
+
+
+def test_a_coefficient_at_rest_reads_no_basis() -> None:
+    values = {n: t.float() for n, t in cloud(19, 4).items()}
+    values["basis"][0] = float("nan")
+    assert values["coefficients"][0] == 0
+    assert all(torch.isfinite(t).all() for t in ops.blend_motion(*values.values()))
+
+
+@pytest.mark.parametrize("unit", [float("nan"), float("inf"), None])
+def test_an_impossible_unit_is_refused(unit: float) -> None:
+    values = {n: t.float() for n, t in cloud(8, 3).items()}
+    with pytest.raises(ValueError, match="mean_unit must be a finite number"):
+        ops.blend_motion(*values.values(), mean_unit=unit)
+
+
 def test_non_contiguous_inputs_move_the_same() -> None:
     values = {n: t.float() for n, t in cloud(20, 3).items()}
     strided = {n: t.mT.contiguous().mT if t.dim() > 1 else t for n, t in values.items()}
@@ -129,6 +159,16 @@ def test_a_great_stretch_stays_finite() -> None:
     values["coefficients"] = torch.ones(1)
     _, _, scales = ops.blend_motion(*values.values())
     assert (scales > 1e30).all()
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_opcheck_backward(needed: bool) -> None:
+    values = [t.float() for t in cloud(8, 3).values()]
+    given = [torch.ones_like(t) for t in values[:3]]
+    torch.library.opcheck(
+        blend_motion_bwd_op, (*values, 0.05, *given, needed, needed),
+        test_utils=("test_schema", "test_faketensor"),
+    )  # fmt: skip
 
 
 def test_opcheck() -> None:

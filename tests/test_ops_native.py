@@ -152,6 +152,12 @@ def test_billions_of_overlaps_have_a_sentence() -> None:
         check.raise_for(check.TOO_MANY)
 
 
+def test_more_overlaps_than_memory_have_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "memory", lambda: 10_000)
+    with pytest.raises(ValueError, match=r"overlaps of Gaussians and tiles need .* GiB"):
+        call(ops.rasterize, single(scene(257, seed=21)))
+
+
 @pytest.mark.parametrize("compiler", ["g++", "clang++"])
 def test_portable_library_builds_without_threads(
     compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

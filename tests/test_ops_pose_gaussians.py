@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gsavatar import ops
 from gsavatar.geometry import quat_multiply, quat_to_matrix
-from gsavatar.ops.pose_gaussians import Pose, pose_gaussians_op
+from gsavatar.ops.pose_gaussians import Pose, pose_gaussians_bwd_op, pose_gaussians_op
 from tests.test_ops_blend_motion import isa  # noqa: F401
 
 NAMES = ("means", "quats", "turn", "shift", "share")
@@ -115,6 +115,27 @@ def test_no_pose_is_refused() -> None:
         ops.pose_gaussians(torch.zeros(8, 3), torch.zeros(8, 4), None)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", NAMES)
+def test_not_a_number_is_refused(isa: str, name: str, dtype: torch.dtype) -> None:  # noqa: F811
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        for place in (0, -1):
+            v = {n: t.to(dtype) for n, t in cloud(19).items()}
+            v[name].flatten()[place] = bad
+            with pytest.raises(ValueError, match=f"{name} holds NaN"):
+                ops.pose_gaussians(v["means"], v["quats"], Pose(v["turn"], v["shift"], v["share"]))
+
+
+def test_no_gaussians_are_posed() -> None:
+    v = {n: t.float().requires_grad_() for n, t in cloud(0).items()}
+    means, quats = ops.pose_gaussians(
+        v["means"], v["quats"], Pose(v["turn"], v["shift"], v["share"])
+    )
+    assert means.shape == (0, 3) and quats.shape == (0, 4)
+    (means.sum() + quats.sum()).backward()
+    assert v["turn"].grad is not None and v["turn"].grad.abs().max() == 0
+
+
 def test_non_contiguous_inputs_are_posed_the_same() -> None:
     v = {n: t.float() for n, t in cloud(20).items()}
     pose = Pose(v["turn"], v["shift"], v["share"])
@@ -131,4 +152,14 @@ def test_opcheck(shared: bool) -> None:
     torch.library.opcheck(
         pose_gaussians_op, inputs,
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_opcheck_backward(shared: bool) -> None:
+    values = {n: t.float() for n, t in cloud(8).items()}
+    inputs = [values[n] if shared or n != "share" else None for n in NAMES]
+    torch.library.opcheck(
+        pose_gaussians_bwd_op, (*inputs, torch.ones(8, 3), torch.ones(8, 4)),
+        test_utils=("test_schema", "test_faketensor"),
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from gsavatar import ops
 from gsavatar.ops import native
-from gsavatar.ops.rasterize import rasterize_op
+from gsavatar.ops.rasterize import rasterize_bwd_op, rasterize_op
 
 OUTPUTS = ("rgb", "alpha", "branch_alpha", "depth")
 GRADIENTS = (
@@ -150,6 +151,85 @@ def test_extra_channels_are_composited_as_colours_are(backend: str) -> None:
     torch.testing.assert_close(extra_grad[:, 3], colors.grad[:, 0])
     with pytest.raises(ValueError, match="extra_channels"):
         call(ops.rasterize, s, 40, extra_channels=extra[1:])
+
+
+def with_extras(function, s: Scene, channels: int, dtype: torch.dtype, outputs=OUTPUTS):
+    """Extras and gradients of a smooth loss over them and ``outputs``; "extras" is among the
+    gradients."""
+    g = torch.Generator().manual_seed(channels)
+    extra = torch.randn(len(s["means"]), channels, generator=g, dtype=torch.float64)
+    coarse = torch.randn(1, channels, 5, 5, generator=g, dtype=torch.float64)
+    v = torch.nn.functional.interpolate(coarse, (40, 47), mode="bicubic")[0].permute(1, 2, 0)
+    inputs, extra = leaves(s, dtype), extra.to(dtype).requires_grad_()
+    rendering = call(function, inputs, 40, extra_channels=extra)
+    loss = (rendering.extras * v.to(dtype)).sum()
+    shown = cotangents(40)
+    for name in outputs:
+        loss = loss + (getattr(rendering, name) * shown[name].to(dtype)).sum()
+    loss.backward()
+    return rendering.extras, {n: inputs[n].grad for n in GRADIENTS} | {"extras": extra.grad}
+
+
+# More Gaussians than a batch holds, so that some lie behind pixels that are opaque already.
+@pytest.mark.parametrize("outputs", [OUTPUTS, ()])
+@pytest.mark.parametrize("channels", [1, 4, 5, 19])
+def test_extra_channels_match_reference(isa: str, channels: int, outputs: tuple[str, ...]) -> None:
+    s = scene(400, seed=12, size=0.05)
+    got, got_grads = with_extras(ops.rasterize, s, channels, torch.float32, outputs)
+    want, want_grads = with_extras(ops.rasterize_ref, s, channels, torch.float64, outputs)
+    assert_alike("extras", got, want, 2e-4)
+    for name, expected in want_grads.items():
+        if expected is None:  # background and colours, which the channels have nothing to do with
+            assert not outputs and (got_grads[name] is None or got_grads[name].abs().max() == 0)
+        else:
+            assert_alike(name, got_grads[name], expected, 3e-3)
+
+
+def test_extra_channels_do_not_change_the_picture() -> None:
+    s = single(scene(120, seed=9))
+    plain = call(ops.rasterize, s)
+    seen = call(ops.rasterize, s, extra_channels=torch.ones(120, 3))
+    assert all(torch.equal(getattr(plain, n), getattr(seen, n)) for n in OUTPUTS)
+    torch.testing.assert_close(seen.extras, seen.alpha.expand(-1, -1, 3), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_do_not_change_a_bit_of_extra_channels(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = scene(300, seed=11)
+    monkeypatch.setenv("GSAVATAR_THREADS", "1")
+    first, first_grads = with_extras(ops.rasterize, s, 5, torch.float32)
+    monkeypatch.setenv("GSAVATAR_THREADS", str(threads))
+    again, again_grads = with_extras(ops.rasterize, s, 5, torch.float32)
+    assert torch.equal(first, again)
+    assert all(torch.equal(first_grads[n], again_grads[n]) for n in first_grads)
+
+
+@pytest.mark.parametrize(("count", "channels"), [(0, 3), (5, 0), (0, 0)])
+def test_no_extra_channels(count: int, channels: int) -> None:
+    extra = torch.zeros(count, channels, requires_grad=True)
+    seen = call(ops.rasterize, single(scene(count)), extra_channels=extra)
+    assert seen.extras is not None and seen.extras.shape == (40, 47, channels)
+    if channels:
+        seen.extras.sum().backward()
+        assert extra.grad is not None and extra.grad.shape == extra.shape
+
+
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_malformed_extra_channels_are_refused(isa: str, backend: str) -> None:
+    s = single(scene(20))
+    bad: list[Any] = [torch.ones(20, 5).double(), torch.ones(19, 5), torch.ones(5), "colours",
+           torch.ones(20, 5, device="meta")]  # fmt: skip
+    for value in bad:
+        with pytest.raises((ValueError, TypeError), match="extra_channels"):
+            call(ops.rasterize, s, extra_channels=value, backend=backend)
+    for place in (0, -1):
+        for number in (float("nan"), float("inf"), -float("inf")):
+            extra = torch.ones(20, 5)
+            extra.flatten()[place] = number
+            with pytest.raises(ValueError, match="NaN"):
+                call(ops.rasterize, s, extra_channels=extra, backend=backend)
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
@@ -389,11 +469,28 @@ def test_unknown_backend_is_refused() -> None:
         call(ops.rasterize, scene(3), backend="vulkan")
 
 
-def test_opcheck() -> None:
+def test_opcheck_backward() -> None:
+    s = single(scene(12, seed=4))
+    cloud = (
+        s["means"], s["quats"], s["scales"], s["opacities"], s["colors"], s["branch"],
+        s["world_to_cam"], s["K"], 47, 40, s["background"],
+    )  # fmt: skip
+    channels, v_rgb, v_extras = torch.ones(12, 5), torch.ones(40, 47, 3), torch.ones(40, 47, 5)
+    for extra in (None, channels):
+        saved = list(rasterize_op(*cloud, s["screen_probe"], extra))
+        v = (v_rgb, None, None, None, extra is None, None if extra is None else v_extras, extra)
+        torch.library.opcheck(
+            rasterize_bwd_op, (*cloud, saved, *v), test_utils=("test_schema", "test_faketensor")
+        )
+
+
+@pytest.mark.parametrize("channels", [None, 5])
+def test_opcheck(channels: int | None) -> None:
     s = leaves(scene(12, seed=4), torch.float32)
+    extra = None if channels is None else torch.ones(12, channels, requires_grad=True)
     arguments = (
         s["means"], s["quats"], s["scales"], s["opacities"], s["colors"], s["branch"],
-        s["world_to_cam"], s["K"], 47, 40, s["background"], s["screen_probe"],
+        s["world_to_cam"], s["K"], 47, 40, s["background"], s["screen_probe"], extra,
     )  # fmt: skip
     torch.library.opcheck(
         rasterize_op, arguments,

@@ -15,7 +15,7 @@ from gsavatar.geometry import quat_to_matrix
 from gsavatar.ops.evaluate_sh import TERMS
 from gsavatar.ops.native import NativeUnavailable
 from gsavatar.ops.pose_gaussians import Pose
-from gsavatar.ops.rasterize_blended import Part, moved_ref
+from gsavatar.ops.rasterize_blended import Part, _flat, moved_ref, rasterize_blended_op
 from tests.test_ops_blend_motion import isa  # noqa: F401
 from tests.test_ops_rasterize import scene, single
 
@@ -116,6 +116,92 @@ def test_a_device_without_kernels_is_refused() -> None:
     away = {name: t.to("meta") for name, t in s.items()}
     with pytest.raises(NativeUnavailable, match="no kernels for tensors on meta"):
         drawn(away, (away["means"], away["quats"], away["scales"]), parts_of(False, False))
+
+
+BAD = (float("nan"), float("inf"), -float("inf"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["means", "quats", "scales", "opacities", "sh", "world_to_cam", "K", "background"],
+)
+def test_not_a_number_is_refused(isa: str, name: str) -> None:  # noqa: F811
+    """Also where limits of the scales or the clamp of the colours would hide it."""
+    named = "colors" if name == "sh" else name  # the harmonics stand in the place of the colours
+    for bad in BAD:
+        s = single(scene(sum(COUNTS), seed=2, image=True)) | {"sh": harmonics(4)}
+        s[name].flatten()[-1] = bad
+        with pytest.raises(ValueError, match=f"{named} holds NaN"):
+            drawn(s, (s["means"], s["quats"], s["scales"]), parts_of(True, True))
+
+
+@pytest.mark.parametrize("column", range(9))
+def test_a_basis_that_holds_no_numbers_is_refused(isa: str, column: int) -> None:  # noqa: F811
+    for bad in BAD:
+        s = single(scene(sum(COUNTS), seed=2)) | {"sh": harmonics(4)}
+        parts = parts_of(True, True)
+        parts[1].basis[0, -1, column] = bad
+        with pytest.raises(ValueError, match="holds NaN"):
+            drawn(s, (s["means"], s["quats"], s["scales"]), parts)
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_no_gaussians_show_the_background(count: int) -> None:
+    """Without parts, and with parts that hold nothing."""
+    s = single(scene(0, image=True)) | {"sh": torch.zeros(0, 4, 3)}
+    parts = [Part(torch.zeros(2, 0, 9), torch.ones(2))] * count
+    seen = drawn(s, (s["means"], s["quats"], s["scales"]), parts)
+    assert torch.equal(seen.rgb, s["background"]) and seen.alpha.max() == 0
+
+
+def test_impossible_sizes_are_refused() -> None:
+    s = single(scene(sum(COUNTS), seed=2)) | {"sh": harmonics(4)}
+    for size in ((0, 8), (8, 0), (8, 10**9)):
+        with pytest.raises(ValueError, match="whole number"):
+            ops.rasterize_blended(
+                s["means"], s["quats"], s["scales"], parts_of(False, False), s["opacities"],
+                s["sh"], s["branch"], s["world_to_cam"], s["K"], *size, s["background"],
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("bad", "sentence"),
+    [
+        ({"mean_unit": float("nan")}, "mean_unit must be a finite number"),
+        ({"scale_limits": (0.03, 0.02)}, "scale_limits must be"),
+        ({"scale_limits": (float("nan"), 1.0)}, "scale_limits must be"),
+        ({"scale_limits": (-1.0, 1.0)}, "scale_limits must be"),
+        (None, "must be a sequence of Part"),
+    ],
+)
+def test_impossible_parts_are_refused(bad: dict[str, Any] | None, sentence: str) -> None:
+    s = single(scene(sum(COUNTS), seed=2)) | {"sh": harmonics(4)}
+    parts: list[Any] = list(parts_of(False, False))
+    parts[0] = None if bad is None else replace(parts[0], **bad)
+    with pytest.raises(ValueError, match=sentence):
+        drawn(s, (s["means"], s["quats"], s["scales"]), parts)
+
+
+def test_non_contiguous_inputs_give_the_same_picture() -> None:
+    s = single(scene(sum(COUNTS), seed=2, image=True)) | {"sh": harmonics(4)}
+    parts = parts_of(True, True)
+    want = drawn(s, (s["means"], s["quats"], s["scales"]), parts).rgb
+    strided = {k: v.mT.contiguous().mT if v.dim() > 1 else v for k, v in s.items()}
+    apart = [replace(p, basis=p.basis.mT.contiguous().mT) for p in parts]
+    assert not apart[0].basis.is_contiguous() and not strided["means"].is_contiguous()
+    cloud = (strided["means"], strided["quats"], strided["scales"])
+    assert torch.equal(drawn(strided, cloud, apart).rgb, want)
+
+
+@pytest.mark.parametrize("pose", [True, False])
+def test_opcheck(pose: bool) -> None:
+    s = single(scene(sum(COUNTS), seed=2)) | {"sh": harmonics(4)}
+    names = ("means", "quats", "scales", "opacities", "sh", "branch", "world_to_cam", "K")
+    torch.library.opcheck(
+        rasterize_blended_op,
+        (*(s[n] for n in names), *SIZE, s["background"],
+         *_flat(parts_of(pose, True), s["means"])),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

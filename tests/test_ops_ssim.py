@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gsavatar import ops
 from gsavatar.ops import native
-from gsavatar.ops.ssim import ssim_map_ref, ssim_op
+from gsavatar.ops.ssim import ssim_bwd_op, ssim_map_ref, ssim_op
 
 
 def pictures(height: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,6 +132,20 @@ def test_malformed_arguments_are_refused(a: Tensor, b: Tensor, mask: Tensor | No
         ops.ssim(a, b, mask)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["a", "b", "mask"])
+def test_not_a_number_is_refused(isa: str, name: str, dtype: torch.dtype) -> None:
+    """Also where the mask is zero."""
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        for place in (0, -1):
+            values = dict(zip(("a", "b", "mask"), pictures(37, 19), strict=True))
+            values = {n: t.to(dtype) for n, t in values.items()}
+            values["mask"][0, 0] = values["mask"][-1, -1] = 0.0
+            values[name].flatten()[place] = bad
+            with pytest.raises(ValueError, match=rf"{name}\b.* holds NaN"):
+                ops.ssim(*values.values())
+
+
 def test_non_contiguous_pictures_compare_the_same() -> None:
     a, b, mask = (t.float() for t in pictures(20, 18))
     want = ssim_op(a, b, mask, True)
@@ -145,3 +159,10 @@ def test_opcheck() -> None:
     torch.library.opcheck(ssim_op, (a.requires_grad_(), b, mask, True),
                           test_utils=("test_schema", "test_autograd_registration",
                                       "test_faketensor"))  # fmt: skip
+
+
+def test_opcheck_backward() -> None:
+    v_a = pictures(14, 15)[0].float()
+    torch.library.opcheck(
+        ssim_bwd_op, (v_a, torch.tensor(2.0)), test_utils=("test_schema", "test_faketensor")
+    )

@@ -3,6 +3,7 @@
 // Pixels are walked front to back again, as in the forward pass; what lies behind a Gaussian is the
 // finished pixel minus what came before. Each (Gaussian, tile) pair has a slot of its own for the
 // sums over the tile's pixels, and slots are added in a fixed order: repeat runs are bit-equal.
+#include "channels.h"
 #include "lanes.h"
 #include "parallel.h"
 #include "tile.h"
@@ -341,6 +342,9 @@ void write_camera(const gsa_raster_grad& v, const float* partial, int chunks) {
 }
 
 }  // namespace
+
+void sum_moments(const vf* m, float* out) { (void)sum_lanes(m, out); }
+
 }  // namespace gsa
 
 extern "C" int32_t gsa_raster_bwd(const gsa_raster* scene, const gsa_raster_grad* grad) {
@@ -352,6 +356,7 @@ extern "C" int32_t gsa_raster_bwd(const gsa_raster* scene, const gsa_raster_grad
   const Pixels pixels;
   Crew crew(s.threads);
   crew.run(tiles, [&](int tile) { composite_tile_bwd(s, v, tile, pixels, background_sums); });
+  if (v.extras) channels_bwd(s, v, crew);
   if (v.background && !s.background_is_image) {
     double sum[3] = {};
     for (int64_t i = 0; i < 3 * (int64_t)tiles; ++i) sum[i % 3] += background_sums[i];

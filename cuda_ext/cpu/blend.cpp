@@ -1,7 +1,10 @@
 // Linear motion of a cloud, and its gradients.
+#include <atomic>
+
 #include "motion.h"
 #include "pages.h"
 #include "parallel.h"
+#include "watch.h"
 
 namespace gsa {
 namespace {
@@ -21,18 +24,28 @@ void store_offset(float* at, int used, const Offset<vf>& o) {
   for (int i = 0; i < kOffsets; ++i) store_strided(at + i, kOffsets, used, fields[i]);
 }
 
-void blend_chunk(const gsa_motion& m, Chunk c) {
+// Returns the code of what is malformed. The offsets are watched, not only what they make: a stretch
+// that is NaN may come out of the exponential as a number.
+int32_t blend_chunk(const gsa_motion& m, Chunk c) {
   float offsets[kOffsets * kChunk];
   sum_offsets(m, c.first, c.count, offsets);
+  vf sums[4] = {};  // means, quats, scales, basis
   for (int i = 0; i < c.count; i += GSA_LANES) {
     const int used = lanes_from(i, c.count);
     const int64_t n = c.first + i;
-    const Gaussian3<vf> out = moved(load_gaussians(m.means, m.quats, m.scales, n, used),
-                                    load_offset(offsets + kOffsets * i, used), m.mean_unit);
+    const Gaussian3<vf> g = load_gaussians(m.means, m.quats, m.scales, n, used);
+    const Offset<vf> o = load_offset(offsets + kOffsets * i, used);
+    watch(sums[0], g.mean.x + g.mean.y + g.mean.z);
+    watch(sums[1], g.quat.w + g.quat.x + g.quat.y + g.quat.z);
+    watch(sums[2], g.scale.x + g.scale.y + g.scale.z);
+    watch(sums[3], o.displacement.x + o.displacement.y + o.displacement.z + o.turn.x + o.turn.y +
+                       o.turn.z + o.stretch.x + o.stretch.y + o.stretch.z);
+    const Gaussian3<vf> out = moved(g, o, m.mean_unit);
     store_three(m.out_means + 3 * n, used, out.mean);
     store_quat(m.out_quats + 4 * n, used, out.quat);
     store_three(m.out_scales + 3 * n, used, out.scale);
   }
+  return code_of(sums);
 }
 
 // Products of `Count` basis rows with the gradient of the offsets, sums[j] = row[j] . v.
@@ -101,9 +114,14 @@ void blend_chunk_bwd(const gsa_motion& m, const gsa_motion_grad& v, Chunk c, flo
 extern "C" int32_t gsa_blend(const gsa_motion* motion) {
   using namespace gsa;
   const gsa_motion& m = *motion;
+  if (!all_finite(m.coefficients, m.coefficient_count)) return GSA_NOT_FINITE + 4;
+  std::atomic<int32_t> code{GSA_OK};
   Crew crew(m.threads);
-  crew.run((m.count + kChunk - 1) / kChunk, [&](int c) { blend_chunk(m, chunk_at(c, m.count)); });
-  return GSA_OK;
+  crew.run((m.count + kChunk - 1) / kChunk, [&](int c) {
+    const int32_t found = blend_chunk(m, chunk_at(c, m.count));
+    if (found != GSA_OK) code.store(found, std::memory_order_relaxed);
+  });
+  return code.load();
 }
 
 extern "C" int32_t gsa_blend_bwd(const gsa_motion* motion, const gsa_motion_grad* grad) {

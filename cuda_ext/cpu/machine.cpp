@@ -24,3 +24,24 @@ extern "C" int32_t gsa_cpu_level(void) {
 #endif
   return 0;
 }
+
+namespace {
+constexpr int kChains = 12;  // more than two units with a latency of four need, fewer than registers
+}
+
+extern "C" int32_t gsa_fma_chains(void) { return kChains; }
+
+extern "C" float gsa_fma(int64_t rounds) {
+  using namespace gsa;
+  vf sum[kChains];
+  for (int c = 0; c < kChains; ++c) sum[c] = broadcast((float)c);
+  const vf factor = broadcast(0.999f), step = broadcast(0.001f);
+  for (int64_t i = 0; i < rounds; ++i)
+    for (int c = 0; c < kChains; ++c) sum[c] = sum[c] * factor + step;
+  float lane[GSA_LANES], total = 0.0f;
+  for (int c = 0; c < kChains; ++c) {
+    store(lane, sum[c]);
+    for (int l = 0; l < GSA_LANES; ++l) total += lane[l];
+  }
+  return total;
+}

@@ -1,8 +1,11 @@
 // A rigid motion of a cloud, each Gaussian by its share, and its gradients.
+#include <atomic>
+
 #include "lanes.h"
 // lanes.h first: see scalar.h
 #include "parallel.h"
 #include "pose.h"
+#include "watch.h"
 
 namespace gsa {
 namespace {
@@ -25,9 +28,14 @@ vf share_of(const gsa_pose_args& p, int first, int used) {
   return p.share ? load_strided(p.share + first, 1, used, 0.0f) : broadcast(1.0f);
 }
 
-void pose_lanes(const gsa_pose_args& p, const Rigid& rigid, int first, int used) {
+// `sums` watch the arguments in the order of the struct; turn and shift are seen elsewhere.
+void pose_lanes(const gsa_pose_args& p, const Rigid& rigid, int first, int used, vf (&sums)[5]) {
   Placed g = load_placed(p.means, p.quats, first, used);
-  posed(rigid, share_of(p, first, used), g.mean, g.quat);
+  const vf share = share_of(p, first, used);
+  watch(sums[0], g.mean.x + g.mean.y + g.mean.z);
+  watch(sums[1], g.quat.w + g.quat.x + g.quat.y + g.quat.z);
+  watch(sums[4], share);
+  posed(rigid, share, g.mean, g.quat);
   store_three(p.out_means + 3 * (int64_t)first, used, g.mean);
   store_quat(p.out_quats + 4 * (int64_t)first, used, g.quat);
 }
@@ -64,11 +72,17 @@ void for_chunks(const gsa_pose_args& p, const Body& body) {
 extern "C" int32_t gsa_pose(const gsa_pose_args* arguments) {
   using namespace gsa;
   const gsa_pose_args& p = *arguments;
+  if (!all_finite(p.turn, 4)) return GSA_NOT_FINITE + 2;
+  if (!all_finite(p.shift, 3)) return GSA_NOT_FINITE + 3;
   const Rigid rigid = make_rigid(p.turn, p.shift);
+  std::atomic<int32_t> code{GSA_OK};
   for_chunks(p, [&](int, int first, int end) {
-    for (int i = first; i < end; i += GSA_LANES) pose_lanes(p, rigid, i, lanes_from(i, end));
+    vf sums[5] = {};
+    for (int i = first; i < end; i += GSA_LANES) pose_lanes(p, rigid, i, lanes_from(i, end), sums);
+    const int32_t found = code_of(sums);
+    if (found != GSA_OK) code.store(found, std::memory_order_relaxed);
   });
-  return GSA_OK;
+  return code.load();
 }
 
 extern "C" int32_t gsa_pose_bwd(const gsa_pose_args* arguments, const gsa_pose_grad* grad) {

@@ -9,15 +9,13 @@
 #include "motion.h"
 #include "part.h"
 #include "parallel.h"
+#include "watch.h"
 
 namespace gsa {
 namespace {
 
-// Adds 0 * a to `sum`: NaN or infinite input makes it NaN.
-inline void watch(vf& sum, vf a) { sum = sum + a * broadcast(0.0f); }
-
 struct ChunkCheck {
-  vf sum[6];  // means, quats, scales, opacities, colors, screen_probe
+  vf sum[7];  // means, quats, scales, opacities, colors, screen_probe, basis
   bool bad_branch;
 };
 
@@ -79,18 +77,22 @@ struct Piece {
 
 // The Gaussians where they are drawn; `offsets` is their motion [used, 9].
 Gaussian3<vf> gaussians_of(const gsa_raster& s, const Piece& piece, int first, int used,
-                           const float* offsets) {
+                           const float* offsets, ChunkCheck& check) {
   const Gaussian3<vf> g = load_gaussians(s.means, s.quats, s.scales, first, used);
   if (!piece.part) return g;
+  // here, because the limits hide infinite scales and the exponential a stretch that is NaN
+  watch(check.sum[2], g.scale.x + g.scale.y + g.scale.z);
   const gsa_part& part = *piece.part;
   const vf share = part.pose.share
                        ? load_strided(part.pose.share + (first - piece.part_first), 1, used, 0.0f)
                        : broadcast(1.0f);
-  return placed(part, piece.rigid, share, g, load_offset(offsets, used));
+  const Offset<vf> o = load_offset(offsets, used);
+  watch(check.sum[6], o.stretch.x + o.stretch.y + o.stretch.z);
+  return placed(part, piece.rigid, share, g, o);
 }
 
 void colours_of(const gsa_raster& s, const Piece& piece, const Vec3<vf>& mean, int first, int used,
-                vf& red, vf& green, vf& blue) {
+                vf& red, vf& green, vf& blue, ChunkCheck& check) {
   if (!s.sh) {
     const float* at = s.colors + 3 * first;
     red = load_strided(at, 3, used, 0.0f), green = load_strided(at + 1, 3, used, 0.0f);
@@ -99,18 +101,20 @@ void colours_of(const gsa_raster& s, const Piece& piece, const Vec3<vf>& mean, i
   }
   const Seen seen =
       see_along(s.terms, seen_from(*piece.part, piece.rigid, centre_of(s.world_to_cam), mean));
-  const vf zero = broadcast(0.0f);  // first, so that a NaN stays one
-  red = larger(zero, sh_channel(s.sh, s.terms, seen, first, used, 0));
-  green = larger(zero, sh_channel(s.sh, s.terms, seen, first, used, 1));
-  blue = larger(zero, sh_channel(s.sh, s.terms, seen, first, used, 2));
+  red = sh_channel(s.sh, s.terms, seen, first, used, 0);
+  green = sh_channel(s.sh, s.terms, seen, first, used, 1);
+  blue = sh_channel(s.sh, s.terms, seen, first, used, 2);
+  watch(check.sum[4], red + green + blue);  // before the clamp, which hides minus infinity
+  const vf zero = broadcast(0.0f);
+  red = larger(zero, red), green = larger(zero, green), blue = larger(zero, blue);
 }
 
 void project_lanes(const gsa_raster& s, const View& view, const Piece& piece, int first, int used,
                    const float* offsets, ChunkCheck& check, int32_t* pairs) {
-  const Gaussian3<vf> g = gaussians_of(s, piece, first, used, offsets);
+  const Gaussian3<vf> g = gaussians_of(s, piece, first, used, offsets, check);
   const vf opacity = load_strided(s.opacities + first, 1, used, 0.0f);
   vf red, green, blue;
-  colours_of(s, piece, g.mean, first, used, red, green, blue);
+  colours_of(s, piece, g.mean, first, used, red, green, blue, check);
   watch(check.sum[0], g.mean.x + g.mean.y + g.mean.z);
   watch(check.sum[1], g.quat.w + g.quat.x + g.quat.y + g.quat.z);
   watch(check.sum[2], g.scale.x + g.scale.y + g.scale.z);
@@ -178,17 +182,10 @@ void for_pieces(const gsa_raster& s, int first, int end, const Visit& visit) {
   }
 }
 
-bool is_nan(vf a) {
-  float lane[GSA_LANES];
-  store(lane, a);
-  bool nan = false;
-  for (int l = 0; l < GSA_LANES; ++l) nan = nan || lane[l] != lane[l];
-  return nan;
-}
-
 int32_t check_code(const ChunkCheck& check) {
-  for (int i = 0; i < 6; ++i)
-    if (is_nan(check.sum[i])) return GSA_NOT_FINITE + (i < 5 ? i : 8);
+  const int argument[7] = {0, 1, 2, 3, 4, 8, 9};
+  for (int i = 0; i < 7; ++i)
+    if (is_nan(check.sum[i])) return GSA_NOT_FINITE + argument[i];
   return check.bad_branch ? GSA_BAD_BRANCH : GSA_OK;
 }
 

@@ -1,8 +1,11 @@
 // View-dependent colours of a cloud, and their gradients.
+#include <atomic>
+
 #include "lanes.h"
 // lanes.h first: see scalar.h
 #include "colour.h"
 #include "parallel.h"
+#include "watch.h"
 
 namespace gsa {
 namespace {
@@ -23,11 +26,15 @@ vf channel_of(const gsa_sh_args& s, const Seen& seen, int first, int used, int c
   return sh_channel(s.sh, s.terms, seen, first, used, channel);
 }
 
-void colour_lanes(const gsa_sh_args& s, int first, int used) {
+// `sums` watch means and harmonics; these before the clamp, which hides minus infinity.
+void colour_lanes(const gsa_sh_args& s, int first, int used, vf (&sums)[2]) {
+  const float* mean = s.means + 3 * (int64_t)first;
+  for (int c = 0; c < 3; ++c) watch(sums[0], load_strided(mean + c, 3, used, 0.0f));
   const Seen seen = see(s, first, used);
-  for (int c = 0; c < 3; ++c) {  // in this order a NaN stays one
-    const vf colour = larger(broadcast(0.0f), channel_of(s, seen, first, used, c));
-    store_strided(s.colors + 3 * (int64_t)first + c, 3, used, colour);
+  for (int c = 0; c < 3; ++c) {
+    const vf sum = channel_of(s, seen, first, used, c);
+    watch(sums[1], sum);
+    store_strided(s.colors + 3 * (int64_t)first + c, 3, used, larger(broadcast(0.0f), sum));
   }
 }
 
@@ -69,10 +76,15 @@ void for_chunks(const gsa_sh_args& s, const Body& body) {
 extern "C" int32_t gsa_sh(const gsa_sh_args* arguments) {
   using namespace gsa;
   const gsa_sh_args& s = *arguments;
+  if (!all_finite(s.centre, 3)) return GSA_NOT_FINITE + 2;
+  std::atomic<int32_t> code{GSA_OK};
   for_chunks(s, [&](int, int first, int end) {
-    for (int i = first; i < end; i += GSA_LANES) colour_lanes(s, i, lanes_from(i, end));
+    vf sums[2] = {};
+    for (int i = first; i < end; i += GSA_LANES) colour_lanes(s, i, lanes_from(i, end), sums);
+    const int32_t found = code_of(sums);
+    if (found != GSA_OK) code.store(found, std::memory_order_relaxed);
   });
-  return GSA_OK;
+  return code.load();
 }
 
 extern "C" int32_t gsa_sh_bwd(const gsa_sh_args* arguments, const gsa_sh_grad* grad) {

@@ -281,5 +281,6 @@ extern "C" int32_t gsa_ssim(const gsa_ssim_args* arguments) {
   double sum = 0.0;
   for (int y = 0; y < s.height; ++y) sum += s.sums[y];
   *s.value = (float)(sum * scale);
-  return GSA_OK;
+  const double nothing = *s.value * 0.0;  // every pixel adds to the sum, one outside the mask as well
+  return nothing == 0.0 ? GSA_OK : GSA_NOT_FINITE;
 }

@@ -8,35 +8,22 @@
 #define GSA_CUB
 #include "offsets.h"
 //
-#include "composite.h"
-#include "cuda_abi.h"
 #include "part.h"
 #include "sh.h"
+#include "tile.h"
 
 namespace gsa {
 namespace {
 
-constexpr int kTile = GSA_TILE;
-constexpr int kBatchBwd = 64;
-
-struct Record {  // as in cpu/record.h
-  float exponent_xx, exponent_xy, exponent_yy, slope_x, slope_y, extent_x;
-  float opacity, faintest, color[3], depth, x, y;
-  int32_t branch;
-  float extent_y;
-};
-static_assert(sizeof(Record) == GSA_RECORD * sizeof(float), "see abi.h");
-
-__device__ __forceinline__ int across(const gsa_raster& s) { return (s.width + kTile - 1) / kTile; }
-__device__ __forceinline__ int down(const gsa_raster& s) { return (s.height + kTile - 1) / kTile; }
-
-__device__ __forceinline__ bool finite(float a) { return a * 0.0f == 0.0f; }
-
 // The code of the first argument of Gaussian i that is malformed, as the CPU library returns it.
+// `color` is not clamped yet and `stretch` the sum of the offset's, which the exponential may hide.
 __device__ int32_t malformed(const gsa_raster& s, int i, const Gaussian3<float>& g,
-                             const float* color) {
+                             const float* color, float stretch) {
+  const float* rest = s.scales + 3 * i;  // limits hide those that are infinite
   if (!finite(g.mean.x + g.mean.y + g.mean.z)) return GSA_NOT_FINITE;
   if (!finite(g.quat.w + g.quat.x + g.quat.y + g.quat.z)) return GSA_NOT_FINITE + 1;
+  if (!finite(rest[0] + rest[1] + rest[2])) return GSA_NOT_FINITE + 2;
+  if (!finite(stretch)) return GSA_NOT_FINITE + 9;
   if (!finite(g.scale.x + g.scale.y + g.scale.z)) return GSA_NOT_FINITE + 2;
   if (!finite(s.opacities[i])) return GSA_NOT_FINITE + 3;
   if (!finite(color[0] + color[1] + color[2])) return GSA_NOT_FINITE + 4;
@@ -44,13 +31,6 @@ __device__ int32_t malformed(const gsa_raster& s, int i, const Gaussian3<float>&
     return GSA_NOT_FINITE + 8;
   if (s.branch[i] < 0 || s.branch[i] > 2) return GSA_BAD_BRANCH;
   return GSA_OK;
-}
-
-// Whether a box of pixel centres, its first at (x, y), holds a point within reach.
-__device__ __forceinline__ bool reaches(const Record& r, float x, float y, float wide, float high) {
-  const Exponent<float> e = {r.exponent_xx, r.exponent_xy, r.exponent_yy};
-  const float dx = x - r.x, dy = y - r.y;
-  return least_exponent(e, r.slope_x, r.slope_y, dx, dx + wide, dy, dy + high) <= -r.faintest;
 }
 
 template <class Visit>
@@ -63,7 +43,7 @@ __device__ __forceinline__ void for_tiles(const gsa_raster& s, const Record& r, 
         visit(ty * across(s) + tx);
 }
 
-// Gaussian i where it is drawn, and its colour. `offsets` are those of its block, `own` its place in
+// Gaussian i where it is drawn, and its colour before the clamp. `offsets` are those of its block, `own` its place in
 // the block and in_part that in the part.
 __device__ Gaussian3<float> placed_at(const gsa_raster& s, const gsa_part& part, bool moves,
                                       const float* offsets, int own, int in_part, int i,
@@ -83,7 +63,7 @@ __device__ Gaussian3<float> placed_at(const gsa_raster& s, const gsa_part& part,
   for (int c = 0; c < 3; ++c) {
     float sum = 0.5f;
     for (int t = 0; t < s.terms; ++t) sum += basis[t] * sh[3 * t + c];
-    color[c] = larger(0.0f, sum);
+    color[c] = sum;
   }
   return g;
 }
@@ -101,7 +81,9 @@ __global__ void __launch_bounds__(kThreads)
   const View view = make_view(s.world_to_cam, s.K, s.width, s.height);
   float color[3];
   const Gaussian3<float> g = placed_at(s, part, moves, offsets, own, in_part, i, color);
-  const int32_t wrong = malformed(s, i, g, color);
+  const float* offset = offsets + kOffsets * own;
+  const float stretch = moves ? offset[6] + offset[7] + offset[8] : 0.0f;
+  const int32_t wrong = malformed(s, i, g, color, stretch);
   if (wrong != GSA_OK) atomicMax(call.status + 1, wrong);
   ProjectionParts<float> parts;
   const Gaussian2<float> p = project(view, g, parts);
@@ -113,7 +95,7 @@ __global__ void __launch_bounds__(kThreads)
   const Reach<float> reach = reach_of(s.opacities[i], p.compensation, p.cov_xx, p.cov_yy);
   r.opacity = reach.opacity, r.faintest = -reach.power;
   r.extent_x = reach.extent_x, r.extent_y = reach.extent_y;
-  for (int c = 0; c < 3; ++c) r.color[c] = color[c];
+  for (int c = 0; c < 3; ++c) r.color[c] = s.sh ? larger(0.0f, color[c]) : color[c];
   r.depth = p.depth;
   r.slope_x = slope_along(e.xx, e.xy), r.slope_y = slope_along(e.yy, e.xy);
   r.branch = s.branch[i];
@@ -172,54 +154,6 @@ __global__ void range_kernel(gsa_cuda_raster call, const uint32_t* tiles_sorted,
     s.list[2 * i] = call.owner[slot];
     s.list[2 * i + 1] = slot;
   }
-}
-
-// The pixel of a thread: warps tile the block 2 across, 4 down, each 8 x 4.
-struct Pixel {
-  int x, y;             // in the picture
-  float box_x, box_y;   // first pixel centre of the warp
-  bool inside;
-};
-
-__device__ __forceinline__ Pixel pixel_of(const gsa_raster& s) {
-  const int tile = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int x = tile % across(s) * kTile + warp % 2 * 8, y = tile / across(s) * kTile + warp / 2 * 4;
-  Pixel p;
-  p.x = x + lane % 8, p.y = y + lane / 8;
-  p.box_x = (float)x + 0.5f, p.box_y = (float)y + 0.5f;
-  p.inside = p.x < s.width && p.y < s.height;
-  return p;
-}
-
-// A batch of records in shared memory, by field: lanes then read neighbouring words.
-template <int Size>
-struct Shared {
-  float field[GSA_RECORD][Size];
-  int32_t slot[Size];
-
-  __device__ void read(const gsa_raster& s, int first, int count) {
-    for (int i = threadIdx.x; i < count; i += kThreads) {
-      const int32_t* pair = s.list + 2 * (int64_t)(first + i);
-      const float* record = s.records + GSA_RECORD * (int64_t)pair[0];
-      for (int k = 0; k < GSA_RECORD; ++k) field[k][i] = record[k];
-      slot[i] = pair[1];
-    }
-  }
-  __device__ __forceinline__ Record at(int i) const {
-    Record r;
-    float* into = (float*)&r;
-    for (int k = 0; k < GSA_RECORD; ++k) into[k] = field[k][i];
-    return r;
-  }
-};
-
-__device__ __forceinline__ Contribution<float, bool> contribution(const Record& r, const Pixel& p,
-                                                                  float transmittance) {
-  const Exponent<float> e = {r.exponent_xx, r.exponent_xy, r.exponent_yy};
-  const float dx = (float)p.x + 0.5f - r.x, dy = (float)p.y + 0.5f - r.y;
-  const float power = -exponent_at(e, dx, dy);
-  return contribute<bool>(alpha_of(power, power_of_two(power), r.faintest, r.opacity),
-                          transmittance);
 }
 
 __global__ void __launch_bounds__(kThreads) composite_kernel(gsa_cuda_raster call) {
@@ -458,6 +392,7 @@ extern "C" int32_t gsa_cuda_forward(const gsa_cuda_raster* arguments) {
   GSA_LAUNCH(range_kernel, blocks_for(call.capacity + 1), kThreads, stream, call, tiles_sorted,
              slots_sorted);
   GSA_LAUNCH(composite_kernel, tiles, kThreads, stream, call);
+  if (s.channel_count > 0) return gsa_cuda_channels(arguments);
   return (int32_t)cudaGetLastError();
 }
 
@@ -471,6 +406,7 @@ extern "C" int32_t gsa_cuda_backward(const gsa_cuda_raster* arguments, const gsa
   const int per_gaussian = blocks_for(s.count);
   cudaMemsetAsync(v.slots, 0, sizeof(float) * GSA_MOMENTS * (size_t)call.capacity, stream);
   GSA_LAUNCH(composite_bwd_kernel, tiles, kThreads, stream, call, v);
+  if (v.extras) gsa_cuda_channels_bwd(arguments, grad);
   if (s.count > 0) GSA_LAUNCH(project_bwd_kernel, per_gaussian, kThreads, stream, call, v);
   GSA_LAUNCH(camera_bwd_kernel, 1, 32, stream, v, per_gaussian);
   return (int32_t)cudaGetLastError();

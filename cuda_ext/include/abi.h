@@ -7,14 +7,16 @@
 
 #include <stdint.h>
 
-#define GSA_ABI 7
+#define GSA_ABI 8
 #define GSA_RECORD 16  // floats of a projected Gaussian, see cpu/rasterize.cpp
 #define GSA_COVER 4    // int32 of the tiles a Gaussian meets, see cpu/record.h
 #define GSA_MOMENTS 10 // floats of a gradient slot
 #define GSA_TILE 16    // pixels on a side
+#define GSA_CHANNELS 8 // composited together, beside colour
 
 #define GSA_OK 0
-#define GSA_NOT_FINITE 1  // + index of the argument in the order of the struct
+#define GSA_NOT_FINITE 1  // + index of the argument in the order of the struct; the names are in
+                          // gsavatar/ops/check.py
 #define GSA_BAD_BRANCH 32
 #define GSA_TOO_MANY 33   // more than 2^31 - 1 (Gaussian, tile) pairs
 
@@ -117,6 +119,10 @@ typedef struct {
   float* alpha;         // [H, W]
   float* branch_alpha;  // [H, W, 3]
   float* depth;         // [H, W]
+  // channels beside colour, composited over zero by gsa_channels
+  const float* channels;  // [N, C]
+  float* extras;          // [H, W, C]
+  int32_t channel_count;  // C, 0 for none
 } gsa_raster;
 
 // Gradients with respect to the outputs (null = zero) and to the inputs.
@@ -136,6 +142,9 @@ typedef struct {
   float* K;             // [3, 3]
   float* background;    // as the input, or null
   float* screen_probe;  // [N, 2] or null
+  const float* extras;  // gradient with respect to the output [H, W, C], or null
+  float* channel_slots; // [E, GSA_CHANNELS], scratch where there are extras
+  float* channels;      // [N, C], likewise
 } gsa_raster_grad;
 
 // View-dependent colours of N Gaussians, S = 1, 4, 9 or 16 harmonics each.
@@ -176,6 +185,8 @@ GSA_API int32_t gsa_cpu_level(void);    // 2 AVX-512, 1 AVX2 with FMA, 0 neither
 
 GSA_API int32_t gsa_project(gsa_raster* scene);
 GSA_API int32_t gsa_composite(gsa_raster* scene);
+// After gsa_composite, with its records and lists.
+GSA_API int32_t gsa_channels(const gsa_raster* scene);
 GSA_API int32_t gsa_raster_bwd(const gsa_raster* scene, const gsa_raster_grad* grad);
 
 GSA_API int32_t gsa_blend(const gsa_motion* motion);
@@ -188,6 +199,11 @@ GSA_API int32_t gsa_ssim(const gsa_ssim_args* arguments);
 // out = factor in, with as many threads as pay.
 GSA_API int32_t gsa_scaled(const float* in, const float* factor, float* out, int64_t count,
                            int32_t threads);
+
+// For benchmarks: `rounds` multiply-adds of each of gsa_fma_chains() vectors that wait for nothing but
+// themselves. The result only keeps the compiler from leaving them out.
+GSA_API float gsa_fma(int64_t rounds);
+GSA_API int32_t gsa_fma_chains(void);
 
 // Contributions of the scene (alpha >= 1/255 where T >= 1e-4), after gsa_composite: for benchmarks.
 GSA_API int64_t gsa_count_contributions(const gsa_raster* scene);

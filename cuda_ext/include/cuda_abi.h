@@ -26,6 +26,9 @@ typedef struct {
 
 GSA_API int64_t gsa_cuda_temporary_bytes(int32_t count, int64_t capacity, int32_t tiles);
 GSA_API int32_t gsa_cuda_forward(const gsa_cuda_raster* call);
+// The parts of the two that serve channels beside colour; those call them.
+GSA_API int32_t gsa_cuda_channels(const gsa_cuda_raster* call);
+GSA_API int32_t gsa_cuda_channels_bwd(const gsa_cuda_raster* call, const gsa_raster_grad* grad);
 // The gradient of the background is (1 - alpha) v_rgb and left to the caller.
 GSA_API int32_t gsa_cuda_backward(const gsa_cuda_raster* call, const gsa_raster_grad* grad);
 

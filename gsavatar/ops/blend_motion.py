@@ -29,10 +29,15 @@ def blend_motion(
     """Moved means [N, 3] (metres), quats [N, 4] (as long as the inputs) and scales [N, 3].
 
     float32 on a CPU or CUDA runs natively, anything else in torch. Raises ``ValueError`` for
-    malformed shapes, dtypes or devices.
+    malformed shapes, dtypes or devices, and on a CPU for NaN or infinity wherever it would reach
+    the result (on CUDA it does reach it, and the rasterizer reports it).
     """
     _check(means, quats, scales, basis, coefficients)
+    check.numbers(mean_unit=mean_unit)
     if not launch.serves(means):
+        check.finite(
+            means=means, quats=quats, scales=scales, coefficients=coefficients, basis=basis
+        )
         return blend_motion_ref(means, quats, scales, basis, coefficients, mean_unit=mean_unit)
     return blend_motion_op(means, quats, scales, basis, coefficients, float(mean_unit))
 

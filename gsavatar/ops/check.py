@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,10 +13,17 @@ MAX_SIDE = 16384
 NOT_FINITE = 1
 BAD_BRANCH = 32
 TOO_MANY = 33
-_ARGUMENTS = (
+RASTER_ARGUMENTS = (
     "means", "quats", "scales", "opacities", "colors", "world_to_cam", "K", "background",
-    "screen_probe",
+    "screen_probe", "basis", "extra_channels",
 )  # fmt: skip
+ARGUMENTS = {
+    "blend": ("means", "quats", "scales", "the weighted basis", "coefficients"),
+    "pose": ("means", "quats", "turn", "shift", "share"),
+    "sh": ("means", "sh", "centre"),
+    "ssim": ("a, b or mask",),
+}
+"""What a kernel's codes from ``NOT_FINITE`` on mean."""
 
 
 def shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
@@ -44,6 +53,7 @@ def raster_arguments(
     height: int,
     background: Tensor,
     screen_probe: Tensor | None,
+    channels: Tensor | None = None,
 ) -> None:
     """Raises ``ValueError`` naming the first argument of ``rasterize`` that is malformed."""
     for name, side in (("width", width), ("height", height)):
@@ -62,6 +72,8 @@ def raster_arguments(
     }
     if screen_probe is not None:
         expected["screen_probe"] = (screen_probe, (count, 2))
+    if channels is not None:
+        expected["extra_channels"] = (channels, (count, *_last_side(channels)))
     for name, (tensor, wanted) in expected.items():
         shape(name, tensor, wanted)
         dtype(name, tensor, means.dtype)
@@ -81,6 +93,12 @@ def raster_arguments(
     device("branch", branch, means.device)
 
 
+def _last_side(channels: Tensor) -> tuple[int]:
+    """How many channels [N, C] there are; -1, which no tensor has, if it is no such tensor."""
+    two = isinstance(channels, Tensor) and channels.dim() == 2
+    return (channels.shape[1] if two else -1,)
+
+
 def _described(value: object) -> str:
     return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
@@ -91,12 +109,52 @@ def device(name: str, tensor: Tensor, expected: torch.device) -> None:
         raise ValueError(f"{name} is on {tensor.device}, the others on {expected}; move it")
 
 
-def raise_for(code: int) -> None:
-    """Turns the status of a native rasterizer call into a ``ValueError``; 0 is success."""
+def numbers(**values: float) -> None:
+    """Raises ``ValueError`` naming the first value that is not a finite number."""
+    for name, value in values.items():
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value}")
+
+
+def finite(**tensors: Tensor | None) -> None:
+    """Raises ``ValueError`` naming the first tensor that holds NaN or infinity.
+
+    A sum tells nearly always; only one that overflowed is looked at number by number. Tensors on a
+    device are not read, because that would wait for it: the rasterizer reports their values later.
+    """
+    for name, tensor in tensors.items():
+        if tensor is None or tensor.device.type != "cpu":
+            continue
+        values = tensor.detach()
+        if not math.isfinite(values.sum()) and not bool(torch.isfinite(values).all()):
+            raise ValueError(f"{name} holds NaN or infinity")
+
+
+BYTES_PER_PAIR = 112
+"""Memory that a (Gaussian, tile) pair takes at most: lists, sort, gradients, extra channels."""
+
+
+def most_pairs(memory: int) -> int:
+    """How many pairs of Gaussians and tiles fit into so many bytes."""
+    return min(memory // BYTES_PER_PAIR, 2**31 - 1)
+
+
+def pairs_fit(pairs: int, memory: int) -> None:
+    """Raises ``ValueError`` where the pairs need more memory than the machine has, which would end
+    the process instead of the call."""
+    if pairs > most_pairs(memory):
+        raise ValueError(
+            f"{pairs} overlaps of Gaussians and tiles need {pairs * BYTES_PER_PAIR / 2**30:.1f} GiB"
+            f" of {memory / 2**30:.1f}; the scales are too large, or the picture is"
+        )
+
+
+def raise_for(code: int, arguments: tuple[str, ...] = RASTER_ARGUMENTS) -> None:
+    """Turns the status of a native call into a ``ValueError``; 0 is success."""
     if code == 0:
         return
     if code == BAD_BRANCH:
         raise ValueError("branch holds a value outside 0..2")
     if code == TOO_MANY:
         raise ValueError("more than 2^31 overlaps of Gaussians and tiles; the scales are too large")
-    raise ValueError(f"{_ARGUMENTS[code - NOT_FINITE]} holds NaN or infinity")
+    raise ValueError(f"{arguments[code - NOT_FINITE]} holds NaN or infinity")

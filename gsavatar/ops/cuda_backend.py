@@ -15,21 +15,29 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import POINTER, c_int32, c_int64, c_void_p
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gsavatar.ops import check, native
+from gsavatar.ops import native
+from gsavatar.ops.cuda_capacity import (
+    CAPTURED_CALLS,
+    MOST_PAIRS,
+    Capacity,
+    capacity_of,
+    forget_captured,
+    overflowed,
+)
+
+__all__ = [
+    "CAPTURED_CALLS", "MOST_PAIRS", "Capacity", "capacity_of", "declare", "forget_captured",
+    "library", "overflowed", "rasterize_op", "run_forward", "why_not",
+]  # fmt: skip
 
 LIBRARY = native.FOLDER / "libgsavatar_cuda.so"
-FIRST_CAPACITY_PER_GAUSSIAN = 8
-HEADROOM = 1.5
-MOST_PAIRS = 2**31 - 1
-CAPTURED_CALLS = 32
-"""Calls of the rasterizer that captured steps of one device may hold."""
 
 
 class CudaRaster(ctypes.Structure):
@@ -98,72 +106,6 @@ def why_not() -> str | None:
     return None
 
 
-@dataclass
-class Capacity:
-    """How many pairs one device's buffers hold, and what its last steps reported."""
-
-    pairs: int = 0
-    pending: list[tuple[Any, Tensor]] = field(default_factory=list)
-    overflow: bool = False
-    replayed: Tensor | None = None  # [CAPTURED_CALLS, 4] int32 that captured calls write, pinned
-    captured: int = 0
-
-    def report(self, wanted: int, code: int) -> None:
-        """Takes the status of a finished step. Raises ``ValueError`` for malformed input."""
-        if wanted > self.pairs and code != check.TOO_MANY:
-            self.pairs, self.overflow = min(int(wanted * HEADROOM), MOST_PAIRS), True
-        check.raise_for(code)
-
-    def poll(self) -> None:
-        """Takes the status of every step the device has finished, without waiting."""
-        while self.pending and self.pending[0][0].query():
-            _, status = self.pending.pop(0)
-            self.report(int(status[0]), int(status[1]))
-        if self.replayed is None:
-            return
-        for row in self.replayed[: self.captured]:
-            wanted, code = int(row[0]), int(row[1])
-            row[1] = 0  # told once
-            self.report(wanted, code)
-
-    def next_captured(self) -> Tensor:
-        """Where a call that is being captured leaves its status at every replay."""
-        if self.replayed is None:
-            raise RuntimeError("run the step at least once before it is captured in a graph")
-        if self.captured == len(self.replayed):
-            raise RuntimeError(
-                f"graphs hold more than {CAPTURED_CALLS} calls of the rasterizer; "
-                "call forget_captured before a step is captured anew"
-            )
-        self.captured += 1
-        return self.replayed[self.captured - 1]
-
-
-_CAPACITIES: dict[int, Capacity] = {}
-
-
-def capacity_of(device: torch.device) -> Capacity:
-    """The record of one device, made on first use."""
-    index = device.index if device.index is not None else torch.cuda.current_device()
-    return _CAPACITIES.setdefault(index, Capacity())
-
-
-def overflowed(device: torch.device) -> bool:
-    """Whether a step since the last question did not fit; a trainer then repeats it."""
-    capacity = capacity_of(device)
-    capacity.poll()
-    seen, capacity.overflow = capacity.overflow, False
-    return seen
-
-
-def forget_captured(device: torch.device) -> None:
-    """Stops watching the graphs captured so far: they are replayed no more."""
-    capacity = capacity_of(device)
-    capacity.captured = 0
-    if capacity.replayed is not None:
-        capacity.replayed.zero_()
-
-
 @dataclass(frozen=True)
 class Forward:
     """The buffers of one forward call, kept for the backward one."""
@@ -191,6 +133,9 @@ class Forward:
         sh = self.tensors.get("sh")
         if sh is not None:
             raster.scene.terms = sh.shape[1]
+        channels = self.tensors.get("channels")
+        if channels is not None:
+            raster.scene.channel_count = channels.shape[1]
         if self.parts is not None:
             raster.scene.parts = ctypes.addressof(self.parts)
             raster.scene.part_count = len(self.parts)
@@ -201,6 +146,7 @@ class Forward:
 
 
 OUTPUTS = ("rgb", "alpha", "branch_alpha", "depth")
+DRAWN = (*OUTPUTS, "extras")
 KEPT = ("records", "pair_start", "tile_start", "list", "pair_count", "status")
 
 
@@ -228,6 +174,8 @@ def forward(
         "tile_start": ints(tiles + 1), "list": ints(pairs, 2), "pair_count": ints(count),
         "status": ints(4),
     }  # fmt: skip
+    channels = inputs.get("channels")
+    made["extras"] = means.new_empty(0 if channels is None else (height, width, channels.shape[1]))
     scratch = {
         "scratch": ints(4 * max(count, 1)), "keys": ints(2 * half), "values": ints(2 * half),
         "owner": ints(pairs),
@@ -250,10 +198,13 @@ def backward(
         "means": (count, 3), "quats": (count, 4), "scales": (count, 3), "opacities": (count,),
         "colors": (count, 3), "world_to_cam": (4, 4), "K": (3, 3), "screen_probe": (count, 2),
     }  # fmt: skip
+    channels = inputs.get("channels") if cotangents.get("extras") is not None else None
+    shapes["channels"] = (0,) if channels is None else tuple(channels.shape)
     results = {name: means.new_empty(shape) for name, shape in shapes.items()}
     given = {n: None if t is None else t.contiguous() for n, t in cotangents.items()}
     scratch = {
         "slots": means.new_empty(pairs, native.MOMENTS),
+        "channel_slots": means.new_empty(0 if channels is None else (pairs, native.CHANNELS)),
         "partial": means.new_empty(16 * (count // native.CHUNK + 1)),
     }
     held = {name: None if t is None else t.contiguous() for name, t in inputs.items()}
@@ -277,30 +228,27 @@ def run_forward(
     """One forward call with the capacity known so far; the first one waits to learn it."""
     means = inputs["means"]
     assert means is not None
+    with torch.cuda.device(means.device):  # kernels start on the current device
+        return _run_forward(inputs, means, width, height, parts)
+
+
+def _run_forward(
+    inputs: dict[str, Tensor | None], means: Tensor, width: int, height: int, parts: Any
+) -> dict[str, Tensor]:
     capacity = capacity_of(means.device)
     capturing = torch.cuda.is_current_stream_capturing()
     if not capturing:
         capacity.poll()
-    first = capacity.pairs == 0
-    if first:
-        capacity.pairs = max(FIRST_CAPACITY_PER_GAUSSIAN * means.shape[0], 1 << 16)
+    first = capacity.begin(means.shape[0])
     stream = torch.cuda.current_stream(means.device)
     made = forward(library(), inputs, width, height, capacity.pairs, stream.cuda_stream, parts)
     if first and not capturing:
-        capacity.replayed = torch.zeros(CAPTURED_CALLS, 4, dtype=torch.int32, pin_memory=True)
-        wanted, code = made["status"][:2].tolist()
-        capacity.report(wanted, code)
-        if capacity.overflow:
-            capacity.overflow = False
-            return run_forward(inputs, width, height, parts)
+        if capacity.learn(made["status"]):
+            return _run_forward(inputs, means, width, height, parts)
     elif capturing:
         capacity.next_captured().copy_(made["status"], non_blocking=True)
     else:
-        status = torch.empty(4, dtype=torch.int32, pin_memory=True)
-        status.copy_(made["status"], non_blocking=True)
-        event = torch.cuda.Event()
-        event.record(stream)
-        capacity.pending.append((event, status))
+        capacity.watch(made["status"], stream)
     return made
 
 
@@ -321,21 +269,25 @@ def rasterize_op(
     height: int,
     background: Tensor,
     screen_probe: Tensor | None,
+    channels: Tensor | None = None,
 ) -> list[Tensor]:
-    """rgb, alpha, branch_alpha, depth, then ``KEPT`` for the backward pass."""
+    """rgb, alpha, branch_alpha, depth, extras, then ``KEPT`` for the backward pass."""
     cloud = (means, quats, scales, opacities, colors, branch, world_to_cam, K)
     inputs: dict[str, Tensor | None] = dict(zip(NAMES, cloud, strict=True))
-    inputs |= {"background": background, "screen_probe": screen_probe}
+    inputs |= {"background": background, "screen_probe": screen_probe, "channels": channels}
     made = run_forward(inputs, width, height)
-    return [made[name] for name in (*OUTPUTS, *KEPT)]
+    return [made[name] for name in (*DRAWN, *KEPT)]
 
 
 @rasterize_op.register_fake
 def _(means, quats, scales, opacities, colors, branch, world_to_cam, K, width, height,
-      background, screen_probe):  # fmt: skip
+      background, screen_probe, channels=None):  # fmt: skip
     count, tiles = means.shape[0], -(-width // native.TILE) * -(-height // native.TILE)
     pairs = torch.library.get_ctx().new_dynamic_size()
-    picture = [(height, width, 3), (height, width), (height, width, 3), (height, width)]
+    picture: list[tuple[int, ...]] = [
+        (height, width, 3), (height, width), (height, width, 3), (height, width),
+        (0,) if channels is None else (height, width, channels.shape[1]),
+    ]  # fmt: skip
     whole = [(count + 1,), (tiles + 1,), (pairs, 2), (count,), (4,)]
     return [
         *(means.new_empty(shape) for shape in (*picture, (count, native.RECORD))),
@@ -344,20 +296,23 @@ def _(means, quats, scales, opacities, colors, branch, world_to_cam, K, width, h
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    *tensors, width, height, background, probe = inputs
+    *tensors, width, height, background, probe, channels = inputs
     ctx.set_materialize_grads(False)
     ctx.size, ctx.has_probe = (width, height), probe is not None
-    ctx.save_for_backward(*tensors, background, *output)
+    ctx.save_for_backward(*tensors, background, channels, *output)
 
 
 def _backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
-    count = len(NAMES) + 1
-    inputs = dict(zip((*NAMES, "background"), ctx.saved_tensors[:count], strict=True))
-    kept = dict(zip((*OUTPUTS, *KEPT), ctx.saved_tensors[count:], strict=True))
-    stream = torch.cuda.current_stream(kept["rgb"].device).cuda_stream
-    cotangents = dict(zip(OUTPUTS, grads[:4], strict=True))
+    names = (*NAMES, "background", "channels")
+    inputs = dict(zip(names, ctx.saved_tensors[: len(names)], strict=True))
+    kept = dict(zip((*DRAWN, *KEPT), ctx.saved_tensors[len(names) :], strict=True))
+    cotangents = dict(zip(DRAWN, grads[: len(DRAWN)], strict=True))
+    if inputs["channels"] is None:
+        cotangents["extras"] = None
     width, height = ctx.size
-    v = backward(library(), inputs, kept, cotangents, width, height, stream)
+    with torch.cuda.device(kept["rgb"].device):
+        stream = torch.cuda.current_stream().cuda_stream
+        v = backward(library(), inputs, kept, cotangents, width, height, stream)
     v_background = None
     if ctx.needs_input_grad[10] and grads[0] is not None:
         v_background = (1.0 - kept["alpha"])[..., None] * grads[0]
@@ -367,6 +322,7 @@ def _backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
         v["means"], v["quats"], v["scales"], v["opacities"], v["colors"], None,
         v["world_to_cam"], v["K"], None, None, v_background,
         v["screen_probe"] if ctx.has_probe else None,
+        None if cotangents["extras"] is None else v["channels"],
     )  # fmt: skip
 
 

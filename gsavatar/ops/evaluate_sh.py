@@ -34,7 +34,8 @@ def evaluate_sh(
     ``d`` points from the camera's ``centre`` to the Gaussian, S is 1, 4, 9 or 16. All three inputs
     get gradients; one without batch axes is shared. float32 on a CPU or CUDA runs natively from
     degree 1 on, anything else in torch. Raises ``ValueError`` for malformed shapes, dtypes or
-    devices.
+    devices, and on a CPU for NaN or infinity (on CUDA it reaches the colours, and the rasterizer
+    reports it).
     """
     inputs = {"means": means, "sh": sh, "centre": centre}
     axes = batch.axes_of(inputs, OWN_AXES)
@@ -43,6 +44,7 @@ def evaluate_sh(
         return batch.joined(parts, axes)
     _check(means, sh, centre)
     if sh.shape[1] == 1 or not launch.serves(sh):
+        check.finite(means=means, sh=sh, centre=centre)
         return evaluate_sh_ref(means, sh, centre)
     return evaluate_sh_op(means, sh, centre)
 

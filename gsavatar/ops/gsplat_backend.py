@@ -1,6 +1,6 @@
 """The same picture from the gsplat package on a CUDA device; the only importer of gsplat.
 
-gsplat composites colour, branch shares and depth as seven channels in one pass. It has no gradient
+gsplat composites colour, branch shares, depth and extra channels in one pass. It has no gradient
 for the intrinsics and stops a pixel one Gaussian earlier, a difference below 1e-4.
 """
 
@@ -49,6 +49,7 @@ def rasterize_gsplat(
     background: Tensor,  # [3] or [H, W, 3]
     *,
     screen_probe: Tensor | None = None,  # [N, 2]
+    extra_channels: Tensor | None = None,  # [N, C]
 ) -> Rendering:
     """What ``rasterize`` returns. Raises ``NativeUnavailable`` where gsplat cannot run."""
     reason = why_not()
@@ -71,9 +72,11 @@ def rasterize_gsplat(
     _, ids, flat = isect_tiles(screen, radii, depths, TILE, across, down)
     offsets = isect_offset_encode(ids, 1, across, down)
     of_branch = torch.nn.functional.one_hot(branch.long(), 3).to(colors)
-    channels = torch.cat((colors[None], of_branch[None], depths[..., None]), dim=-1)
+    more = colors[:, :0] if extra_channels is None else extra_channels
+    channels = torch.cat((colors, of_branch, depths[0, :, None], more), dim=-1)[None]
     values, alpha = rasterize_to_pixels(
         screen, conics, channels, opacities[None] * compensation, width, height, TILE, offsets, flat
     )
     rgb = values[0, ..., :3] + (1.0 - alpha[0]) * background
-    return Rendering(rgb, alpha[0], values[0, ..., 3:6], values[0, ..., 6:])
+    extras = None if extra_channels is None else values[0, ..., 7:]
+    return Rendering(rgb, alpha[0], values[0, ..., 3:6], values[0, ..., 6:7], extras)

@@ -8,10 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gsavatar.ops import cuda_backend, native
+from gsavatar.ops import check, cuda_backend, native
 
 Launch = Callable[..., None]
-"""``launch("blend", structure, …)`` runs a kernel, on CUDA in the current stream."""
+"""``launch("blend", structure, …)`` runs a kernel, on CUDA in the current stream.
+
+On a CPU it raises ``ValueError`` where an argument holds NaN or infinity."""
 
 
 def serves(tensor: Tensor) -> bool:
@@ -32,11 +34,17 @@ def launcher(tensor: Tensor) -> Launch:
     """How to run kernels where the tensor is. Raises ``NativeUnavailable`` without a library."""
     if on_cuda(tensor):
         stream = torch.cuda.current_stream(tensor.device).cuda_stream
-        return launcher_of(cuda_backend.library(), stream)
+        run = launcher_of(cuda_backend.library(), stream)
+
+        def on_device(name: str, *structures: ctypes.Structure) -> None:
+            with torch.cuda.device(tensor.device):  # kernels start on the current device
+                run(name, *structures)
+
+        return on_device
     library = native.cpu()
 
     def launch(name: str, *structures: ctypes.Structure) -> None:
-        getattr(library, f"gsa_{name}")(*structures)
+        check.raise_for(getattr(library, f"gsa_{name}")(*structures), check.ARGUMENTS.get(name, ()))
 
     return launch
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-ABI = 7
-RECORD, COVER, MOMENTS, TILE, CHUNK = 16, 4, 10, 16, 256
+ABI = 8
+RECORD, COVER, MOMENTS, TILE, CHUNK, CHANNELS = 16, 4, 10, 16, 256, 8
 """Sizes fixed by ``cuda_ext/include/abi.h``."""
 
 FOLDER = Path(__file__).parent
@@ -53,6 +53,8 @@ Raster = _structure(
     int32: visible
     int64: pairs
     pointer: pair_start scratch tile_start tile_counts list rgb alpha branch_alpha depth
+    pointer: channels extras
+    int32: channel_count
     """,
 )
 
@@ -61,6 +63,7 @@ RasterGrad = _structure(
     """
     pointer: rgb alpha branch_alpha depth slots partial
     pointer: means quats scales opacities colors world_to_cam K background screen_probe
+    pointer: extras channel_slots channels
     """,
 )
 
@@ -128,6 +131,7 @@ SSIM_ROWS = 69
 _SIGNATURES = {
     "gsa_project": [POINTER(Raster)],
     "gsa_composite": [POINTER(Raster)],
+    "gsa_channels": [POINTER(Raster)],
     "gsa_raster_bwd": [POINTER(Raster), POINTER(RasterGrad)],
     "gsa_blend": [POINTER(Motion)],
     "gsa_blend_bwd": [POINTER(Motion), POINTER(MotionGrad)],
@@ -156,6 +160,7 @@ def _open(path: Path) -> ctypes.CDLL:
     for name, arguments in _SIGNATURES.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, c_int32
+    library.gsa_fma.argtypes, library.gsa_fma.restype = [c_int64], c_float
     library.gsa_count_contributions.argtypes = [POINTER(Raster)]
     library.gsa_count_contributions.restype = c_int64
     return library
@@ -240,6 +245,15 @@ def threads() -> int:
     if not forced.isdigit() or int(forced) < 1:
         raise ValueError(f"GSAVATAR_THREADS={forced} must be a whole number from 1")
     return min(int(forced), 256)
+
+
+@lru_cache(maxsize=1)
+def memory() -> int:
+    """Bytes of this machine's memory; without bound where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**63 - 1
 
 
 def pointer(tensor: torch.Tensor | None) -> int | None:

@@ -37,10 +37,12 @@ def pose_gaussians(
     """Posed means [N, 3] and quats [N, 4] (as long as the inputs).
 
     float32 on a CPU or CUDA runs natively, anything else in torch. Raises ``ValueError`` for
-    malformed shapes, dtypes or devices.
+    malformed shapes, dtypes or devices, and on a CPU for NaN or infinity (on CUDA it reaches the
+    result, and the rasterizer reports it).
     """
     _check(means, quats, pose)
     if not launch.serves(means):
+        check.finite(means=means, quats=quats, turn=pose.turn, shift=pose.shift, share=pose.share)
         return pose_gaussians_ref(means, quats, pose)
     posed: tuple[Tensor, Tensor] = pose_gaussians_op(
         means, quats, pose.turn, pose.shift, pose.share

@@ -8,7 +8,6 @@ transmittance in front of it at least 1e-4. The mathematics is in ``cuda_ext/inc
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -56,7 +55,7 @@ def rasterize(
     background. All float inputs get gradients from all four outputs; that of ``screen_probe``
     (zeros, added to the projected means) is the gradient by the screen position in pixels.
     ``extra_channels`` (features, labels, normals) are composited as colours are, over zero, into
-    ``extras``; every three of them cost a pass of their own.
+    ``extras``, with the projection, the order and the tile lists that the colours have.
 
     Raises ``ValueError`` for a malformed argument (shape, dtype, device, NaN, branch out of range,
     empty picture) and ``native.NativeUnavailable`` when the backend asked for is not there.
@@ -73,34 +72,13 @@ def rasterize(
         return _joined(views, axes)
     check.raster_arguments(
         means, quats, scales, opacities, colors, branch, world_to_cam, K, width, height,
-        background, screen_probe,
+        background, screen_probe, extra_channels,
     )  # fmt: skip
-    geometry = (means, quats, scales, opacities)
-    view = (branch, world_to_cam, K, width, height)
-    rendering = _one_pass(geometry, colors, view, background, screen_probe, backend)
-    if extra_channels is None:
-        return rendering
-
-    def composite(part: Tensor) -> Tensor:
-        nothing = background.new_zeros(3)
-        return _one_pass(geometry, part, view, nothing, screen_probe, backend).rgb
-
-    return replace(rendering, extras=_extras(extra_channels, means, rendering.rgb, composite))
-
-
-def _extras(
-    channels: Tensor, means: Tensor, rgb: Tensor, composite: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """Channels [N, C] composited three at a time, [H, W, C]."""
-    if channels.dim() != 2:
-        raise ValueError(f"extra_channels must be [N, C], got {list(channels.shape)}")
-    check.shape("extra_channels", channels, (means.shape[0], channels.shape[1]))
-    check.dtype("extra_channels", channels, means.dtype)
-    check.device("extra_channels", channels, means.device)
-    count = channels.shape[1]
-    padded = torch.nn.functional.pad(channels, (0, -count % 3))
-    passes = [composite(part) for part in padded.split(3, dim=1)]
-    return torch.cat(passes, dim=-1)[..., :count] if passes else rgb[..., :0]
+    cloud = (means, quats, scales, opacities, colors, branch, world_to_cam, K, width, height)
+    if extra_channels is None or extra_channels.shape[1] > 0:
+        return _drawn(cloud, background, screen_probe, extra_channels, backend)
+    rendering = _drawn(cloud, background, screen_probe, None, backend)
+    return replace(rendering, extras=rendering.rgb[..., :0])
 
 
 def _joined(views: list[Rendering], axes: tuple[int, ...]) -> Rendering:
@@ -115,24 +93,25 @@ def _joined(views: list[Rendering], axes: tuple[int, ...]) -> Rendering:
     )
 
 
-def _one_pass(  # noqa: PLR0917
-    geometry: tuple[Tensor, Tensor, Tensor, Tensor], colors: Tensor,
-    view: tuple[Tensor, Tensor, Tensor, int, int], background: Tensor,
-    screen_probe: Tensor | None, backend: str,
+def _drawn(
+    cloud: tuple[Any, ...], background: Tensor, screen_probe: Tensor | None,
+    channels: Tensor | None, backend: str,
 ) -> Rendering:  # fmt: skip
-    """Three channels of checked arguments by the backend that serves them."""
-    chosen = choose_backend(colors, backend)
-    cloud = (*geometry, colors, *view)
+    """The picture of checked arguments by the backend that serves them."""
+    means = cloud[0]
+    chosen = choose_backend(means, backend)
     if chosen == "native":
-        check.dtype("means", geometry[0], torch.float32)
-        op = rasterize_op if colors.device.type == "cpu" else cuda_backend.rasterize_op
-        rgb, alpha, branch_alpha, depth, *_ = op(*cloud, background, screen_probe)
-        return Rendering(rgb, alpha[..., None], branch_alpha, depth[..., None])
-    if chosen == "gsplat":
-        return rasterize_gsplat(*cloud, background, screen_probe=screen_probe)
-    branch, world_to_cam, K, *_ = view
-    _refuse_bad_values(*geometry, colors, branch, world_to_cam, K, background, screen_probe)
-    return rasterize_ref(*cloud, background, screen_probe=screen_probe)
+        check.dtype("means", means, torch.float32)
+        op = rasterize_op if means.device.type == "cpu" else cuda_backend.rasterize_op
+        rgb, alpha, branch_alpha, depth, extras, *_ = op(*cloud, background, screen_probe, channels)
+        return Rendering(
+            rgb, alpha[..., None], branch_alpha, depth[..., None],
+            None if channels is None else extras,
+        )  # fmt: skip
+    draw: Any = rasterize_gsplat if chosen == "gsplat" else rasterize_ref
+    if chosen == "torch":
+        _refuse_bad_values(*cloud[:8], background, screen_probe, channels)
+    return draw(*cloud, background, screen_probe=screen_probe, extra_channels=channels)
 
 
 def choose_backend(means: Tensor, backend: str) -> str:
@@ -184,7 +163,7 @@ def scene_of(tensors: dict[str, Tensor | None], width: int, height: int) -> Any:
 
 def project_and_composite(
     inputs: dict[str, Tensor | None], width: int, height: int, parts: Any = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """What ``rasterize_op`` returns; ``parts`` is an array of ``native.Part`` that move the
     cloud, which then may have ``sh`` in place of ``colors``."""
     held = {name: None if t is None else t.contiguous() for name, t in inputs.items()}
@@ -207,6 +186,7 @@ def project_and_composite(
     if parts is not None:
         scene.parts, scene.part_count = ctypes.addressof(parts), len(parts)
     check.raise_for(library.gsa_project(scene))
+    check.pairs_fit(scene.pairs, native.memory())
     tile_start, pairs = _ints(tiles + 1), _ints(scene.pairs, 2)
     tile_counts = _ints(scene.threads, tiles)
     rgb, branch_alpha = torch.empty(height, width, 3), torch.empty(height, width, 3)
@@ -216,7 +196,12 @@ def project_and_composite(
     scene.rgb, scene.branch_alpha = rgb.data_ptr(), branch_alpha.data_ptr()
     scene.alpha, scene.depth = alpha.data_ptr(), depth.data_ptr()
     check.raise_for(library.gsa_composite(scene))
-    return rgb, alpha, branch_alpha, depth, records, pair_start, tile_start, pairs
+    channels = held.get("channels")
+    extras = torch.empty(0 if channels is None else (height, width, channels.shape[1]))
+    if channels is not None:
+        scene.extras, scene.channel_count = extras.data_ptr(), channels.shape[1]
+        check.raise_for(library.gsa_channels(scene))
+    return rgb, alpha, branch_alpha, depth, extras, records, pair_start, tile_start, pairs
 
 
 @torch.library.custom_op("gsavatar::rasterize", mutates_args=())
@@ -233,8 +218,9 @@ def rasterize_op(
     height: int,
     background: Tensor,
     screen_probe: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """rgb, alpha, branch_alpha, depth, then what the backward pass reads again.
+    channels: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """rgb, alpha, branch_alpha, depth, extras (empty without), then what backward reads again.
 
     That is the projected records [N, 16], first slot per Gaussian [N + 1], first pair per tile
     [T + 1] and the pairs [E, 2].
@@ -242,19 +228,20 @@ def rasterize_op(
     inputs: dict[str, Tensor | None] = {
         "means": means, "quats": quats, "scales": scales, "opacities": opacities,
         "colors": colors, "world_to_cam": world_to_cam, "K": K, "background": background,
-        "screen_probe": screen_probe, "branch": branch,
+        "screen_probe": screen_probe, "branch": branch, "channels": channels,
     }  # fmt: skip
-    return project_and_composite(inputs, width, height)
+    return project_and_composite(inputs, width, height)  # type: ignore[return-value]
 
 
 @rasterize_op.register_fake
 def _(means, quats, scales, opacities, colors, branch, world_to_cam, K, width, height,
-      background, screen_probe):  # fmt: skip
+      background, screen_probe, channels=None):  # fmt: skip
     count, tiles = means.shape[0], _tiles(width, height)
     pairs = torch.library.get_ctx().new_dynamic_size()
     return (
         means.new_empty(height, width, 3), means.new_empty(height, width),
         means.new_empty(height, width, 3), means.new_empty(height, width),
+        means.new_empty(0 if channels is None else (height, width, channels.shape[1])),
         means.new_empty(count, native.RECORD), branch.new_empty(count + 1),
         branch.new_empty(tiles + 1), branch.new_empty(pairs, 2),
     )  # fmt: skip
@@ -279,22 +266,28 @@ def rasterize_bwd_op(
     v_branch_alpha: Tensor | None,
     v_depth: Tensor | None,
     needs_background: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of means, quats, scales, opacities, colors, world_to_cam, K, background, probe.
+    v_extras: Tensor | None = None,
+    channels: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of means, quats, scales, opacities, colors, world_to_cam, K, background, probe
+    and channels.
 
-    ``saved`` is what ``rasterize_op`` returned. That of the background is empty unless asked for.
+    ``saved`` is what ``rasterize_op`` returned. Those of the background, unless asked for, and of
+    the channels, without ``v_extras``, are empty.
     """
-    rgb, alpha, branch_alpha, depth, records, pair_start, tile_start, pairs = saved
+    rgb, alpha, branch_alpha, depth, extras, records, pair_start, tile_start, pairs = saved
     inputs = {
         "means": means, "quats": quats, "scales": scales, "opacities": opacities,
         "colors": colors, "world_to_cam": world_to_cam, "K": K, "background": background,
         "branch": branch, "records": records, "pair_start": pair_start, "tile_start": tile_start,
         "list": pairs, "rgb": rgb, "alpha": alpha, "branch_alpha": branch_alpha, "depth": depth,
+        "extras": extras, "channels": channels,
     }  # fmt: skip
-    held: dict[str, Tensor | None] = {name: t.contiguous() for name, t in inputs.items()}
+    held = {name: None if t is None else t.contiguous() for name, t in inputs.items()}
     scene = scene_of(held, width, height)
     count = means.shape[0]
-    given = {"rgb": v_rgb, "alpha": v_alpha, "branch_alpha": v_branch_alpha, "depth": v_depth}
+    given = {"rgb": v_rgb, "alpha": v_alpha, "branch_alpha": v_branch_alpha, "depth": v_depth,
+             "extras": v_extras}  # fmt: skip
     cotangents = {name: None if t is None else t.contiguous() for name, t in given.items()}
     results = {
         "means": torch.empty(count, 3), "quats": torch.empty(count, 4),
@@ -303,33 +296,40 @@ def rasterize_bwd_op(
         "K": torch.empty(3, 3),
         "background": torch.empty(background.shape if needs_background else 0),
         "screen_probe": torch.empty(count, 2),
+        "channels": torch.empty(0 if v_extras is None else channels.shape),  # type: ignore[union-attr]
     }  # fmt: skip
     slots = torch.empty(pairs.shape[0], native.MOMENTS)
+    channel_slots = torch.empty(0 if v_extras is None else (pairs.shape[0], native.CHANNELS))
     partial = torch.empty(16 * (count // native.CHUNK + 1) + 3 * _tiles(width, height))
     grad = native.RasterGrad()
-    for name, tensor in [*cotangents.items(), ("slots", slots), ("partial", partial)]:
+    scratch = {"slots": slots, "partial": partial, "channel_slots": channel_slots}
+    for name, tensor in (cotangents | scratch).items():
         setattr(grad, name, native.pointer(tensor))
     for name, tensor in results.items():
         setattr(grad, name, tensor.data_ptr())
     if not needs_background:
         grad.background = None
+    if channels is not None:
+        scene.channel_count = channels.shape[1]
     check.raise_for(native.cpu().gsa_raster_bwd(scene, grad))
     return tuple(results.values())  # type: ignore[return-value]
 
 
 @rasterize_bwd_op.register_fake
 def _(means, quats, scales, opacities, colors, branch, world_to_cam, K, width, height,
-      background, saved, v_rgb, v_alpha, v_branch_alpha, v_depth, needs_background):  # fmt: skip
+      background, saved, v_rgb, v_alpha, v_branch_alpha, v_depth, needs_background,
+      v_extras=None, channels=None):  # fmt: skip
     empty_like = (means, quats, scales, opacities, colors, world_to_cam, K)
     back = torch.empty_like(background) if needs_background else background.new_empty(0)
-    return (*(t.new_empty(t.shape) for t in empty_like), back, means.new_empty(means.shape[0], 2))
+    return (*(t.new_empty(t.shape) for t in empty_like), back, means.new_empty(means.shape[0], 2),
+            means.new_empty(0 if v_extras is None else channels.shape))  # fmt: skip
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, width, height, background, probe = inputs
+    *tensors, width, height, background, probe, channels = inputs
     ctx.set_materialize_grads(False)
     ctx.size, ctx.has_probe = (width, height), probe is not None
-    ctx.save_for_backward(*tensors, background, *output)
+    ctx.save_for_backward(*tensors, background, channels, *output)
 
 
 def _backward(
@@ -338,19 +338,22 @@ def _backward(
     v_alpha: Tensor | None,
     v_branch_alpha: Tensor | None,
     v_depth: Tensor | None,
+    v_extras: Tensor | None,
     *_: Any,
 ) -> tuple[Any, ...]:
-    *tensors, background = ctx.saved_tensors[:9]
-    saved = list(ctx.saved_tensors[9:])
+    *tensors, background, channels = ctx.saved_tensors[:10]
+    saved = list(ctx.saved_tensors[10:])
     needs_background = ctx.needs_input_grad[10]
-    *grads, v_background, v_probe = rasterize_bwd_op(
+    v_extras = None if channels is None else v_extras
+    *grads, v_background, v_probe, v_channels = rasterize_bwd_op(
         *tensors, *ctx.size, background, saved, v_rgb, v_alpha, v_branch_alpha, v_depth,
-        needs_background,
+        needs_background, v_extras, channels,
     )  # fmt: skip
     means, quats, scales, opacities, colors, world_to_cam, K = grads
     return (
         means, quats, scales, opacities, colors, None, world_to_cam, K, None, None,
         v_background if needs_background else None, v_probe if ctx.has_probe else None,
+        None if v_extras is None else v_channels,
     )  # fmt: skip
 
 

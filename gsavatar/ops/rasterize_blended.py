@@ -49,7 +49,8 @@ def rasterize_blended(
     """``rasterize`` of the cloud moved by its ``parts``, which follow each other and are all of it.
 
     The colours are ``evaluate_sh`` of the moved cloud, S is 1, 4, 9 or 16. float32 on a CPU or
-    CUDA. Raises ``ValueError`` for malformed arguments and ``NativeUnavailable`` without kernels.
+    CUDA; for inference, nothing has a gradient. Raises ``ValueError`` for malformed arguments and
+    ``NativeUnavailable`` without kernels.
     """
     if not isinstance(means, Tensor) or means.dim() != 2 or means.shape[1] != 3:
         raise ValueError("means must be a tensor of shape [N, 3]")
@@ -65,7 +66,48 @@ def rasterize_blended(
     if means.device.type not in {"cpu", "cuda"}:
         raise native.NativeUnavailable(f"there are no kernels for tensors on {means.device}")
     _check_parts(parts, means)
-    held = [contiguous(part) for part in parts]
+    rgb, alpha, share, depth = rasterize_blended_op(
+        means, quats, scales, opacities, sh, branch, world_to_cam, K, width, height, background,
+        *_flat(parts, means),
+    )  # fmt: skip
+    return Rendering(rgb, alpha[..., None], share, depth[..., None])
+
+
+def _flat(parts: Sequence[Part], means: Tensor) -> tuple[list[Any], ...]:
+    """The parts as the lists of ``rasterize_blended_op``: what a part lacks is an empty tensor."""
+    none = means.new_empty(0)
+    poses = [part.pose or Pose(none, none) for part in parts]
+    return (
+        [part.basis for part in parts],
+        [part.coefficients for part in parts],
+        [pose.turn for pose in poses],
+        [pose.shift for pose in poses],
+        [none if pose.share is None else pose.share for pose in poses],
+        [float(part.mean_unit) for part in parts],
+        [float(limit) for part in parts for limit in part.scale_limits],
+        [bool(part.turns_sh) for part in parts],
+    )
+
+
+@torch.library.custom_op("gsavatar::rasterize_blended", mutates_args=())
+def rasterize_blended_op(
+    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, sh: Tensor, branch: Tensor,
+    world_to_cam: Tensor, K: Tensor, width: int, height: int, background: Tensor,
+    bases: list[Tensor], coefficients: list[Tensor], turns: list[Tensor], shifts: list[Tensor],
+    shares: list[Tensor], mean_units: list[float], scale_limits: list[float],
+    turns_sh: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """rgb, alpha, branch_alpha and depth. An op like the others, so that a compiled program can
+    hold it; it has no derivative because it keeps nothing that one would read."""
+    held = [
+        contiguous(
+            Part(basis, weights, _pose(turn, shift, share), unit, (low, high), turning)
+        )
+        for basis, weights, turn, shift, share, unit, low, high, turning in zip(
+            bases, coefficients, turns, shifts, shares, mean_units, scale_limits[::2],
+            scale_limits[1::2], turns_sh, strict=True,
+        )
+    ]  # fmt: skip
     cloud: dict[str, Tensor | None] = {
         "means": means, "quats": quats, "scales": scales, "opacities": opacities,
         "sh": sh, "world_to_cam": world_to_cam, "K": K, "background": background,
@@ -73,14 +115,26 @@ def rasterize_blended(
     }  # fmt: skip
     if means.device.type == "cuda":
         made = cuda_backend.run_forward(cloud, width, height, structures(held))
-        rgb, alpha, share, depth = (made[name] for name in cuda_backend.OUTPUTS)
-    else:
-        rgb, alpha, share, depth, *_ = project_and_composite(cloud, width, height, structures(held))
-    return Rendering(rgb, alpha[..., None], share, depth[..., None])
+        return tuple(made[name] for name in cuda_backend.OUTPUTS)  # type: ignore[return-value]
+    return project_and_composite(cloud, width, height, structures(held))[:4]  # type: ignore[return-value]
+
+
+def _pose(turn: Tensor, shift: Tensor, share: Tensor) -> Pose | None:
+    return Pose(turn, shift, share if share.numel() else None) if turn.numel() else None
+
+
+@rasterize_blended_op.register_fake
+def _(means, quats, scales, opacities, sh, branch, world_to_cam, K, width, height, background,
+      bases, coefficients, turns, shifts, shares, mean_units, scale_limits,
+      turns_sh):  # fmt: skip
+    return (means.new_empty(height, width, 3), means.new_empty(height, width),
+            means.new_empty(height, width, 3), means.new_empty(height, width))  # fmt: skip
 
 
 def _check_parts(parts: Sequence[Part], means: Tensor) -> None:
     """Raises ``ValueError`` unless the parts are well formed and cover the cloud."""
+    if not isinstance(parts, Sequence) or not all(isinstance(part, Part) for part in parts):
+        raise ValueError("parts must be a sequence of Part")
     first = 0
     for part in parts:
         if not isinstance(part.coefficients, Tensor) or part.coefficients.dim() != 1:
@@ -91,13 +145,15 @@ def _check_parts(parts: Sequence[Part], means: Tensor) -> None:
         for name, tensor in (("basis", part.basis), ("coefficients", part.coefficients)):
             check.dtype(name, tensor, means.dtype)
             check.device(name, tensor, means.device)
-        small = [part.coefficients]
+        check.numbers(mean_unit=part.mean_unit)
+        low, high = part.scale_limits
+        if not 0.0 <= low <= high:
+            raise ValueError(f"scale_limits must be 0 <= low <= high, got {low} and {high}")
+        # the basis and the shares show in the moved Gaussians, which the kernel checks
+        check.finite(coefficients=part.coefficients)
         if part.pose is not None:
             check_pose(part.pose, means[first : first + count])
-            small += [part.pose.turn, part.pose.shift]
-        # the basis and the shares show in the moved Gaussians, which the kernel checks
-        if means.device.type == "cpu" and not all(torch.isfinite(t).all() for t in small):
-            raise ValueError("coefficients, turn or shift holds NaN or infinity")
+            check.finite(turn=part.pose.turn, shift=part.pose.shift)
         first += count
     if first != means.shape[0]:
         raise ValueError(f"the parts hold {first} Gaussians, the cloud {means.shape[0]}")

@@ -79,6 +79,7 @@ def rasterize_ref(
     background: Tensor,  # [3] or [H, W, 3]
     *,
     screen_probe: Tensor | None = None,  # [N, 2]
+    extra_channels: Tensor | None = None,  # [N, C]
 ) -> Rendering:
     """What ``rasterize`` returns, by dense compositing of N x H x W values; for tiny scenes."""
     screen, depths, covariances, compensation = project_ref(
@@ -113,4 +114,5 @@ def rasterize_ref(
         1 - remaining,
         (weight.mT @ of_branch).unflatten(0, size),
         (weight.mT @ depths[order]).unflatten(0, size)[..., None],
+        None if extra_channels is None else (weight.mT @ extra_channels[order]).unflatten(0, size),
     )

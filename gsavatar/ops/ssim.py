@@ -25,11 +25,13 @@ def ssim(
     """Mean SSIM, a scalar in -1..1, over channels and over pixels weighted by ``mask``.
 
     An empty mask gives 0. Gradients flow to ``a`` only. Raises ``ValueError`` for malformed shapes,
-    dtypes or devices. float32 on a CPU or CUDA runs natively, anything else in torch.
+    dtypes or devices, and on a CPU for NaN or infinity (on CUDA the value is then NaN). float32 on
+    a CPU or CUDA runs natively, anything else in torch.
     """
     _check(a, b, mask)
     b = b.detach()
     if not launch.serves(a):
+        check.finite(a=a, b=b, mask=mask)
         return ssim_ref(a, b, mask)
     return ssim_op(a, b, mask, a.requires_grad and torch.is_grad_enabled())[0]
 
