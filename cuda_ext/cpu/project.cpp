@@ -132,7 +132,7 @@ void project_lanes(const gsa_raster& s, const View& view, const Piece& piece, in
   Lanes<16> out;
   out.put(0, e.xx), out.put(1, e.xy), out.put(2, e.yy);
   out.put(3, slope_along(e.xx, e.xy)), out.put(4, slope_along(e.yy, e.xy));
-  out.put(5, reach.extent_x), out.put(6, reach.opacity), out.put(7, broadcast(0.0f) - reach.power);
+  out.put(5, reach.extent_x), out.put(6, reach.peak), out.put(7, broadcast(0.0f) - reach.power);
   out.put(8, red), out.put(9, green), out.put(10, blue), out.put(11, p.depth);
   out.put(12, p.x), out.put(13, p.y), out.put(14, reach.extent_y), out.put(15, broadcast(0.0f));
   vf column, row;

@@ -18,7 +18,8 @@ namespace gsa {
 
 constexpr int kBatch = 128;
 
-// Gaussians whose alpha is computed together, see powers_of_two.
+// Gaussians whose alpha is computed together, each step of all before the next step of any: the steps
+// of one wait for each other, and the processor looks ahead less far than that takes.
 #if GSA_LANES == 16
 constexpr int kAhead = 4;
 #else
@@ -65,7 +66,7 @@ inline TileArea tile_area(const gsa_raster& s, int tile) {
 // place of the ellipse.
 struct Entry {
   Falloff<float> falloff;
-  float opacity, faintest;
+  float peak, faintest;
   float color[3];
   float depth;
   float x, y;
@@ -73,7 +74,7 @@ struct Entry {
   int32_t slot;
 };
 static_assert(sizeof(Entry) == sizeof(Record), "an entry is copied from a record");
-static_assert(offsetof(Entry, opacity) == offsetof(Record, opacity), "and keeps what follows");
+static_assert(offsetof(Entry, peak) == offsetof(Record, peak), "and keeps what follows");
 
 struct Batch {
   alignas(64) Entry entry[kBatch + 1];  // the last counts nowhere
@@ -84,7 +85,7 @@ struct Batch {
 
   Batch() {
     memset((void*)(entry + kBatch), 0, sizeof(Entry));
-    entry[kBatch].faintest = 1.0f;  // no power is above 0 by that much
+    entry[kBatch].falloff.one = 2.0f * kPowerMin;
   }
 };
 
@@ -118,7 +119,8 @@ inline void read_batch(const gsa_raster& s, const TileArea& area, int first, int
     Entry& e = batch.entry[i];
     memcpy((void*)&e, &r, sizeof e);
     e.x = x - Pixels::kCentre, e.y = y - Pixels::kCentre;
-    e.falloff = falloff_of(Exponent<float>{r.exponent_xx, r.exponent_xy, r.exponent_yy}, e.x, e.y);
+    e.falloff = falloff_of(Exponent<float>{r.exponent_xx, r.exponent_xy, r.exponent_yy}, e.x, e.y,
+                           r.peak);
     e.slot = pair[2 * i + 1];
     branches |= 1 << r.branch;
   }
@@ -193,10 +195,9 @@ inline void alphas(const Entry* const* e, const BlockPixels& p, vf* alpha) {
   for (int i = 0; i < kAhead; ++i) power[i] = p.xx * e[i]->falloff.xx + power[i];
   for (int i = 0; i < kAhead; ++i) power[i] = p.xy * e[i]->falloff.xy + power[i];
   for (int i = 0; i < kAhead; ++i) power[i] = p.yy * e[i]->falloff.yy + power[i];
-  for (int i = 0; i < kAhead; ++i) alpha[i] = power[i];
-  powers_of_two<kAhead>(alpha);
-  for (int i = 0; i < kAhead; ++i)
-    alpha[i] = alpha_of(power[i], alpha[i], broadcast(e[i]->faintest), broadcast(e[i]->opacity));
+  vf fraction[kAhead], rest[kAhead];
+  powers_of_two<kAhead>(power, fraction, rest);
+  for (int i = 0; i < kAhead; ++i) alpha[i] = alpha_of(power[i], fraction[i], rest[i]);
 }
 
 // The entries `batch.list[k …]`; past the end of the list one that counts nowhere.

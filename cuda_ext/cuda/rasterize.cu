@@ -21,7 +21,7 @@ constexpr int kBatchBwd = 64;
 
 struct Record {  // as in cpu/record.h
   float exponent_xx, exponent_xy, exponent_yy, slope_x, slope_y, extent_x;
-  float opacity, faintest, color[3], depth, x, y;
+  float peak, faintest, color[3], depth, x, y;
   int32_t branch;
   float extent_y;
 };
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kThreads)
   const Exponent<float> e = exponent_of(p.conic_xx, p.conic_xy, p.conic_yy);
   r.exponent_xx = e.xx, r.exponent_xy = e.xy, r.exponent_yy = e.yy;
   const Reach<float> reach = reach_of(s.opacities[i], p.compensation, p.cov_xx, p.cov_yy);
-  r.opacity = reach.opacity, r.faintest = -reach.power;
+  r.peak = reach.peak, r.faintest = -reach.power;
   r.extent_x = reach.extent_x, r.extent_y = reach.extent_y;
   for (int c = 0; c < 3; ++c) r.color[c] = color[c];
   r.depth = p.depth;
@@ -217,9 +217,8 @@ __device__ __forceinline__ Contribution<float, bool> contribution(const Record& 
                                                                   float transmittance) {
   const Exponent<float> e = {r.exponent_xx, r.exponent_xy, r.exponent_yy};
   const float dx = (float)p.x + 0.5f - r.x, dy = (float)p.y + 0.5f - r.y;
-  const float power = -exponent_at(e, dx, dy);
-  return contribute<bool>(alpha_of(power, power_of_two(power), r.faintest, r.opacity),
-                          transmittance);
+  const float power = r.peak - exponent_at(e, dx, dy);
+  return contribute<bool>(alpha_of(power, power_of_two(power), 1.0f), transmittance);
 }
 
 __global__ void __launch_bounds__(kThreads) composite_kernel(gsa_cuda_raster call) {
