@@ -8,6 +8,7 @@ transmittance in front of it at least 1e-4. The mathematics is in ``cuda_ext/inc
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 from gsavatar.ops import batch, check, cuda_backend, gsplat_backend, native
 from gsavatar.ops.gsplat_backend import rasterize_gsplat
 from gsavatar.ops.rasterize_ref import rasterize_ref
+from gsavatar.ops.shortcut import shortcut
 from gsavatar.types import Rendering
 
 BACKENDS = ("auto", "native", "gsplat", "torch")
@@ -125,7 +127,7 @@ def _one_pass(  # noqa: PLR0917
     cloud = (*geometry, colors, *view)
     if chosen == "native":
         check.dtype("means", geometry[0], torch.float32)
-        op = rasterize_op if colors.device.type == "cpu" else cuda_backend.rasterize_op
+        op = _rasterize_cpu if colors.device.type == "cpu" else cuda_backend.rasterize_op
         rgb, alpha, branch_alpha, depth, *_ = op(*cloud, background, screen_probe)
         return Rendering(rgb, alpha[..., None], branch_alpha, depth[..., None])
     if chosen == "gsplat":
@@ -192,15 +194,14 @@ def project_and_composite(
     assert means is not None
     count, tiles = means.shape[0], _tiles(width, height)
     records, pair_start = torch.empty(count, native.RECORD), _ints(count + 1)
-    held |= {
-        "records": records,
-        "cover": _ints(count, native.COVER),
-        "order": _ints(count),
-        "pair_start": pair_start,
-        "scratch": _ints(4 * count),
-    }
+    held |= {"records": records, "pair_start": pair_start}
     library = native.cpu()
     scene = scene_of(held, width, height)
+    scratch = _ints((native.COVER + 5) * count + scene.threads * tiles)
+    scene.cover = scratch.data_ptr()
+    scene.order = scene.cover + 4 * native.COVER * count
+    scene.scratch = scene.order + 4 * count
+    scene.tile_counts = scene.scratch + 16 * count
     sh = held.get("sh")
     if sh is not None:
         scene.terms = sh.shape[1]
@@ -208,19 +209,16 @@ def project_and_composite(
         scene.parts, scene.part_count = ctypes.addressof(parts), len(parts)
     check.raise_for(library.gsa_project(scene))
     tile_start, pairs = _ints(tiles + 1), _ints(scene.pairs, 2)
-    tile_counts = _ints(scene.threads, tiles)
     rgb, branch_alpha = torch.empty(height, width, 3), torch.empty(height, width, 3)
     alpha, depth = torch.empty(height, width), torch.empty(height, width)
     scene.tile_start, scene.list = tile_start.data_ptr(), pairs.data_ptr()
-    scene.tile_counts = tile_counts.data_ptr()
     scene.rgb, scene.branch_alpha = rgb.data_ptr(), branch_alpha.data_ptr()
     scene.alpha, scene.depth = alpha.data_ptr(), depth.data_ptr()
     check.raise_for(library.gsa_composite(scene))
     return rgb, alpha, branch_alpha, depth, records, pair_start, tile_start, pairs
 
 
-@torch.library.custom_op("gsavatar::rasterize", mutates_args=())
-def rasterize_op(
+def _forward(
     means: Tensor,
     quats: Tensor,
     scales: Tensor,
@@ -247,6 +245,9 @@ def rasterize_op(
     return project_and_composite(inputs, width, height)
 
 
+rasterize_op = torch.library.custom_op("gsavatar::rasterize", _forward, mutates_args=())
+
+
 @rasterize_op.register_fake
 def _(means, quats, scales, opacities, colors, branch, world_to_cam, K, width, height,
       background, screen_probe):  # fmt: skip
@@ -260,8 +261,7 @@ def _(means, quats, scales, opacities, colors, branch, world_to_cam, K, width, h
     )  # fmt: skip
 
 
-@torch.library.custom_op("gsavatar::rasterize_bwd", mutates_args=())
-def rasterize_bwd_op(
+def _gradients(
     means: Tensor,
     quats: Tensor,
     scales: Tensor,
@@ -288,10 +288,13 @@ def rasterize_bwd_op(
     inputs = {
         "means": means, "quats": quats, "scales": scales, "opacities": opacities,
         "colors": colors, "world_to_cam": world_to_cam, "K": K, "background": background,
-        "branch": branch, "records": records, "pair_start": pair_start, "tile_start": tile_start,
-        "list": pairs, "rgb": rgb, "alpha": alpha, "branch_alpha": branch_alpha, "depth": depth,
+        "branch": branch,
     }  # fmt: skip
     held: dict[str, Tensor | None] = {name: t.contiguous() for name, t in inputs.items()}
+    held |= {
+        "records": records, "pair_start": pair_start, "tile_start": tile_start, "list": pairs,
+        "rgb": rgb, "alpha": alpha, "branch_alpha": branch_alpha, "depth": depth,
+    }  # fmt: skip
     scene = scene_of(held, width, height)
     count = means.shape[0]
     given = {"rgb": v_rgb, "alpha": v_alpha, "branch_alpha": v_branch_alpha, "depth": v_depth}
@@ -317,6 +320,9 @@ def rasterize_bwd_op(
     return tuple(results.values())  # type: ignore[return-value]
 
 
+rasterize_bwd_op = torch.library.custom_op("gsavatar::rasterize_bwd", _gradients, mutates_args=())
+
+
 @rasterize_bwd_op.register_fake
 def _(means, quats, scales, opacities, colors, branch, world_to_cam, K, width, height,
       background, saved, v_rgb, v_alpha, v_branch_alpha, v_depth, needs_background):  # fmt: skip
@@ -339,11 +345,12 @@ def _backward(
     v_branch_alpha: Tensor | None,
     v_depth: Tensor | None,
     *_: Any,
+    gradients: Callable[..., Any] = rasterize_bwd_op,
 ) -> tuple[Any, ...]:
     *tensors, background = ctx.saved_tensors[:9]
     saved = list(ctx.saved_tensors[9:])
     needs_background = ctx.needs_input_grad[10]
-    *grads, v_background, v_probe = rasterize_bwd_op(
+    *grads, v_background, v_probe = gradients(
         *tensors, *ctx.size, background, saved, v_rgb, v_alpha, v_branch_alpha, v_depth,
         needs_background,
     )  # fmt: skip
@@ -355,3 +362,6 @@ def _backward(
 
 
 rasterize_op.register_autograd(_backward, setup_context=_setup)
+_rasterize_cpu = shortcut(
+    rasterize_op, _forward, _setup, functools.partial(_backward, gradients=_gradients)
+)
