@@ -67,9 +67,9 @@ struct Tile {
 constexpr int kSlotsAhead = 12;  // slots lie scattered: their lines are asked for early
 constexpr int kSpare = kBatch * kBlocks;  // where entries past the end of a list write
 struct Visits {
-  alignas(64) float power[kBatch * kPixels + GSA_LANES];  // dL/dpower
-  alignas(64) float weight[kBatch * kPixels + GSA_LANES];
-  int start[kBatch];                           // first visit of each entry; then in order of blocks
+  // dL/dpower and the weight of each visit: those of an entry together, in the order of its blocks.
+  alignas(64) float value[2 * (kBatch * kPixels + kAhead * GSA_LANES)];
+  int next[kBatch + 1];  // where the next visit of each entry goes
 };
 
 // Walks one block front to back; false once all its pixels are opaque.
@@ -80,7 +80,7 @@ GSA_ALONE bool walk_block(const Batch& batch, int count, int b, const Pixels& pi
   vf transmittance = load(t.transmittance + i), behind = load(t.behind + i);
   const vf v_red = load(t.v_rgb[0] + i), v_green = load(t.v_rgb[1] + i);
   const vf v_blue = load(t.v_rgb[2] + i), v_depth = load(t.v_depth + i);
-  const BlockSet before = ((BlockSet)1 << b) - 1;
+  visits.next[kBatch] = kSpare;
   for (int k = 0; k < count; k += kAhead) {
     const Entry* e[kAhead];
     vf alpha[kAhead], slope[kAhead], rest[kAhead];
@@ -98,11 +98,9 @@ GSA_ALONE bool walk_block(const Batch& batch, int count, int b, const Pixels& pi
       rest[n] = behind = behind - c[n].weight * slope[n];
     }
     for (int n = 0; n < kAhead; ++n) {
-      const int entry = batch.list[k + n];
-      const int64_t at = entry == kBatch ? kSpare : visits.start[entry] +
-                             __builtin_popcountll(batch.blocks[entry] & before);
-      store(visits.power + at * GSA_LANES, contribute_bwd(c[n], slope[n], rest[n]));
-      store(visits.weight + at * GSA_LANES, c[n].weight);
+      float* at = visits.value + visits.next[batch.list[k + n]]++ * (int64_t)(2 * GSA_LANES);
+      store(at, contribute_bwd(c[n], slope[n], rest[n]));
+      store(at + GSA_LANES, c[n].weight);
     }
   }
   store(t.transmittance + i, transmittance), store(t.behind + i, behind);
@@ -119,13 +117,13 @@ inline void recentre(float x, float y, const Moments& m, float* slot) {
 }
 
 // Sums of one Gaussian over the blocks it reaches.
-GSA_ALONE void sum_entry(const Entry& e, BlockSet blocks, const float* power, const float* weight,
-                         const Pixels& p, const Tile& t, float* slot) {
+GSA_ALONE void sum_entry(const Entry& e, BlockSet blocks, const float* visit, const Pixels& p,
+                         const Tile& t, float* slot) {
   vf m[GSA_MOMENTS];
   for (int k = 0; k < GSA_MOMENTS; ++k) m[k] = broadcast(0.0f);
   for (; blocks; blocks &= blocks - 1) {
     const int i = __builtin_ctzll(blocks) * GSA_LANES;
-    const vf g = load(power), w = load(weight);
+    const vf g = load(visit), w = load(visit + GSA_LANES);
     m[kG] = m[kG] + g;
     m[kGx] = m[kGx] + g * load(p.x + i);
     m[kGy] = m[kGy] + g * load(p.y + i);
@@ -136,7 +134,7 @@ GSA_ALONE void sum_entry(const Entry& e, BlockSet blocks, const float* power, co
     m[kGreen] = m[kGreen] + w * load(t.v_rgb[1] + i);
     m[kBlue] = m[kBlue] + w * load(t.v_rgb[2] + i);
     m[kDepth] = m[kDepth] + w * load(t.v_depth + i);
-    power += GSA_LANES, weight += GSA_LANES;
+    visit += 2 * GSA_LANES;
   }
   recentre(e.x, e.y, sum_lanes(m, slot), slot);
 }
@@ -146,7 +144,7 @@ void composite_batch_bwd(const gsa_raster_grad& v, const Pixels& pixels, Batch& 
   int count = 0;
   for (int n = 0; n < batch.count; ++n) {
     batch.blocks[n] &= alive;
-    visits.start[n] = count;
+    visits.next[n] = count;
     count += __builtin_popcountll(batch.blocks[n]);
   }
   for (BlockSet left = alive; left; left &= left - 1) {
@@ -157,11 +155,11 @@ void composite_batch_bwd(const gsa_raster_grad& v, const Pixels& pixels, Batch& 
   const auto slot_of = [&](int n) {
     return v.slots + GSA_MOMENTS * (int64_t)batch.entry[n].slot;
   };
+  const float* visit = visits.value;
   for (int n = 0; n < batch.count; ++n) {
     if (n + kSlotsAhead < batch.count) __builtin_prefetch(slot_of(n + kSlotsAhead), 1);
-    const int64_t at = visits.start[n] * (int64_t)GSA_LANES;
-    sum_entry(batch.entry[n], batch.blocks[n], visits.power + at, visits.weight + at, pixels, t,
-              slot_of(n));
+    sum_entry(batch.entry[n], batch.blocks[n], visit, pixels, t, slot_of(n));
+    visit += __builtin_popcountll(batch.blocks[n]) * (2 * GSA_LANES);
   }
 }
 
