@@ -16,7 +16,7 @@ namespace gsa {
 // For the innermost loops: inlined into their callers they lose registers to the callers' values.
 #define GSA_ALONE __attribute__((noinline))
 
-constexpr int kBatch = 128;
+constexpr int kBatch = 240;  // a multiple of 16 whose places fit a byte
 
 // Gaussians whose alpha is computed together, each step of all before the next step of any: the steps
 // of one wait for each other, and the processor looks ahead less far than that takes.
