@@ -72,7 +72,9 @@ struct Visits {
   int next[kBatch + 1];  // where the next visit of each entry goes
 };
 
-// Walks one block front to back; false once all its pixels are opaque.
+// Walks one block front to back; false once all its pixels are opaque. `Depth` says whether depth has
+// a gradient, which colour alone has not.
+template <bool Depth>
 GSA_ALONE bool walk_block(const Batch& batch, int count, int b, const Pixels& pixels, Tile& t,
                           Visits& visits) {
   const int i = b * GSA_LANES;
@@ -91,7 +93,8 @@ GSA_ALONE bool walk_block(const Batch& batch, int count, int b, const Pixels& pi
     for (int n = 0; n < kAhead; ++n) slope[n] = slope[n] + v_red * e[n]->color[0];
     for (int n = 0; n < kAhead; ++n) slope[n] = slope[n] + v_green * e[n]->color[1];
     for (int n = 0; n < kAhead; ++n) slope[n] = slope[n] + v_blue * e[n]->color[2];
-    for (int n = 0; n < kAhead; ++n) slope[n] = slope[n] + v_depth * e[n]->depth;
+    if (Depth)
+      for (int n = 0; n < kAhead; ++n) slope[n] = slope[n] + v_depth * e[n]->depth;
     for (int n = 0; n < kAhead; ++n) {
       c[n] = contribute<vm>(alpha[n], transmittance);
       transmittance = c[n].transmittance;
@@ -117,6 +120,7 @@ inline void recentre(float x, float y, const Moments& m, float* slot) {
 }
 
 // Sums of one Gaussian over the blocks it reaches.
+template <bool Depth>
 GSA_ALONE void sum_entry(const Entry& e, BlockSet blocks, const float* visit, const Pixels& p,
                          const Tile& t, float* slot) {
   vf m[GSA_MOMENTS];
@@ -133,7 +137,7 @@ GSA_ALONE void sum_entry(const Entry& e, BlockSet blocks, const float* visit, co
     m[kRed] = m[kRed] + w * load(t.v_rgb[0] + i);
     m[kGreen] = m[kGreen] + w * load(t.v_rgb[1] + i);
     m[kBlue] = m[kBlue] + w * load(t.v_rgb[2] + i);
-    m[kDepth] = m[kDepth] + w * load(t.v_depth + i);
+    if (Depth) m[kDepth] = m[kDepth] + w * load(t.v_depth + i);
     visit += 2 * GSA_LANES;
   }
   recentre(e.x, e.y, sum_lanes(m, slot), slot);
@@ -147,10 +151,12 @@ void composite_batch_bwd(const gsa_raster_grad& v, const Pixels& pixels, Batch& 
     visits.next[n] = count;
     count += __builtin_popcountll(batch.blocks[n]);
   }
+  const auto walk = v.depth ? walk_block<true> : walk_block<false>;
+  const auto sum = v.depth ? sum_entry<true> : sum_entry<false>;
   for (BlockSet left = alive; left; left &= left - 1) {
     const int b = __builtin_ctzll(left);
     const int listed = list_block(batch, b);
-    if (listed && !walk_block(batch, listed, b, pixels, t, visits)) alive &= ~((BlockSet)1 << b);
+    if (listed && !walk(batch, listed, b, pixels, t, visits)) alive &= ~((BlockSet)1 << b);
   }
   const auto slot_of = [&](int n) {
     return v.slots + GSA_MOMENTS * (int64_t)batch.entry[n].slot;
@@ -158,7 +164,7 @@ void composite_batch_bwd(const gsa_raster_grad& v, const Pixels& pixels, Batch& 
   const float* visit = visits.value;
   for (int n = 0; n < batch.count; ++n) {
     if (n + kSlotsAhead < batch.count) __builtin_prefetch(slot_of(n + kSlotsAhead), 1);
-    sum_entry(batch.entry[n], batch.blocks[n], visit, pixels, t, slot_of(n));
+    sum(batch.entry[n], batch.blocks[n], visit, pixels, t, slot_of(n));
     visit += __builtin_popcountll(batch.blocks[n]) * (2 * GSA_LANES);
   }
 }
@@ -249,6 +255,8 @@ void composite_tile_bwd(const gsa_raster& s, const gsa_raster_grad& v, int tile,
   if (v.background) background_bwd(s, v, area, background_sums + 3 * (int64_t)tile);
   const int last = s.tile_start[tile + 1];
   if (s.tile_start[tile] == last) return;
+  // another instruction set may have drawn the picture, with blocks of another size
+  const bool known = s.blocks && s.tile_start[tiles_across(s) * tiles_down(s) + 1] == GSA_LANES;
   const FlushTiny flush;
   Tile t;
   memset(&t, 0, sizeof t);
@@ -263,7 +271,7 @@ void composite_tile_bwd(const gsa_raster& s, const gsa_raster_grad& v, int tile,
                GSA_MOMENTS * sizeof(float));
       break;
     }
-    read_batch(s, area, first, last, pixels, batch);
+    read_batch(s, area, first, last, pixels, batch, known);
     composite_batch_bwd(v, pixels, batch, alive, t, visits);
   }
 }

@@ -39,6 +39,7 @@ void bin(const gsa_raster& s, int tiles, Crew& crew) {
     }
   }
   s.tile_start[tiles] = sum;
+  s.tile_start[tiles + 1] = GSA_LANES;
   crew.run(parts, [&](int p) {
     int32_t* cursor = s.tile_counts + (int64_t)p * tiles;
     const int end = bound(p + 1);
@@ -169,8 +170,9 @@ void composite_tile(const gsa_raster& s, int tile, const Pixels& pixels) {
   memset(&t, 0, sizeof t);
   Batch batch;
   BlockSet alive = start_transmittance(area, t.transmittance);
-  for (int first = s.tile_start[tile]; first < last && alive; first += kBatch) {
-    read_batch(s, area, first, last, pixels, batch);
+  int first = s.tile_start[tile];
+  for (; first < last && alive; first += kBatch) {
+    read_batch(s, area, first, last, pixels, batch, false);
     for (BlockSet left = alive; left; left &= left - 1) {
       const int b = __builtin_ctzll(left);
       const int count = list_block(batch, b);
@@ -179,6 +181,8 @@ void composite_tile(const gsa_raster& s, int tile, const Pixels& pixels) {
       if (!composite(batch, count, pixels, b * GSA_LANES, t)) alive &= ~((BlockSet)1 << b);
     }
   }
+  if (s.blocks)  // nothing behind is seen
+    for (; first < last; ++first) ((BlockSet*)s.blocks)[first] = 0;
   write_tile(s, area, t);
 }
 
@@ -223,7 +227,7 @@ extern "C" int64_t gsa_count_contributions(const gsa_raster* scene) {
     int64_t found = 0;
     Batch batch;
     for (int first = s.tile_start[tile]; first < last; first += kBatch) {
-      read_batch(s, area, first, last, pixels, batch);
+      read_batch(s, area, first, last, pixels, batch, false);
       for (int b = 0; b < kBlocks; ++b) {
         const BlockPixels p(pixels, b * GSA_LANES);
         const int count = list_block(batch, b);

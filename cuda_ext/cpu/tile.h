@@ -104,18 +104,20 @@ inline BlockSet block_mask(const Record& r, const Pixels& p, float x, float y) {
   return mask;
 }
 
-// Reads the pairs [first, first + batch.count) of the tile's list.
+// Reads the pairs [first, first + batch.count) of the tile's list. Which blocks each reaches is found,
+// and kept where there is a place for it, unless it is `known`.
 inline void read_batch(const gsa_raster& s, const TileArea& area, int first, int last,
-                       const Pixels& p, Batch& batch) {
+                       const Pixels& p, Batch& batch, bool known) {
   const Record* records = (const Record*)s.records;
   const int32_t* pair = s.list + 2 * (int64_t)first;
+  BlockSet* kept = s.blocks ? (BlockSet*)s.blocks + first : nullptr;
   batch.count = last - first < kBatch ? last - first : kBatch;
   int branches = 0;
   for (int i = 0; i < batch.count; ++i) {
     if (first + i + 8 < last) __builtin_prefetch(records + pair[2 * (i + 8)]);
     const Record& r = records[pair[2 * i]];
     const float x = r.x - (float)area.left, y = r.y - (float)area.top;
-    batch.blocks[i] = block_mask(r, p, x, y);
+    if (!known) batch.blocks[i] = block_mask(r, p, x, y);
     Entry& e = batch.entry[i];
     memcpy((void*)&e, &r, sizeof e);
     e.x = x - Pixels::kCentre, e.y = y - Pixels::kCentre;
@@ -123,6 +125,12 @@ inline void read_batch(const gsa_raster& s, const TileArea& area, int first, int
                            r.peak);
     e.slot = pair[2 * i + 1];
     branches |= 1 << r.branch;
+  }
+  const size_t bytes = sizeof(BlockSet) * (size_t)batch.count;
+  if (known) {
+    memcpy(batch.blocks, kept, bytes);
+  } else if (kept) {
+    memcpy(kept, batch.blocks, bytes);
   }
   for (int i = batch.count; i < (batch.count + 15) / 16 * 16; ++i) batch.blocks[i] = 0;
   batch.mixed = (branches & (branches - 1)) != 0;

@@ -208,10 +208,11 @@ def project_and_composite(
     if parts is not None:
         scene.parts, scene.part_count = ctypes.addressof(parts), len(parts)
     check.raise_for(library.gsa_project(scene))
-    tile_start, pairs = _ints(tiles + 1), _ints(scene.pairs, 2)
+    tile_start, pairs = _ints(tiles + 2), _ints(2, scene.pairs, 2)
     rgb, branch_alpha = torch.empty(height, width, 3), torch.empty(height, width, 3)
     alpha, depth = torch.empty(height, width), torch.empty(height, width)
     scene.tile_start, scene.list = tile_start.data_ptr(), pairs.data_ptr()
+    scene.blocks = pairs.data_ptr() + 8 * scene.pairs  # int32 [E, 2] come first
     scene.rgb, scene.branch_alpha = rgb.data_ptr(), branch_alpha.data_ptr()
     scene.alpha, scene.depth = alpha.data_ptr(), depth.data_ptr()
     check.raise_for(library.gsa_composite(scene))
@@ -235,7 +236,7 @@ def _forward(
     """rgb, alpha, branch_alpha, depth, then what the backward pass reads again.
 
     That is the projected records [N, 16], first slot per Gaussian [N + 1], first pair per tile
-    [T + 1] and the pairs [E, 2].
+    [T + 2] and the pairs with the blocks they reach [2, E, 2].
     """
     inputs: dict[str, Tensor | None] = {
         "means": means, "quats": quats, "scales": scales, "opacities": opacities,
@@ -257,7 +258,7 @@ def _(means, quats, scales, opacities, colors, branch, world_to_cam, K, width, h
         means.new_empty(height, width, 3), means.new_empty(height, width),
         means.new_empty(height, width, 3), means.new_empty(height, width),
         means.new_empty(count, native.RECORD), branch.new_empty(count + 1),
-        branch.new_empty(tiles + 1), branch.new_empty(pairs, 2),
+        branch.new_empty(tiles + 2), branch.new_empty(2, pairs, 2),
     )  # fmt: skip
 
 
@@ -296,6 +297,7 @@ def _gradients(
         "rgb": rgb, "alpha": alpha, "branch_alpha": branch_alpha, "depth": depth,
     }  # fmt: skip
     scene = scene_of(held, width, height)
+    scene.blocks = pairs[1].data_ptr()
     count = means.shape[0]
     given = {"rgb": v_rgb, "alpha": v_alpha, "branch_alpha": v_branch_alpha, "depth": v_depth}
     cotangents = {name: None if t is None else t.contiguous() for name, t in given.items()}
@@ -307,7 +309,7 @@ def _gradients(
         "background": torch.empty(background.shape if needs_background else 0),
         "screen_probe": torch.empty(count, 2),
     }  # fmt: skip
-    slots = torch.empty(pairs.shape[0], native.MOMENTS)
+    slots = torch.empty(pairs.shape[1], native.MOMENTS)
     partial = torch.empty(16 * (count // native.CHUNK + 1) + 3 * _tiles(width, height))
     grad = native.RasterGrad()
     for name, tensor in [*cotangents.items(), ("slots", slots), ("partial", partial)]:
@@ -363,5 +365,5 @@ def _backward(
 
 rasterize_op.register_autograd(_backward, setup_context=_setup)
 _rasterize_cpu = shortcut(
-    rasterize_op, _forward, _setup, functools.partial(_backward, gradients=_gradients)
+    rasterize_op, _forward, _setup, functools.partial(_backward, gradients=_gradients), visible=4
 )

@@ -32,11 +32,13 @@ def shortcut(
     forward: Callable[..., Any],
     setup: Callable[..., None],
     backward: Callable[..., tuple[Any, ...]],
+    visible: int,
 ) -> Callable[..., Any]:
     """``op`` by the short way wherever a call is plain.
 
     ``forward`` is what the op runs; ``setup`` and ``backward`` do what those of its
-    ``register_autograd`` do. There are no second derivatives, as there are none of the op.
+    ``register_autograd`` do. Only the first ``visible`` outputs are returned: torch spends as much
+    on one that is just kept for the backward pass. There are no second derivatives, as there are none of the op.
     """
 
     class Plain(torch.autograd.Function):
@@ -45,7 +47,7 @@ def shortcut(
             """Forward with the context in hand: binding the arguments for a setup takes 50 us."""
             output = forward(*arguments)
             setup(ctx, arguments, output)
-            return output
+            return output[:visible]
 
         @staticmethod
         @once_differentiable
@@ -53,6 +55,6 @@ def shortcut(
             return backward(ctx, *cotangents)
 
     def call(*arguments: Any) -> Any:
-        return Plain.apply(*arguments) if is_plain(arguments) else op(*arguments)
+        return Plain.apply(*arguments) if is_plain(arguments) else op(*arguments)[:visible]
 
     return call
