@@ -51,10 +51,10 @@ GSA_FN bool tile_box(float x, float y, float extent_x, float extent_y, int32_t w
   const float last_x = (float)(width - 1), last_y = (float)(height - 1);
   if (!(left <= last_x && right >= 0.0f && top <= last_y && bottom >= 0.0f)) return false;
   if (left > right || top > bottom) return false;
-  box.left = (int32_t)fmaxf(left, 0.0f) / side;
-  box.right = (int32_t)fminf(right, last_x) / side;
-  box.top = (int32_t)fmaxf(top, 0.0f) / side;
-  box.bottom = (int32_t)fminf(bottom, last_y) / side;
+  box.left = (int32_t)larger(left, 0.0f) / side;
+  box.right = (int32_t)smaller(right, last_x) / side;
+  box.top = (int32_t)larger(top, 0.0f) / side;
+  box.bottom = (int32_t)smaller(bottom, last_y) / side;
   return true;
 }
 
