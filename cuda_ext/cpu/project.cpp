@@ -192,13 +192,14 @@ int32_t check_code(const ChunkCheck& check) {
   return check.bad_branch ? GSA_BAD_BRANCH : GSA_OK;
 }
 
-// Stable radix sort of (key, value) by key, 11 + 11 + 10 bits. Ends in the first buffers or the
+// Stable radix sort of (key, value) by key, 11 + 11 + 10 bits from the least key on: a head's depths
+// lie so near each other that the last pass has nothing to do. Ends in the first buffers or the
 // second; returns where the values are.
 uint32_t* radix_sort(uint32_t* keys, uint32_t* values, uint32_t* keys_2, uint32_t* values_2,
-                     int count) {
+                     int count, uint32_t least) {
   uint32_t histogram[3][2048] = {};
   for (int i = 0; i < count; ++i) {
-    const uint32_t k = keys[i];
+    const uint32_t k = keys[i] -= least;
     ++histogram[0][k & 2047], ++histogram[1][k >> 11 & 2047], ++histogram[2][k >> 22];
   }
   for (int pass = 0; pass < 3; ++pass) {
@@ -254,6 +255,7 @@ extern "C" int32_t gsa_project(gsa_raster* scene) {
   const Record* records = (const Record*)s.records;
   uint32_t *keys = s.scratch, *values = keys + s.count;
   int visible = 0;
+  uint32_t least = UINT32_MAX;
   int64_t pairs = 0;
   s.pair_start[0] = 0;
   for (int i = 0; i < s.count; ++i) {
@@ -262,10 +264,11 @@ extern "C" int32_t gsa_project(gsa_raster* scene) {
     s.pair_start[i + 1] = (int32_t)pairs;
     if (records[i].branch < 0) continue;
     memcpy(keys + visible, &records[i].depth, 4);  // positive floats order like their bits
+    least = keys[visible] < least ? keys[visible] : least;
     values[visible++] = (uint32_t)i;
   }
   const uint32_t* sorted =
-      radix_sort(keys, values, keys + 2 * s.count, keys + 3 * s.count, visible);
+      radix_sort(keys, values, keys + 2 * s.count, keys + 3 * s.count, visible, least);
   if (visible > 0) memcpy(s.order, sorted, sizeof(int32_t) * (size_t)visible);
   s.visible = visible;
   s.pairs = pairs;

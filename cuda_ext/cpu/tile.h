@@ -104,6 +104,8 @@ inline BlockSet block_mask(const Record& r, const Pixels& p, float x, float y) {
   return mask;
 }
 
+constexpr int kRecordsAhead = 20;  // records lie scattered: their lines are asked for early
+
 // Reads the pairs [first, first + batch.count) of the tile's list. Which blocks each reaches is found,
 // and kept where there is a place for it, unless it is `known`.
 inline void read_batch(const gsa_raster& s, const TileArea& area, int first, int last,
@@ -113,8 +115,11 @@ inline void read_batch(const gsa_raster& s, const TileArea& area, int first, int
   BlockSet* kept = s.blocks ? (BlockSet*)s.blocks + first : nullptr;
   batch.count = last - first < kBatch ? last - first : kBatch;
   int branches = 0;
+  for (int i = 0; i < kRecordsAhead && first + i < last; ++i)
+    __builtin_prefetch(records + pair[2 * i]);
   for (int i = 0; i < batch.count; ++i) {
-    if (first + i + 8 < last) __builtin_prefetch(records + pair[2 * (i + 8)]);
+    if (first + i + kRecordsAhead < last)
+      __builtin_prefetch(records + pair[2 * (i + kRecordsAhead)]);
     const Record& r = records[pair[2 * i]];
     const float x = r.x - (float)area.left, y = r.y - (float)area.top;
     if (!known) batch.blocks[i] = block_mask(r, p, x, y);
