@@ -323,13 +323,17 @@ void project_lanes_bwd(const gsa_raster& s, const gsa_raster_grad& v, const View
   const auto put = [&](float* at, int stride, int k, vf value) {
     store_strided(at + (int64_t)stride * first + k, stride, used, zero_unless(seen, value));
   };
-  put(v.means, 3, 0, grad.mean.x), put(v.means, 3, 1, grad.mean.y), put(v.means, 3, 2, grad.mean.z);
-  put(v.quats, 4, 0, grad.quat.w), put(v.quats, 4, 1, grad.quat.x);
-  put(v.quats, 4, 2, grad.quat.y), put(v.quats, 4, 3, grad.quat.z);
-  put(v.scales, 3, 0, grad.scale.x), put(v.scales, 3, 1, grad.scale.y);
-  put(v.scales, 3, 2, grad.scale.z);
+  const auto put_three = [&](float* at, vf x, vf y, vf z) {
+    store_three(at + 3 * (int64_t)first, used,
+                {zero_unless(seen, x), zero_unless(seen, y), zero_unless(seen, z)});
+  };
+  put_three(v.means, grad.mean.x, grad.mean.y, grad.mean.z);
+  store_quat(v.quats + 4 * (int64_t)first, used,
+             {zero_unless(seen, grad.quat.w), zero_unless(seen, grad.quat.x),
+              zero_unless(seen, grad.quat.y), zero_unless(seen, grad.quat.z)});
+  put_three(v.scales, grad.scale.x, grad.scale.y, grad.scale.z);
   put(v.opacities, 1, 0, v_opacity);
-  for (int c = 0; c < 3; ++c) put(v.colors, 3, c, sum[kRed + c]);
+  put_three(v.colors, sum[kRed], sum[kGreen], sum[kBlue]);
   if (v.screen_probe) put(v.screen_probe, 2, 0, screen.x), put(v.screen_probe, 2, 1, screen.y);
 }
 

@@ -92,9 +92,8 @@ Gaussian3<vf> gaussians_of(const gsa_raster& s, const Piece& piece, int first, i
 void colours_of(const gsa_raster& s, const Piece& piece, const Vec3<vf>& mean, int first, int used,
                 vf& red, vf& green, vf& blue) {
   if (!s.sh) {
-    const float* at = s.colors + 3 * first;
-    red = load_strided(at, 3, used, 0.0f), green = load_strided(at + 1, 3, used, 0.0f);
-    blue = load_strided(at + 2, 3, used, 0.0f);
+    const Vec3<vf> rgb = load_three(s.colors + 3 * first, used, 0.0f);
+    red = rgb.x, green = rgb.y, blue = rgb.z;
     return;
   }
   const Seen seen =
@@ -129,25 +128,24 @@ void project_lanes(const gsa_raster& s, const View& view, const Piece& piece, in
   const Exponent<vf> e = exponent_of(p.conic_xx, p.conic_xy, p.conic_yy);
   const uint32_t seen = bits(can_show(p.depth, p.cov_xx, p.cov_yy, reach.power));
 
-  Lanes<16> out;
-  out.put(0, e.xx), out.put(1, e.xy), out.put(2, e.yy);
-  out.put(3, slope_along(e.xx, e.xy)), out.put(4, slope_along(e.yy, e.xy));
-  out.put(5, reach.extent_x), out.put(6, reach.peak), out.put(7, broadcast(0.0f) - reach.power);
-  out.put(8, red), out.put(9, green), out.put(10, blue), out.put(11, p.depth);
-  out.put(12, p.x), out.put(13, p.y), out.put(14, reach.extent_y), out.put(15, broadcast(0.0f));
+  const vf zero = broadcast(0.0f);
+  vf fields[GSA_RECORD] = {e.xx, e.xy, e.yy, slope_along(e.xx, e.xy), slope_along(e.yy, e.xy),
+                           zero, reach.peak, zero - reach.power, red, green, blue, p.depth,
+                           p.x, p.y, zero, zero};
+  Lanes<2> extent;
+  extent.put(0, reach.extent_x), extent.put(1, reach.extent_y);
   vf column, row;
   window_offsets(column, row);
   Record* records = (Record*)s.records;
   Cover* covers = (Cover*)s.cover;
+  store_records((float*)(records + first), used, fields);
   for (int l = 0; l < used; ++l) {
     Record& r = records[first + l];
-    float* into = (float*)&r;
-    for (int i = 0; i < GSA_RECORD; ++i) into[i] = out.at(i, l);
     const int32_t branch = s.branch[first + l];
     if (branch < 0 || branch > 2) check.bad_branch = true;
     int32_t count = 0;
     if ((seen >> l & 1) &&
-        find_bounds(r, out.at(5, l), out.at(14, l), s, covers[first + l]))
+        find_bounds(r, extent.at(0, l), extent.at(1, l), s, covers[first + l]))
       count = find_tiles(r, covers[first + l], column, row);
     r.branch = count ? branch : -1;
     pairs[first + l] = count;
