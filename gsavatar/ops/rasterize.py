@@ -363,7 +363,16 @@ def _backward(
     )  # fmt: skip
 
 
+def _gradients_once(*arguments: Any) -> Any:
+    """The gradients by the short way, unless theirs are wanted, which the op refuses."""
+    return rasterize_bwd_op(*arguments) if torch.is_grad_enabled() else _gradients(*arguments)
+
+
 rasterize_op.register_autograd(_backward, setup_context=_setup)
 _rasterize_cpu = shortcut(
-    rasterize_op, _forward, _setup, functools.partial(_backward, gradients=_gradients), visible=4
+    rasterize_op,
+    _forward,
+    _setup,
+    functools.partial(_backward, gradients=_gradients_once),
+    visible=4,
 )

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 PLAIN = (Tensor, torch.nn.Parameter)
@@ -38,7 +37,8 @@ def shortcut(
 
     ``forward`` is what the op runs; ``setup`` and ``backward`` do what those of its
     ``register_autograd`` do. Only the first ``visible`` outputs are returned: torch spends as much
-    on one that is just kept for the backward pass. There are no second derivatives, as there are none of the op.
+    on one that is just kept for the backward pass. With gradients enabled, which asks for second
+    derivatives, ``backward`` must take an op that refuses them.
     """
 
     class Plain(torch.autograd.Function):
@@ -50,7 +50,6 @@ def shortcut(
             return output[:visible]
 
         @staticmethod
-        @once_differentiable
         def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
             return backward(ctx, *cotangents)
 
