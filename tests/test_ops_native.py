@@ -22,6 +22,7 @@ from tests.test_ops_rasterize import (
     assert_alike,
     call,
     gradients,
+    leaves,
     scene,
     single,
 )
@@ -62,6 +63,25 @@ def test_instruction_sets_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     for isa, tensors in found.items():
         for i, (got, want) in enumerate(zip(tensors, base, strict=True)):
             assert_alike(f"{isa} {i}", got, want, 3e-3)
+
+
+def test_gradients_need_not_come_from_the_instruction_set_of_the_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The forward pass keeps which blocks a Gaussian reaches; their size is that of a vector."""
+    s = leaves(scene(60), torch.float32)
+    moving = [s[name] for name in ("means", "quats", "scales", "opacities", "colors")]
+    found = {}
+    for drawn in runnable():
+        for derived in runnable():
+            monkeypatch.setenv("GSAVATAR_ISA", drawn)
+            rgb = call(ops.rasterize, s).rgb
+            monkeypatch.setenv("GSAVATAR_ISA", derived)
+            found[drawn, derived] = torch.autograd.grad(rgb.square().sum(), moving)
+    want = found["base", "base"]
+    for pair, grads in found.items():
+        for i, (got, expected) in enumerate(zip(grads, want, strict=True)):
+            assert_alike(f"{pair} {i}", got, expected, 3e-3)
 
 
 def test_calls_from_several_threads_are_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:

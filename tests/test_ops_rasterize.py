@@ -484,6 +484,22 @@ def test_opcheck_backward() -> None:
         )
 
 
+def test_the_short_way_is_the_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    s = scene(40, seed=8)
+    rendering, grads = gradients(ops.rasterize, s, torch.float32, 40)
+    monkeypatch.setattr("gsavatar.ops.shortcut.is_plain", lambda _: False)
+    by_op, grads_by_op = gradients(ops.rasterize, s, torch.float32, 40)
+    assert all(torch.equal(getattr(rendering, name), getattr(by_op, name)) for name in OUTPUTS)
+    assert all(torch.equal(grads[name], grads_by_op[name]) for name in GRADIENTS)
+
+
+def test_a_second_derivative_is_refused() -> None:
+    s = leaves(scene(10, seed=9), torch.float32)
+    (grad,) = torch.autograd.grad(call(ops.rasterize, s).rgb.sum(), s["means"], create_graph=True)
+    with pytest.raises(RuntimeError, match=r"not differentiable|no autograd"):
+        grad.sum().backward()
+
+
 @pytest.mark.parametrize("channels", [None, 5])
 def test_opcheck(channels: int | None) -> None:
     s = leaves(scene(12, seed=4), torch.float32)

@@ -68,12 +68,14 @@ struct Tile {
 constexpr int kSlotsAhead = 12;  // slots lie scattered: their lines are asked for early
 constexpr int kSpare = kBatch * kBlocks;  // where entries past the end of a list write
 struct Visits {
-  alignas(64) float power[kBatch * kPixels + GSA_LANES];  // dL/dpower
-  alignas(64) float weight[kBatch * kPixels + GSA_LANES];
-  int start[kBatch];                           // first visit of each entry; then in order of blocks
+  // dL/dpower and the weight of each visit: those of an entry together, in the order of its blocks.
+  alignas(64) float value[2 * (kBatch * kPixels + kAhead * GSA_LANES)];
+  int next[kBatch + 1];  // where the next visit of each entry goes
 };
 
-// Walks one block front to back; false once all its pixels are opaque.
+// Walks one block front to back; false once all its pixels are opaque. `Depth` says whether depth has
+// a gradient, which colour alone has not.
+template <bool Depth>
 GSA_ALONE bool walk_block(const Batch& batch, int count, int b, const Pixels& pixels, Tile& t,
                           Visits& visits) {
   const int i = b * GSA_LANES;
@@ -81,7 +83,7 @@ GSA_ALONE bool walk_block(const Batch& batch, int count, int b, const Pixels& pi
   vf transmittance = load(t.transmittance + i), behind = load(t.behind + i);
   const vf v_red = load(t.v_rgb[0] + i), v_green = load(t.v_rgb[1] + i);
   const vf v_blue = load(t.v_rgb[2] + i), v_depth = load(t.v_depth + i);
-  const BlockSet before = ((BlockSet)1 << b) - 1;
+  visits.next[kBatch] = kSpare;
   for (int k = 0; k < count; k += kAhead) {
     const Entry* e[kAhead];
     vf alpha[kAhead], slope[kAhead], rest[kAhead];
@@ -92,18 +94,17 @@ GSA_ALONE bool walk_block(const Batch& batch, int count, int b, const Pixels& pi
     for (int n = 0; n < kAhead; ++n) slope[n] = slope[n] + v_red * e[n]->color[0];
     for (int n = 0; n < kAhead; ++n) slope[n] = slope[n] + v_green * e[n]->color[1];
     for (int n = 0; n < kAhead; ++n) slope[n] = slope[n] + v_blue * e[n]->color[2];
-    for (int n = 0; n < kAhead; ++n) slope[n] = slope[n] + v_depth * e[n]->depth;
+    if (Depth)
+      for (int n = 0; n < kAhead; ++n) slope[n] = slope[n] + v_depth * e[n]->depth;
     for (int n = 0; n < kAhead; ++n) {
       c[n] = contribute<vm>(alpha[n], transmittance);
       transmittance = c[n].transmittance;
       rest[n] = behind = behind - c[n].weight * slope[n];
     }
     for (int n = 0; n < kAhead; ++n) {
-      const int entry = batch.list[k + n];
-      const int64_t at = entry == kBatch ? kSpare : visits.start[entry] +
-                             __builtin_popcountll(batch.blocks[entry] & before);
-      store(visits.power + at * GSA_LANES, contribute_bwd(c[n], slope[n], rest[n]));
-      store(visits.weight + at * GSA_LANES, c[n].weight);
+      float* at = visits.value + visits.next[batch.list[k + n]]++ * (int64_t)(2 * GSA_LANES);
+      store(at, contribute_bwd(c[n], slope[n], rest[n]));
+      store(at + GSA_LANES, c[n].weight);
     }
   }
   store(t.transmittance + i, transmittance), store(t.behind + i, behind);
@@ -120,13 +121,14 @@ inline void recentre(float x, float y, const Moments& m, float* slot) {
 }
 
 // Sums of one Gaussian over the blocks it reaches.
-GSA_ALONE void sum_entry(const Entry& e, BlockSet blocks, const float* power, const float* weight,
-                         const Pixels& p, const Tile& t, float* slot) {
+template <bool Depth>
+GSA_ALONE void sum_entry(const Entry& e, BlockSet blocks, const float* visit, const Pixels& p,
+                         const Tile& t, float* slot) {
   vf m[GSA_MOMENTS];
   for (int k = 0; k < GSA_MOMENTS; ++k) m[k] = broadcast(0.0f);
   for (; blocks; blocks &= blocks - 1) {
     const int i = __builtin_ctzll(blocks) * GSA_LANES;
-    const vf g = load(power), w = load(weight);
+    const vf g = load(visit), w = load(visit + GSA_LANES);
     m[kG] = m[kG] + g;
     m[kGx] = m[kGx] + g * load(p.x + i);
     m[kGy] = m[kGy] + g * load(p.y + i);
@@ -136,8 +138,8 @@ GSA_ALONE void sum_entry(const Entry& e, BlockSet blocks, const float* power, co
     m[kRed] = m[kRed] + w * load(t.v_rgb[0] + i);
     m[kGreen] = m[kGreen] + w * load(t.v_rgb[1] + i);
     m[kBlue] = m[kBlue] + w * load(t.v_rgb[2] + i);
-    m[kDepth] = m[kDepth] + w * load(t.v_depth + i);
-    power += GSA_LANES, weight += GSA_LANES;
+    if (Depth) m[kDepth] = m[kDepth] + w * load(t.v_depth + i);
+    visit += 2 * GSA_LANES;
   }
   recentre(e.x, e.y, sum_lanes(m, slot), slot);
 }
@@ -147,22 +149,24 @@ void composite_batch_bwd(const gsa_raster_grad& v, const Pixels& pixels, Batch& 
   int count = 0;
   for (int n = 0; n < batch.count; ++n) {
     batch.blocks[n] &= alive;
-    visits.start[n] = count;
+    visits.next[n] = count;
     count += __builtin_popcountll(batch.blocks[n]);
   }
+  const auto walk = v.depth ? walk_block<true> : walk_block<false>;
+  const auto sum = v.depth ? sum_entry<true> : sum_entry<false>;
   for (BlockSet left = alive; left; left &= left - 1) {
     const int b = __builtin_ctzll(left);
     const int listed = list_block(batch, b);
-    if (listed && !walk_block(batch, listed, b, pixels, t, visits)) alive &= ~((BlockSet)1 << b);
+    if (listed && !walk(batch, listed, b, pixels, t, visits)) alive &= ~((BlockSet)1 << b);
   }
   const auto slot_of = [&](int n) {
     return v.slots + GSA_MOMENTS * (int64_t)batch.entry[n].slot;
   };
+  const float* visit = visits.value;
   for (int n = 0; n < batch.count; ++n) {
     if (n + kSlotsAhead < batch.count) __builtin_prefetch(slot_of(n + kSlotsAhead), 1);
-    const int64_t at = visits.start[n] * (int64_t)GSA_LANES;
-    sum_entry(batch.entry[n], batch.blocks[n], visits.power + at, visits.weight + at, pixels, t,
-              slot_of(n));
+    sum(batch.entry[n], batch.blocks[n], visit, pixels, t, slot_of(n));
+    visit += __builtin_popcountll(batch.blocks[n]) * (2 * GSA_LANES);
   }
 }
 
@@ -252,6 +256,7 @@ void composite_tile_bwd(const gsa_raster& s, const gsa_raster_grad& v, int tile,
   if (v.background) background_bwd(s, v, area, background_sums + 3 * (int64_t)tile);
   const int last = s.tile_start[tile + 1];
   if (s.tile_start[tile] == last) return;
+  const bool known = blocks_known(s);
   const FlushTiny flush;
   Tile t;
   memset(&t, 0, sizeof t);
@@ -266,7 +271,7 @@ void composite_tile_bwd(const gsa_raster& s, const gsa_raster_grad& v, int tile,
                GSA_MOMENTS * sizeof(float));
       break;
     }
-    read_batch(s, area, first, last, pixels, batch);
+    read_batch(s, area, first, last, pixels, batch, known);
     composite_batch_bwd(v, pixels, batch, alive, t, visits);
   }
 }
@@ -318,13 +323,17 @@ void project_lanes_bwd(const gsa_raster& s, const gsa_raster_grad& v, const View
   const auto put = [&](float* at, int stride, int k, vf value) {
     store_strided(at + (int64_t)stride * first + k, stride, used, zero_unless(seen, value));
   };
-  put(v.means, 3, 0, grad.mean.x), put(v.means, 3, 1, grad.mean.y), put(v.means, 3, 2, grad.mean.z);
-  put(v.quats, 4, 0, grad.quat.w), put(v.quats, 4, 1, grad.quat.x);
-  put(v.quats, 4, 2, grad.quat.y), put(v.quats, 4, 3, grad.quat.z);
-  put(v.scales, 3, 0, grad.scale.x), put(v.scales, 3, 1, grad.scale.y);
-  put(v.scales, 3, 2, grad.scale.z);
+  const auto put_three = [&](float* at, vf x, vf y, vf z) {
+    store_three(at + 3 * (int64_t)first, used,
+                {zero_unless(seen, x), zero_unless(seen, y), zero_unless(seen, z)});
+  };
+  put_three(v.means, grad.mean.x, grad.mean.y, grad.mean.z);
+  store_quat(v.quats + 4 * (int64_t)first, used,
+             {zero_unless(seen, grad.quat.w), zero_unless(seen, grad.quat.x),
+              zero_unless(seen, grad.quat.y), zero_unless(seen, grad.quat.z)});
+  put_three(v.scales, grad.scale.x, grad.scale.y, grad.scale.z);
   put(v.opacities, 1, 0, v_opacity);
-  for (int c = 0; c < 3; ++c) put(v.colors, 3, c, sum[kRed + c]);
+  put_three(v.colors, sum[kRed], sum[kGreen], sum[kBlue]);
   if (v.screen_probe) put(v.screen_probe, 2, 0, screen.x), put(v.screen_probe, 2, 1, screen.y);
 }
 

@@ -37,7 +37,7 @@ struct Values {
 
   void read(const Group& group, const TileArea& area, int first, int last, const Pixels& pixels) {
     const gsa_raster& s = group.s;
-    read_batch(s, area, first, last, pixels, batch);
+    read_batch(s, area, first, last, pixels, batch, blocks_known(s));
     for (int i = 0; i < batch.count; ++i) {
       const int64_t g = s.list[2 * (int64_t)(first + i)];
       memcpy(value[i], s.channels + g * s.channel_count + group.first,

@@ -94,9 +94,8 @@ Gaussian3<vf> gaussians_of(const gsa_raster& s, const Piece& piece, int first, i
 void colours_of(const gsa_raster& s, const Piece& piece, const Vec3<vf>& mean, int first, int used,
                 vf& red, vf& green, vf& blue, ChunkCheck& check) {
   if (!s.sh) {
-    const float* at = s.colors + 3 * first;
-    red = load_strided(at, 3, used, 0.0f), green = load_strided(at + 1, 3, used, 0.0f);
-    blue = load_strided(at + 2, 3, used, 0.0f);
+    const Vec3<vf> rgb = load_three(s.colors + 3 * first, used, 0.0f);
+    red = rgb.x, green = rgb.y, blue = rgb.z;
     return;
   }
   const Seen seen =
@@ -133,25 +132,24 @@ void project_lanes(const gsa_raster& s, const View& view, const Piece& piece, in
   const Exponent<vf> e = exponent_of(p.conic_xx, p.conic_xy, p.conic_yy);
   const uint32_t seen = bits(can_show(p.depth, p.cov_xx, p.cov_yy, reach.power));
 
-  Lanes<16> out;
-  out.put(0, e.xx), out.put(1, e.xy), out.put(2, e.yy);
-  out.put(3, slope_along(e.xx, e.xy)), out.put(4, slope_along(e.yy, e.xy));
-  out.put(5, reach.extent_x), out.put(6, reach.opacity), out.put(7, broadcast(0.0f) - reach.power);
-  out.put(8, red), out.put(9, green), out.put(10, blue), out.put(11, p.depth);
-  out.put(12, p.x), out.put(13, p.y), out.put(14, reach.extent_y), out.put(15, broadcast(0.0f));
+  const vf zero = broadcast(0.0f);
+  vf fields[GSA_RECORD] = {e.xx, e.xy, e.yy, slope_along(e.xx, e.xy), slope_along(e.yy, e.xy),
+                           zero, reach.peak, zero - reach.power, red, green, blue, p.depth,
+                           p.x, p.y, zero, zero};
+  Lanes<2> extent;
+  extent.put(0, reach.extent_x), extent.put(1, reach.extent_y);
   vf column, row;
   window_offsets(column, row);
   Record* records = (Record*)s.records;
   Cover* covers = (Cover*)s.cover;
+  store_records((float*)(records + first), used, fields);
   for (int l = 0; l < used; ++l) {
     Record& r = records[first + l];
-    float* into = (float*)&r;
-    for (int i = 0; i < GSA_RECORD; ++i) into[i] = out.at(i, l);
     const int32_t branch = s.branch[first + l];
     if (branch < 0 || branch > 2) check.bad_branch = true;
     int32_t count = 0;
     if ((seen >> l & 1) &&
-        find_bounds(r, out.at(5, l), out.at(14, l), s, covers[first + l]))
+        find_bounds(r, extent.at(0, l), extent.at(1, l), s, covers[first + l]))
       count = find_tiles(r, covers[first + l], column, row);
     r.branch = count ? branch : -1;
     pairs[first + l] = count;
@@ -189,13 +187,14 @@ int32_t check_code(const ChunkCheck& check) {
   return check.bad_branch ? GSA_BAD_BRANCH : GSA_OK;
 }
 
-// Stable radix sort of (key, value) by key, 11 + 11 + 10 bits. Ends in the first buffers or the
+// Stable radix sort of (key, value) by key, 11 + 11 + 10 bits from the least key on: a head's depths
+// lie so near each other that the last pass has nothing to do. Ends in the first buffers or the
 // second; returns where the values are.
 uint32_t* radix_sort(uint32_t* keys, uint32_t* values, uint32_t* keys_2, uint32_t* values_2,
-                     int count) {
+                     int count, uint32_t least) {
   uint32_t histogram[3][2048] = {};
   for (int i = 0; i < count; ++i) {
-    const uint32_t k = keys[i];
+    const uint32_t k = keys[i] -= least;
     ++histogram[0][k & 2047], ++histogram[1][k >> 11 & 2047], ++histogram[2][k >> 22];
   }
   for (int pass = 0; pass < 3; ++pass) {
@@ -251,6 +250,7 @@ extern "C" int32_t gsa_project(gsa_raster* scene) {
   const Record* records = (const Record*)s.records;
   uint32_t *keys = s.scratch, *values = keys + s.count;
   int visible = 0;
+  uint32_t least = UINT32_MAX;
   int64_t pairs = 0;
   s.pair_start[0] = 0;
   for (int i = 0; i < s.count; ++i) {
@@ -259,10 +259,11 @@ extern "C" int32_t gsa_project(gsa_raster* scene) {
     s.pair_start[i + 1] = (int32_t)pairs;
     if (records[i].branch < 0) continue;
     memcpy(keys + visible, &records[i].depth, 4);  // positive floats order like their bits
+    least = keys[visible] < least ? keys[visible] : least;
     values[visible++] = (uint32_t)i;
   }
   const uint32_t* sorted =
-      radix_sort(keys, values, keys + 2 * s.count, keys + 3 * s.count, visible);
+      radix_sort(keys, values, keys + 2 * s.count, keys + 3 * s.count, visible, least);
   if (visible > 0) memcpy(s.order, sorted, sizeof(int32_t) * (size_t)visible);
   s.visible = visible;
   s.pairs = pairs;

@@ -12,8 +12,8 @@ struct Record {
   float exponent_xx, exponent_xy, exponent_yy;  // see coverage.h
   float slope_x, slope_y;                       // of the ellipse's sides, see least_exponent
   float unused;
-  float opacity;   // compensated, at most kOpacityMax
-  float faintest;  // least power that counts, minus the reach
+  float peak;      // see Reach
+  float faintest;  // minus the reach
   float color[3];
   float depth;
   float x, y;      // mean, pixels

@@ -36,6 +36,22 @@ GSA_SIMD vf whole_part(vf& t) {
 }
 GSA_SIMD vf fraction(vf t, vf whole) { return t - whole; }
 GSA_SIMD vf scaled_by(vf p, vf whole) { return _mm512_scalef_ps(p, whole); }
+// The bits of 2^(i / 32) less i << 18, which the shift below adds again, see powers_of_two.
+alignas(64) constexpr uint32_t kStepBits[32] = {
+    0x3f800000, 0x3f7ecd87, 0x3f7daac3, 0x3f7c980f, 0x3f7b95c2, 0x3f7aa43a, 0x3f79c3d3, 0x3f78f4f0,
+    0x3f7837f0, 0x3f778d3a, 0x3f76f532, 0x3f767043, 0x3f75fed7, 0x3f75a15b, 0x3f75583f, 0x3f7523f6,
+    0x3f7504f3, 0x3f74fbaf, 0x3f7508a4, 0x3f752c4d, 0x3f75672a, 0x3f75b9be, 0x3f76248c, 0x3f76a81e,
+    0x3f7744fd, 0x3f77fbb8, 0x3f78ccdf, 0x3f79b907, 0x3f7ac0c7, 0x3f7be4ba, 0x3f7d257d, 0x3f7e83b3};
+// For powers_of_two: 32 steps, relative error 5e-8 of the polynomial.
+constexpr int kSteps = 32;
+constexpr float kPowerOrigin = 12582912.0f / kSteps;
+constexpr float kFractionPower[] = {0.24022475f, 0.69315736f, 1.0f};
+GSA_SIMD vf rest_of_power(vf shifted) {
+  const vi n = _mm512_castps_si512(shifted);
+  const vi step = _mm512_permutex2var_epi32(_mm512_load_si512(kStepBits), n,
+                                            _mm512_load_si512(kStepBits + 16));
+  return _mm512_castsi512_ps(_mm512_add_epi32(step, _mm512_slli_epi32(n, 18)));
+}
 }  // namespace gsa
 
 #elif defined(__AVX2__) && defined(__FMA__) && defined(GSA_AVX2)
@@ -73,6 +89,18 @@ GSA_SIMD vf scaled_by(vf p, vf whole) {
   const vi step = _mm256_slli_epi32(_mm256_castps_si256(whole), 23);
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), step));
 }
+// The bits of 2^(i / 8) less i << 20, which the shift below adds again, see powers_of_two.
+alignas(32) constexpr uint32_t kStepBits[8] = {
+    0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7};
+// For powers_of_two: 8 steps, relative error 2e-8 of the polynomial.
+constexpr int kSteps = 8;
+constexpr float kPowerOrigin = 12582912.0f / kSteps;
+constexpr float kFractionPower[] = {5.5498900e-2f, 0.24026407f, 0.69314721f, 1.0f};
+GSA_SIMD vf rest_of_power(vf shifted) {
+  const vi n = _mm256_castps_si256(shifted);
+  const vi step = _mm256_permutevar8x32_epi32(_mm256_load_si256((const vi*)kStepBits), n);
+  return _mm256_castsi256_ps(_mm256_add_epi32(step, _mm256_slli_epi32(n, 20)));
+}
 }  // namespace gsa
 
 #else
@@ -104,28 +132,44 @@ GSA_SIMD vf whole_part(vf& t) {
 }
 GSA_SIMD vf fraction(vf t, vf whole) { return t - (whole - broadcast(12582912.0f)); }
 GSA_SIMD vf scaled_by(vf p, vf whole) { return (vf)((vi)p + ((vi)whole << 23)); }
+// For powers_of_two: whole powers alone, which need no table; the exponent's bias is in the origin.
+constexpr int kSteps = 1;
+constexpr float kPowerOrigin = 12582912.0f + 127.0f;
+constexpr float kFractionPower[] = {1.3266970e-3f, 9.6754597e-3f, 5.5507426e-2f,
+                                    2.4022122e-1f, 6.9314695e-1f, 1.0f};
+GSA_SIMD vf rest_of_power(vf shifted) { return (vf)((vi)shifted << 23); }
 }  // namespace gsa
 #endif
 
 namespace gsa {
 
-// 2^t for N vectors by the polynomial of scalar.h, one step of all before the next of any: the steps
-// of one wait for each other, and the processor looks ahead less far than that takes.
-template <int N>
-GSA_SIMD void powers_of_two(vf* t) {
-  vf whole[N], p[N];
-  for (int i = 0; i < N; ++i) whole[i] = whole_part(t[i]);
-  for (int i = 0; i < N; ++i) t[i] = fraction(t[i], whole[i]);
-  for (int i = 0; i < N; ++i) p[i] = t[i] * broadcast(1.3266970e-3f) + broadcast(9.6754597e-3f);
-  for (int i = 0; i < N; ++i) p[i] = p[i] * t[i] + broadcast(5.5507426e-2f);
-  for (int i = 0; i < N; ++i) p[i] = p[i] * t[i] + broadcast(2.4022122e-1f);
-  for (int i = 0; i < N; ++i) p[i] = p[i] * t[i] + broadcast(6.9314695e-1f);
-  for (int i = 0; i < N; ++i) p[i] = p[i] * t[i] + broadcast(1.0f);
-  for (int i = 0; i < N; ++i) t[i] = scaled_by(p[i], whole[i]);
-}
+constexpr int kFractionTerms = sizeof kFractionPower / sizeof kFractionPower[0];
+
+// 2^t by the polynomial of scalar.h.
 GSA_SIMD vf power_of_two(vf t) {
-  powers_of_two<1>(&t);
-  return t;
+  const vf whole = whole_part(t), f = fraction(t, whole);
+  vf p = f * broadcast(1.3266970e-3f) + broadcast(9.6754597e-3f);
+  p = p * f + broadcast(5.5507426e-2f);
+  p = p * f + broadcast(2.4022122e-1f);
+  p = p * f + broadcast(6.9314695e-1f);
+  p = p * f + broadcast(1.0f);
+  return scaled_by(p, whole);
+}
+
+// 2^t as fraction * rest for N vectors with t in -100 ... 100; elsewhere the result means nothing.
+//
+// Adding 1.5 * 2^23 / kSteps leaves t kSteps, rounded, in the low mantissa bits. What is rounded off
+// is small, so the polynomial is short; the rest is a step of a table, moved by whole powers.
+template <int N>
+GSA_SIMD void powers_of_two(const vf* t, vf* fraction, vf* rest) {
+  const vf origin = broadcast(kPowerOrigin);
+  vf f[N];
+  for (int i = 0; i < N; ++i) rest[i] = t[i] + origin;
+  for (int i = 0; i < N; ++i) f[i] = t[i] - (rest[i] - origin);
+  for (int i = 0; i < N; ++i) fraction[i] = broadcast(kFractionPower[0]);
+  for (const float* c = kFractionPower + 1; c < kFractionPower + kFractionTerms; ++c)
+    for (int i = 0; i < N; ++i) fraction[i] = fraction[i] * f[i] + broadcast(*c);
+  for (int i = 0; i < N; ++i) rest[i] = rest_of_power(rest[i]);
 }
 
 GSA_SIMD vf splat(vf, float value) { return broadcast(value); }
@@ -136,25 +180,25 @@ GSA_SIMD vf load(const float* p) {
 }
 GSA_SIMD void store(float* p, vf v) { memcpy(p, &v, sizeof v); }
 
-// Upper bound of log2(a) for a normal positive a, at most 5e-5 above it: exponent bits plus a
-// polynomial through the mantissa.
-GSA_SIMD vf log2_above(vf a) {
+// log2(a) for a normal positive a, within 2e-7: exponent bits plus the logarithm of a mantissa in
+// 0.7 ... 1.4 by the series of the inverse hyperbolic tangent.
+GSA_SIMD vf log2_of(vf a) {
   float in[GSA_LANES], whole[GSA_LANES], part[GSA_LANES];
   store(in, a);
   for (int l = 0; l < GSA_LANES; ++l) {
     int32_t b;
     memcpy(&b, in + l, 4);
-    whole[l] = (float)((b >> 23) - 127);
-    b = (b & 0x7fffff) | 0x3f800000;
+    const int32_t exponent = (b - 0x3f3504f3) >> 23;  // from the root of 1/2
+    whole[l] = (float)exponent;
+    b -= exponent << 23;
     memcpy(part + l, &b, 4);
   }
   const vf m = load(part);
-  vf p = m * broadcast(0.04392863f) + broadcast(-0.40947559f);
-  p = p * m + broadcast(1.61017755f);
-  p = p * m + broadcast(-3.52021884f);
-  p = p * m + broadcast(5.06975632f);
-  p = p * m + broadcast(-2.79415368f);
-  return load(whole) + p + broadcast(3e-5f);
+  const vf s = (m - broadcast(1.0f)) * reciprocal(m + broadcast(1.0f)), s2 = s * s;
+  vf p = s2 * broadcast(0.41219858f) + broadcast(0.57707802f);  // 2 / ln 2 over 7, 5, 3 and 1
+  p = p * s2 + broadcast(0.96179669f);
+  p = p * s2 + broadcast(2.88539008f);
+  return load(whole) + p * s;
 }
 
 // While it lives, numbers below 1e-38 count as 0: the transmittance of an opaque pixel shrinks

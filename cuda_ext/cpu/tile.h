@@ -10,15 +10,17 @@
 
 #include "record.h"
 #include "composite.h"
+#include "weave.h"
 
 namespace gsa {
 
 // For the innermost loops: inlined into their callers they lose registers to the callers' values.
 #define GSA_ALONE __attribute__((noinline))
 
-constexpr int kBatch = 128;
+constexpr int kBatch = 240;  // a multiple of 16 whose places fit a byte
 
-// Gaussians whose alpha is computed together, see powers_of_two.
+// Gaussians whose alpha is computed together, each step of all before the next step of any: the steps
+// of one wait for each other, and the processor looks ahead less far than that takes.
 #if GSA_LANES == 16
 constexpr int kAhead = 4;
 #else
@@ -65,7 +67,7 @@ inline TileArea tile_area(const gsa_raster& s, int tile) {
 // place of the ellipse.
 struct Entry {
   Falloff<float> falloff;
-  float opacity, faintest;
+  float peak, faintest;
   float color[3];
   float depth;
   float x, y;
@@ -73,7 +75,7 @@ struct Entry {
   int32_t slot;
 };
 static_assert(sizeof(Entry) == sizeof(Record), "an entry is copied from a record");
-static_assert(offsetof(Entry, opacity) == offsetof(Record, opacity), "and keeps what follows");
+static_assert(offsetof(Entry, peak) == offsetof(Record, peak), "and keeps what follows");
 
 struct Batch {
   alignas(64) Entry entry[kBatch + 1];  // the last counts nowhere
@@ -84,7 +86,7 @@ struct Batch {
 
   Batch() {
     memset((void*)(entry + kBatch), 0, sizeof(Entry));
-    entry[kBatch].faintest = 1.0f;  // no power is above 0 by that much
+    entry[kBatch].falloff.one = 2.0f * kPowerMin;
   }
 };
 
@@ -103,24 +105,44 @@ inline BlockSet block_mask(const Record& r, const Pixels& p, float x, float y) {
   return mask;
 }
 
-// Reads the pairs [first, first + batch.count) of the tile's list.
+constexpr int kRecordsAhead = 20;  // records lie scattered: their lines are asked for early
+
+// Whether gsa_composite has left which blocks the pairs reach. Another instruction set may have drawn
+// the picture, with blocks of another size.
+inline bool blocks_known(const gsa_raster& s) {
+  return s.blocks && s.tile_start[tiles_across(s) * tiles_down(s) + 1] == GSA_LANES;
+}
+
+// Reads the pairs [first, first + batch.count) of the tile's list. Which blocks each reaches is found,
+// and kept where there is a place for it, unless it is `known`.
 inline void read_batch(const gsa_raster& s, const TileArea& area, int first, int last,
-                       const Pixels& p, Batch& batch) {
+                       const Pixels& p, Batch& batch, bool known) {
   const Record* records = (const Record*)s.records;
   const int32_t* pair = s.list + 2 * (int64_t)first;
+  BlockSet* kept = s.blocks ? (BlockSet*)s.blocks + first : nullptr;
   batch.count = last - first < kBatch ? last - first : kBatch;
   int branches = 0;
+  for (int i = 0; i < kRecordsAhead && first + i < last; ++i)
+    __builtin_prefetch(records + pair[2 * i]);
   for (int i = 0; i < batch.count; ++i) {
-    if (first + i + 8 < last) __builtin_prefetch(records + pair[2 * (i + 8)]);
+    if (first + i + kRecordsAhead < last)
+      __builtin_prefetch(records + pair[2 * (i + kRecordsAhead)]);
     const Record& r = records[pair[2 * i]];
     const float x = r.x - (float)area.left, y = r.y - (float)area.top;
-    batch.blocks[i] = block_mask(r, p, x, y);
+    if (!known) batch.blocks[i] = block_mask(r, p, x, y);
     Entry& e = batch.entry[i];
     memcpy((void*)&e, &r, sizeof e);
     e.x = x - Pixels::kCentre, e.y = y - Pixels::kCentre;
-    e.falloff = falloff_of(Exponent<float>{r.exponent_xx, r.exponent_xy, r.exponent_yy}, e.x, e.y);
+    e.falloff = falloff_of(Exponent<float>{r.exponent_xx, r.exponent_xy, r.exponent_yy}, e.x, e.y,
+                           r.peak);
     e.slot = pair[2 * i + 1];
     branches |= 1 << r.branch;
+  }
+  const size_t bytes = sizeof(BlockSet) * (size_t)batch.count;
+  if (known) {
+    memcpy(batch.blocks, kept, bytes);
+  } else if (kept) {
+    memcpy(kept, batch.blocks, bytes);
   }
   for (int i = batch.count; i < (batch.count + 15) / 16 * 16; ++i) batch.blocks[i] = 0;
   batch.mixed = (branches & (branches - 1)) != 0;
@@ -193,10 +215,9 @@ inline void alphas(const Entry* const* e, const BlockPixels& p, vf* alpha) {
   for (int i = 0; i < kAhead; ++i) power[i] = p.xx * e[i]->falloff.xx + power[i];
   for (int i = 0; i < kAhead; ++i) power[i] = p.xy * e[i]->falloff.xy + power[i];
   for (int i = 0; i < kAhead; ++i) power[i] = p.yy * e[i]->falloff.yy + power[i];
-  for (int i = 0; i < kAhead; ++i) alpha[i] = power[i];
-  powers_of_two<kAhead>(alpha);
-  for (int i = 0; i < kAhead; ++i)
-    alpha[i] = alpha_of(power[i], alpha[i], broadcast(e[i]->faintest), broadcast(e[i]->opacity));
+  vf fraction[kAhead], rest[kAhead];
+  powers_of_two<kAhead>(power, fraction, rest);
+  for (int i = 0; i < kAhead; ++i) alpha[i] = alpha_of(power[i], fraction[i], rest[i]);
 }
 
 // The entries `batch.list[k …]`; past the end of the list one that counts nowhere.
@@ -208,13 +229,9 @@ inline void next_entries(const Batch& batch, int k, const Entry** e) {
 // pixels. (Copying 16 bytes at a time would stall every later load of a whole vector.)
 inline void band_to_rows(const float* band, float* rows) {
 #if GSA_LANES == 16
-  const vf a = load(band), b = load(band + 16), c = load(band + 32), d = load(band + 48);
-  const vf ab_low = _mm512_shuffle_f32x4(a, b, 0x44), ab_high = _mm512_shuffle_f32x4(a, b, 0xEE);
-  const vf cd_low = _mm512_shuffle_f32x4(c, d, 0x44), cd_high = _mm512_shuffle_f32x4(c, d, 0xEE);
-  store(rows, _mm512_shuffle_f32x4(ab_low, cd_low, 0x88));
-  store(rows + 16, _mm512_shuffle_f32x4(ab_low, cd_low, 0xDD));
-  store(rows + 32, _mm512_shuffle_f32x4(ab_high, cd_high, 0x88));
-  store(rows + 48, _mm512_shuffle_f32x4(ab_high, cd_high, 0xDD));
+  vf a = load(band), b = load(band + 16), c = load(band + 32), d = load(band + 48);
+  exchange_quarters(a, b, c, d);
+  store(rows, a), store(rows + 16, b), store(rows + 32, c), store(rows + 48, d);
 #elif GSA_LANES == 8
   for (int i = 0; i < 2; ++i) {
     const vf a = load(band + 16 * i), b = load(band + 16 * i + 8);
@@ -253,33 +270,18 @@ inline void copy_row(float* to, const float* from, int width, int channels = 1) 
 // 16 pixels between three planes and interleaved memory.
 inline void interleave(const float* a, const float* b, const float* c, float* out) {
 #if GSA_LANES == 16
-  const __m512i i0 = _mm512_setr_epi32(0, 16, 0, 1, 17, 0, 2, 18, 0, 3, 19, 0, 4, 20, 0, 5);
-  const __m512i i1 = _mm512_setr_epi32(21, 0, 6, 22, 0, 7, 23, 0, 8, 24, 0, 9, 25, 0, 10, 26);
-  const __m512i i2 = _mm512_setr_epi32(0, 11, 27, 0, 12, 28, 0, 13, 29, 0, 14, 30, 0, 15, 31, 0);
-  const __m512i k0 = _mm512_setr_epi32(0, 1, 16, 3, 4, 17, 6, 7, 18, 9, 10, 19, 12, 13, 20, 15);
-  const __m512i k1 = _mm512_setr_epi32(0, 21, 2, 3, 22, 5, 6, 23, 8, 9, 24, 11, 12, 25, 14, 15);
-  const __m512i k2 = _mm512_setr_epi32(26, 1, 2, 27, 4, 5, 28, 7, 8, 29, 10, 11, 30, 13, 14, 31);
-  const vf x = load(a), y = load(b), z = load(c);
-  store(out, _mm512_permutex2var_ps(_mm512_permutex2var_ps(x, i0, y), k0, z));
-  store(out + 16, _mm512_permutex2var_ps(_mm512_permutex2var_ps(x, i1, y), k1, z));
-  store(out + 32, _mm512_permutex2var_ps(_mm512_permutex2var_ps(x, i2, y), k2, z));
+  vf p, q, r;
+  merge_three(load(a), load(b), load(c), p, q, r);
+  store(out, p), store(out + 16, q), store(out + 32, r);
 #else
   for (int x = 0; x < kTile; ++x) out[3 * x] = a[x], out[3 * x + 1] = b[x], out[3 * x + 2] = c[x];
 #endif
 }
 inline void separate(const float* in, float* a, float* b, float* c) {
 #if GSA_LANES == 16
-  const vf p = load(in), q = load(in + 16), r = load(in + 32);
-  const __m512i two = _mm512_setr_epi32(0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 0, 0, 0, 0, 0);
-  const __m512i one = _mm512_set1_epi32(1);
-  // elements 0, 3, 6 … of p and q, then the rest out of r; likewise from 1 and from 2
-  const __m512i k0 = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 17, 20, 23, 26, 29);
-  const __m512i k1 = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 18, 21, 24, 27, 30);
-  const __m512i k2 = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 19, 22, 25, 28, 31);
-  const __m512i from_1 = _mm512_add_epi32(two, one), from_2 = _mm512_add_epi32(from_1, one);
-  store(a, _mm512_permutex2var_ps(_mm512_permutex2var_ps(p, two, q), k0, r));
-  store(b, _mm512_permutex2var_ps(_mm512_permutex2var_ps(p, from_1, q), k1, r));
-  store(c, _mm512_permutex2var_ps(_mm512_permutex2var_ps(p, from_2, q), k2, r));
+  vf x, y, z;
+  split_three(load(in), load(in + 16), load(in + 32), x, y, z);
+  store(a, x), store(b, y), store(c, z);
 #else
   for (int x = 0; x < kTile; ++x) a[x] = in[3 * x], b[x] = in[3 * x + 1], c[x] = in[3 * x + 2];
 #endif

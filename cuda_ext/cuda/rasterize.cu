@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kThreads)
   const Exponent<float> e = exponent_of(p.conic_xx, p.conic_xy, p.conic_yy);
   r.exponent_xx = e.xx, r.exponent_xy = e.xy, r.exponent_yy = e.yy;
   const Reach<float> reach = reach_of(s.opacities[i], p.compensation, p.cov_xx, p.cov_yy);
-  r.opacity = reach.opacity, r.faintest = -reach.power;
+  r.peak = reach.peak, r.faintest = -reach.power;
   r.extent_x = reach.extent_x, r.extent_y = reach.extent_y;
   for (int c = 0; c < 3; ++c) r.color[c] = s.sh ? larger(0.0f, color[c]) : color[c];
   r.depth = p.depth;

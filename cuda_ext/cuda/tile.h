@@ -15,7 +15,7 @@ constexpr int kBatchBwd = 64;
 
 struct Record {  // as in cpu/record.h
   float exponent_xx, exponent_xy, exponent_yy, slope_x, slope_y, extent_x;
-  float opacity, faintest, color[3], depth, x, y;
+  float peak, faintest, color[3], depth, x, y;
   int32_t branch;
   float extent_y;
 };
@@ -76,9 +76,8 @@ __device__ __forceinline__ Contribution<float, bool> contribution(const Record& 
                                                                   float transmittance) {
   const Exponent<float> e = {r.exponent_xx, r.exponent_xy, r.exponent_yy};
   const float dx = (float)p.x + 0.5f - r.x, dy = (float)p.y + 0.5f - r.y;
-  const float power = -exponent_at(e, dx, dy);
-  return contribute<bool>(alpha_of(power, power_of_two(power), r.faintest, r.opacity),
-                          transmittance);
+  const float power = r.peak - exponent_at(e, dx, dy);
+  return contribute<bool>(alpha_of(power, power_of_two(power), 1.0f), transmittance);
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-#define GSA_ABI 8
+#define GSA_ABI 9
 #define GSA_RECORD 16  // floats of a projected Gaussian, see cpu/rasterize.cpp
 #define GSA_COVER 4    // int32 of the tiles a Gaussian meets, see cpu/record.h
 #define GSA_MOMENTS 10 // floats of a gradient slot
@@ -112,9 +112,10 @@ typedef struct {
   int32_t* pair_start;  // [N + 1], first gradient slot of each Gaussian
   uint32_t* scratch;    // [4 N], of gsa_project
   // written by gsa_composite
-  int32_t* tile_start;  // [T + 1]
+  int32_t* tile_start;  // [T + 2], first pair of each tile, E, and of which vectors `blocks` speaks
   int32_t* tile_counts; // [threads, T], scratch
   int32_t* list;        // [E, 2], Gaussian and gradient slot
+  uint64_t* blocks;     // [E], what a pair reaches of its tile, for the backward pass; or null
   float* rgb;           // [H, W, 3]
   float* alpha;         // [H, W]
   float* branch_alpha;  // [H, W, 3]

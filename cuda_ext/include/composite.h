@@ -16,11 +16,11 @@ struct Contribution {
   M open;           // where the pixel still takes something
 };
 
-// alpha, or 0 where it is too faint to count. `power` is -P of coverage.h, `falloff` its power of two
-// and `faintest` the least power that counts, -reach.
+// alpha, or 0 where it is too faint to count. `power` is its logarithm, peak - P of coverage.h, and
+// alpha comes as two factors, the power of two of a fraction and of the rest.
 template <class F>
-GSA_FN F alpha_of(const F& power, const F& falloff, const F& faintest, const F& opacity) {
-  return product_if(less_equal(faintest, power), falloff, opacity);
+GSA_FN F alpha_of(const F& power, const F& fraction, const F& rest) {
+  return product_if(less_equal(splat(power, kPowerMin), power), fraction, rest);
 }
 
 // The next Gaussian waits for T and for nothing else: a pixel that takes nothing more still lets its

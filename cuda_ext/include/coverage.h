@@ -8,9 +8,11 @@
 
 namespace gsa {
 
+constexpr float kReachSlack = 3e-5f;  // covers the rounding of what is compared with a reach
+
 template <class F>
 struct Reach {
-  F opacity;             // compensated, at most kOpacityMax
+  F peak;                // log2 of the opacity, compensated and at most kOpacityMax
   F power;               // `reach`; nothing is seen below 0
   F extent_x, extent_y;  // half the sides of the ellipse's box, px
 };
@@ -18,8 +20,9 @@ struct Reach {
 template <class F>
 GSA_FN Reach<F> reach_of(const F& opacity, const F& compensation, const F& cov_xx, const F& cov_yy) {
   Reach<F> r;
-  r.opacity = smaller(opacity * compensation, splat(opacity, kOpacityMax));
-  r.power = log2_above(larger(r.opacity * (1.0f / kAlphaMin), splat(opacity, 1e-30f)));
+  const F cut = smaller(opacity * compensation, splat(opacity, kOpacityMax));
+  r.peak = log2_of(larger(cut, splat(opacity, 1e-30f)));
+  r.power = r.peak + (kReachSlack - kPowerMin);
   // P <= reach  <=>  q <= 2 ln 2 reach with q the quadratic of the conic.
   const F spread = larger(r.power, splat(opacity, 0.0f)) * (2.0f / kLog2e);
   r.extent_x = root(spread * cov_xx), r.extent_y = root(spread * cov_yy);
@@ -48,10 +51,10 @@ GSA_FN bool tile_box(float x, float y, float extent_x, float extent_y, int32_t w
   const float last_x = (float)(width - 1), last_y = (float)(height - 1);
   if (!(left <= last_x && right >= 0.0f && top <= last_y && bottom >= 0.0f)) return false;
   if (left > right || top > bottom) return false;
-  box.left = (int32_t)fmaxf(left, 0.0f) / side;
-  box.right = (int32_t)fminf(right, last_x) / side;
-  box.top = (int32_t)fmaxf(top, 0.0f) / side;
-  box.bottom = (int32_t)fminf(bottom, last_y) / side;
+  box.left = (int32_t)larger(left, 0.0f) / side;
+  box.right = (int32_t)smaller(right, last_x) / side;
+  box.top = (int32_t)larger(top, 0.0f) / side;
+  box.bottom = (int32_t)smaller(bottom, last_y) / side;
   return true;
 }
 
@@ -71,20 +74,21 @@ GSA_FN F exponent_at(const Exponent<G>& e, const F& dx, const F& dy) {
   return dx * (e.xx * dx + e.xy * dy) + e.yy * dy * dy;
 }
 
-// -P as a polynomial of the pixel instead of its distance from the mean: five multiply-adds with the
-// pixel's own products, which are the same for all Gaussians. Keep the origin near the pixels: the
-// terms are as large as P at the origin and cancel.
+// log2(alpha) = peak - P as a polynomial of the pixel instead of its distance from the mean: five
+// multiply-adds with the pixel's own products, which are the same for all Gaussians. Keep the origin
+// near the pixels: the terms are as large as P at the origin and cancel.
 template <class F>
 struct Falloff {
   F one, x, y, xx, xy, yy;
 };
 
 template <class F>
-GSA_FN Falloff<F> falloff_of(const Exponent<F>& e, const F& mean_x, const F& mean_y) {
+GSA_FN Falloff<F> falloff_of(const Exponent<F>& e, const F& mean_x, const F& mean_y,
+                             const F& peak) {
   Falloff<F> f;
   f.x = 2.0f * e.xx * mean_x + e.xy * mean_y;
   f.y = 2.0f * e.yy * mean_y + e.xy * mean_x;
-  f.one = -0.5f * (f.x * mean_x + f.y * mean_y);
+  f.one = peak - 0.5f * (f.x * mean_x + f.y * mean_y);
   f.xx = -e.xx, f.xy = -e.xy, f.yy = -e.yy;
   return f;
 }

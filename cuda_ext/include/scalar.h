@@ -24,6 +24,7 @@ constexpr float kScreenBlur = 0.3f;         // px^2 added to the projected covar
 constexpr float kNear = 0.01f;              // metres
 constexpr float kVarianceMax = 1e12f;       // px^2; a larger Gaussian is treated as not visible
 constexpr float kLog2e = 1.44269504088896341f;
+constexpr float kPowerMin = -7.99435344f;   // log2(kAlphaMin)
 
 GSA_FN float splat(float, float value) { return value; }  // first argument only selects the type
 GSA_FN bool less(float a, float b) { return a < b; }
@@ -36,7 +37,7 @@ GSA_FN float smaller(float a, float b) { return a < b ? a : b; }
 GSA_FN float larger(float a, float b) { return a > b ? a : b; }
 GSA_FN float root(float a) { return sqrtf(a); }
 GSA_FN float reciprocal(float a) { return 1.0f / a; }
-GSA_FN float log2_above(float a) { return log2f(a); }
+GSA_FN float log2_of(float a) { return log2f(a); }
 
 GSA_FN float power_of_two(float t) {
 #if defined(__CUDA_ARCH__)

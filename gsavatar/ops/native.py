@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-ABI = 8
+ABI = 9
 RECORD, COVER, MOMENTS, TILE, CHUNK, CHANNELS = 16, 4, 10, 16, 256, 8
 """Sizes fixed by ``cuda_ext/include/abi.h``."""
 
@@ -52,7 +52,7 @@ Raster = _structure(
     pointer: records cover order
     int32: visible
     int64: pairs
-    pointer: pair_start scratch tile_start tile_counts list rgb alpha branch_alpha depth
+    pointer: pair_start scratch tile_start tile_counts list blocks rgb alpha branch_alpha depth
     pointer: channels extras
     int32: channel_count
     """,

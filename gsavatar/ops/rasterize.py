@@ -8,6 +8,8 @@ transmittance in front of it at least 1e-4. The mathematics is in ``cuda_ext/inc
 from __future__ import annotations
 
 import ctypes
+import functools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import Tensor
 from gsavatar.ops import batch, check, cuda_backend, gsplat_backend, native
 from gsavatar.ops.gsplat_backend import rasterize_gsplat
 from gsavatar.ops.rasterize_ref import rasterize_ref
+from gsavatar.ops.shortcut import shortcut
 from gsavatar.types import Rendering
 
 BACKENDS = ("auto", "native", "gsplat", "torch")
@@ -102,7 +105,7 @@ def _drawn(
     chosen = choose_backend(means, backend)
     if chosen == "native":
         check.dtype("means", means, torch.float32)
-        op = rasterize_op if means.device.type == "cpu" else cuda_backend.rasterize_op
+        op = _rasterize_cpu if means.device.type == "cpu" else cuda_backend.rasterize_op
         rgb, alpha, branch_alpha, depth, extras, *_ = op(*cloud, background, screen_probe, channels)
         return Rendering(
             rgb, alpha[..., None], branch_alpha, depth[..., None],
@@ -171,15 +174,14 @@ def project_and_composite(
     assert means is not None
     count, tiles = means.shape[0], _tiles(width, height)
     records, pair_start = torch.empty(count, native.RECORD), _ints(count + 1)
-    held |= {
-        "records": records,
-        "cover": _ints(count, native.COVER),
-        "order": _ints(count),
-        "pair_start": pair_start,
-        "scratch": _ints(4 * count),
-    }
+    held |= {"records": records, "pair_start": pair_start}
     library = native.cpu()
     scene = scene_of(held, width, height)
+    scratch = _ints((native.COVER + 5) * count + scene.threads * tiles)
+    scene.cover = scratch.data_ptr()
+    scene.order = scene.cover + 4 * native.COVER * count
+    scene.scratch = scene.order + 4 * count
+    scene.tile_counts = scene.scratch + 16 * count
     sh = held.get("sh")
     if sh is not None:
         scene.terms = sh.shape[1]
@@ -187,12 +189,11 @@ def project_and_composite(
         scene.parts, scene.part_count = ctypes.addressof(parts), len(parts)
     check.raise_for(library.gsa_project(scene))
     check.pairs_fit(scene.pairs, native.memory())
-    tile_start, pairs = _ints(tiles + 1), _ints(scene.pairs, 2)
-    tile_counts = _ints(scene.threads, tiles)
+    tile_start, pairs = _ints(tiles + 2), _ints(2, scene.pairs, 2)
     rgb, branch_alpha = torch.empty(height, width, 3), torch.empty(height, width, 3)
     alpha, depth = torch.empty(height, width), torch.empty(height, width)
     scene.tile_start, scene.list = tile_start.data_ptr(), pairs.data_ptr()
-    scene.tile_counts = tile_counts.data_ptr()
+    scene.blocks = pairs.data_ptr() + 8 * scene.pairs  # int32 [E, 2] come first
     scene.rgb, scene.branch_alpha = rgb.data_ptr(), branch_alpha.data_ptr()
     scene.alpha, scene.depth = alpha.data_ptr(), depth.data_ptr()
     check.raise_for(library.gsa_composite(scene))
@@ -204,8 +205,7 @@ def project_and_composite(
     return rgb, alpha, branch_alpha, depth, extras, records, pair_start, tile_start, pairs
 
 
-@torch.library.custom_op("gsavatar::rasterize", mutates_args=())
-def rasterize_op(
+def _forward(
     means: Tensor,
     quats: Tensor,
     scales: Tensor,
@@ -223,7 +223,7 @@ def rasterize_op(
     """rgb, alpha, branch_alpha, depth, extras (empty without), then what backward reads again.
 
     That is the projected records [N, 16], first slot per Gaussian [N + 1], first pair per tile
-    [T + 1] and the pairs [E, 2].
+    [T + 2] and the pairs with the blocks they reach [2, E, 2].
     """
     inputs: dict[str, Tensor | None] = {
         "means": means, "quats": quats, "scales": scales, "opacities": opacities,
@@ -231,6 +231,9 @@ def rasterize_op(
         "screen_probe": screen_probe, "branch": branch, "channels": channels,
     }  # fmt: skip
     return project_and_composite(inputs, width, height)  # type: ignore[return-value]
+
+
+rasterize_op = torch.library.custom_op("gsavatar::rasterize", _forward, mutates_args=())
 
 
 @rasterize_op.register_fake
@@ -243,12 +246,11 @@ def _(means, quats, scales, opacities, colors, branch, world_to_cam, K, width, h
         means.new_empty(height, width, 3), means.new_empty(height, width),
         means.new_empty(0 if channels is None else (height, width, channels.shape[1])),
         means.new_empty(count, native.RECORD), branch.new_empty(count + 1),
-        branch.new_empty(tiles + 1), branch.new_empty(pairs, 2),
+        branch.new_empty(tiles + 2), branch.new_empty(2, pairs, 2),
     )  # fmt: skip
 
 
-@torch.library.custom_op("gsavatar::rasterize_bwd", mutates_args=())
-def rasterize_bwd_op(
+def _gradients(
     means: Tensor,
     quats: Tensor,
     scales: Tensor,
@@ -279,12 +281,15 @@ def rasterize_bwd_op(
     inputs = {
         "means": means, "quats": quats, "scales": scales, "opacities": opacities,
         "colors": colors, "world_to_cam": world_to_cam, "K": K, "background": background,
-        "branch": branch, "records": records, "pair_start": pair_start, "tile_start": tile_start,
-        "list": pairs, "rgb": rgb, "alpha": alpha, "branch_alpha": branch_alpha, "depth": depth,
-        "extras": extras, "channels": channels,
+        "branch": branch, "channels": channels,
     }  # fmt: skip
     held = {name: None if t is None else t.contiguous() for name, t in inputs.items()}
+    held |= {
+        "records": records, "pair_start": pair_start, "tile_start": tile_start, "list": pairs,
+        "rgb": rgb, "alpha": alpha, "branch_alpha": branch_alpha, "depth": depth, "extras": extras,
+    }  # fmt: skip
     scene = scene_of(held, width, height)
+    scene.blocks = pairs[1].data_ptr()
     count = means.shape[0]
     given = {"rgb": v_rgb, "alpha": v_alpha, "branch_alpha": v_branch_alpha, "depth": v_depth,
              "extras": v_extras}  # fmt: skip
@@ -298,8 +303,8 @@ def rasterize_bwd_op(
         "screen_probe": torch.empty(count, 2),
         "channels": torch.empty(0 if v_extras is None else channels.shape),  # type: ignore[union-attr]
     }  # fmt: skip
-    slots = torch.empty(pairs.shape[0], native.MOMENTS)
-    channel_slots = torch.empty(0 if v_extras is None else (pairs.shape[0], native.CHANNELS))
+    slots = torch.empty(pairs.shape[1], native.MOMENTS)
+    channel_slots = torch.empty(0 if v_extras is None else (pairs.shape[1], native.CHANNELS))
     partial = torch.empty(16 * (count // native.CHUNK + 1) + 3 * _tiles(width, height))
     grad = native.RasterGrad()
     scratch = {"slots": slots, "partial": partial, "channel_slots": channel_slots}
@@ -313,6 +318,9 @@ def rasterize_bwd_op(
         scene.channel_count = channels.shape[1]
     check.raise_for(native.cpu().gsa_raster_bwd(scene, grad))
     return tuple(results.values())  # type: ignore[return-value]
+
+
+rasterize_bwd_op = torch.library.custom_op("gsavatar::rasterize_bwd", _gradients, mutates_args=())
 
 
 @rasterize_bwd_op.register_fake
@@ -340,12 +348,13 @@ def _backward(
     v_depth: Tensor | None,
     v_extras: Tensor | None,
     *_: Any,
+    gradients: Callable[..., Any] = rasterize_bwd_op,
 ) -> tuple[Any, ...]:
     *tensors, background, channels = ctx.saved_tensors[:10]
     saved = list(ctx.saved_tensors[10:])
     needs_background = ctx.needs_input_grad[10]
     v_extras = None if channels is None else v_extras
-    *grads, v_background, v_probe, v_channels = rasterize_bwd_op(
+    *grads, v_background, v_probe, v_channels = gradients(
         *tensors, *ctx.size, background, saved, v_rgb, v_alpha, v_branch_alpha, v_depth,
         needs_background, v_extras, channels,
     )  # fmt: skip
@@ -357,4 +366,16 @@ def _backward(
     )  # fmt: skip
 
 
+def _gradients_once(*arguments: Any) -> Any:
+    """The gradients by the short way, unless theirs are wanted, which the op refuses."""
+    return rasterize_bwd_op(*arguments) if torch.is_grad_enabled() else _gradients(*arguments)
+
+
 rasterize_op.register_autograd(_backward, setup_context=_setup)
+_rasterize_cpu = shortcut(
+    rasterize_op,
+    _forward,
+    _setup,
+    functools.partial(_backward, gradients=_gradients_once),
+    visible=5,
+)
