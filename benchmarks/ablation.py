@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from ablation_embedding import EmbeddingRecipe
 
 from gsavatar import metrics, metrics_mouth
 from gsavatar.avatar import Avatar
@@ -45,7 +46,7 @@ def variants(base: TrainSettings) -> dict[str, TrainSettings]:
     return {
         "as it is": base,
         "face model's shapes alone (basis held)": replace(base, basis_pull=1.0, basis_blend=0.0),
-        "basis free (no pull, no smoothing)": replace(base, basis_pull=0.0, basis_blend=0.0),
+        "embedding and small decoder": replace(base, model="embedding"),
         "no structure term (SSIM)": replace(base, weights=without("structure")),
         "no mouth rendered alone": replace(base, weights=without("mouth_color", "mouth_fill")),
         "no views from beside": replace(base, weights=without("surround_color", "surround_fill")),
@@ -91,7 +92,8 @@ def main(
         if only and not any(word in name for word in only):
             continue
         started = time.monotonic()
-        avatar = train(clip, settings, work / f"{number}", progress=None)
+        recipe = EmbeddingRecipe(clip, settings) if settings.model == "embedding" else None
+        avatar = train(clip, settings, work / f"{number}", recipe=recipe)
         row = {"name": name, "seconds": time.monotonic() - started, **measured(avatar, clip)}
         rows.append(row)
         print(
