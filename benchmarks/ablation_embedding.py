@@ -34,7 +34,7 @@ from gsavatar.types import Branch, Drive, Offsets
 EMBEDDING = 16
 WIDTH = 64
 OUTPUTS = 9
-UNIT = 1.0
+PLACE_M = 0.03
 KINDS = (Branch.FACE, Branch.MOUTH)
 NAMES = ("embedding", "weight.0", "bias.0", "weight.1", "bias.1", "weight.2", "bias.2")
 
@@ -59,21 +59,24 @@ class EmbeddingMotion:
         for layer in (1, 2):
             x = linear(x.relu(), p[f"weight.{layer}"], p[f"bias.{layer}"])
         moved, rotvecs, log_scales = x.split(3, dim=-1)
-        return Offsets(seeded + MEANS_UNIT_M * UNIT * moved, UNIT * rotvecs, UNIT * log_scales)
+        return Offsets(seeded + MEANS_UNIT_M * moved, rotvecs, log_scales)
 
 
 def new_parameters(means: Tensor, inputs: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """An untrained network for Gaussians at ``means`` [N, 3] that decodes zero."""
-    parameters = {"embedding": _start_of(means, generator)}
+    """An untrained network of ``inputs`` that decodes zero for Gaussians at ``means`` [N, 3].
+
+    Embeddings begin as waves over the place, about a decimetre long: neighbours start alike, as
+    they do in a seeded basis. In a schedule as short as ours, embeddings that begin at zero leave
+    turning and stretching nearly unlearnt.
+    """
+    waves = torch.randn(3, EMBEDDING, generator=generator) / PLACE_M
+    phases = 2.0 * math.pi * torch.rand(EMBEDDING, generator=generator)
+    parameters = {"embedding": (means @ waves + phases).sin()}
     for layer, (a, b) in enumerate(pairwise((inputs, WIDTH, WIDTH, OUTPUTS))):
         bound = 0.0 if layer == 2 else 1.0 / math.sqrt(a)
         parameters[f"weight.{layer}"] = bound * (2.0 * torch.rand(b, a, generator=generator) - 1.0)
         parameters[f"bias.{layer}"] = torch.zeros(b)
     return parameters
-
-
-def _start_of(means: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.zeros(len(means), EMBEDDING)
 
 
 class EmbeddingRecipe(LinearRecipe):
