@@ -67,14 +67,20 @@ def plan_round(
 
 
 @torch.no_grad()
-def apply_round(adam: RowAdam, branch: str, change: RowChange, generator: torch.Generator) -> None:
+def apply_round(
+    adam: RowAdam,
+    branch: str,
+    change: RowChange,
+    generator: torch.Generator,
+    axes: dict[str, int],  # like BRANCH_AXES
+) -> None:
     """Rebuilds the branch's parameters and their Adam state for the new rows.
 
     A large parent is split: both halves shrink and the child moves along a sample of the parent's
     shape. A small one is cloned in place with the opacity shared between the two.
     """
     kept, parents = change.kept, change.parents
-    axes = {k: axis for k, axis in BRANCH_AXES.items() if f"{branch}.{k}" in adam.params}
+    axes = {k: axis for k, axis in axes.items() if f"{branch}.{k}" in adam.params}
     params = {k: adam.params[f"{branch}.{k}"] for k in axes}
     scales = params["log_scales"].exp()
     large = scales.amax(-1) > SPLIT_SCALE_M

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -115,15 +115,17 @@ def train(
     *,
     progress: Progress | None = None,
     live: Callable[[Avatar, int], None] | None = None,
+    recipe: Recipe | None = None,
 ) -> Avatar:
     """The trained avatar of a clip; continues from the newest checkpoint in ``folder``.
 
     Writes ``folder/checkpoints/*.safetensors`` and ``folder/train_log.jsonl``. With the same
     settings, seed and threads an interrupted run ends bit-equal on a CPU. Raises ``InputError``
-    after three steps in a row with a loss that is not finite; the last checkpoint stays.
+    after three steps in a row with a loss that is not finite; the last checkpoint stays. ``recipe``
+    trains another model than those that the settings can name.
     """
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    recipe = _recipe(clip, settings)
+    recipe = recipe or _recipe(clip, settings)
     state = load_checkpoint(folder, asdict(settings)) or recipe.start()
     history = _History(folder / "train_log.jsonl", state.step)
     while state.step < settings.steps:
@@ -154,6 +156,8 @@ def _recipe(clip: Clip, settings: TrainSettings) -> Recipe:
 class LinearRecipe:
     """Our own model: motion linear in coefficients, three branches in one pass."""
 
+    axes: ClassVar[dict[str, int]] = BRANCH_AXES
+
     def __init__(self, clip: Clip, settings: TrainSettings) -> None:
         self.clip, self.settings = clip, settings
         self.batches, self.surround = Batches(clip, settings.size), Surround(clip)
@@ -169,7 +173,7 @@ class LinearRecipe:
 
     def step(self, state: TrainState) -> float:
         """``Recipe``."""
-        loss = _step(state, self.batches, self.surround, self.settings)
+        loss = _step(state, self.avatar(state), self.batches, self.surround, self.settings)
         if state.step % PULL_EVERY == 0:
             means = state.adam.params[f"{Branch.FACE.name}.means"].detach()
             self.tether.pull(means, state.seeds[Branch.FACE.name])
@@ -178,7 +182,7 @@ class LinearRecipe:
     def grow(self, state: TrainState) -> None:
         """``Recipe``."""
         if stage_at(state.step / self.settings.steps).grows and state.step % GROW_EVERY == 0:
-            grow(state, self.settings, tuple(Branch))
+            grow(state, self.settings, tuple(Branch), self.axes)
 
 
 def stage_at(share: float) -> Stage:
@@ -229,13 +233,12 @@ def current_avatar(state: TrainState, names: tuple[str, ...]) -> Avatar:
 
 
 def _step(
-    state: TrainState, batches: Batches, surround: Surround, settings: TrainSettings
+    state: TrainState, avatar: Avatar, batches: Batches, surround: Surround, settings: TrainSettings
 ) -> float:
-    """One optimisation step; the loss as a number, NaN if the step was skipped."""
+    """One optimisation step of the state's ``avatar``; the loss, NaN if the step was skipped."""
     share = state.step / settings.steps
     stage = stage_at(share)
     sample = batches.draw(state.generator, full_size=stage.full_size)
-    avatar = current_avatar(state, batches.clip.track.face.names)
     probe = torch.zeros(len(avatar), 2, requires_grad=True)
     since_start = sample.frame.time_s - float(batches.clip.time_s[0])
     correction = None if state.poses is None else state.poses.at(since_start)
@@ -263,9 +266,11 @@ def _step(
     state.adam.step({name: by_kind[kind] for name, kind in kinds.items() if kind in by_kind})
     if "basis" in by_kind and state.step % REGULARISE_EVERY == 0:
         for branch in avatar.branches:
+            if not isinstance(branch.motion, LinearMotion):
+                continue  # a recipe with another motion knows what holds it back
             around = state.around[branch.kind.name]
             pull, blend = settings.basis_pull, settings.basis_blend
-            regularise(branch.linear, around, REGULARISE_EVERY * pull, REGULARISE_EVERY * blend)
+            regularise(branch.motion, around, REGULARISE_EVERY * pull, REGULARISE_EVERY * blend)
     return float(loss.detach())
 
 
@@ -285,7 +290,12 @@ def _mouth_terms(
     return mouth_terms(rendering, image, regions)
 
 
-def grow(state: TrainState, settings: TrainSettings, kinds: tuple[Branch, ...]) -> None:
+def grow(
+    state: TrainState,
+    settings: TrainSettings,
+    kinds: tuple[Branch, ...],
+    axes: dict[str, int] = BRANCH_AXES,
+) -> None:
     """One round of pruning and growing in some branches, within the budget of each."""
     starts = {Branch.FACE: settings.face_init, Branch.MOUTH: settings.mouth_init,
               Branch.TORSO: settings.torso_init}  # fmt: skip
@@ -295,7 +305,7 @@ def grow(state: TrainState, settings: TrainSettings, kinds: tuple[Branch, ...]) 
         opacities = state.adam.params[f"{name}.raw_opacities"].detach().sigmoid()
         change = densify.plan_round(state.meters[name].mean(), opacities, budget=int(scale * start))
         rows = torch.cat((change.kept, change.parents))
-        densify.apply_round(state.adam, name, change, state.generator)
+        densify.apply_round(state.adam, name, change, state.generator, axes)
         if name in state.seeds:
             state.seeds[name] = state.seeds[name][:, rows]
         state.head_weights[name] = state.head_weights[name][rows]

@@ -147,7 +147,8 @@ def taught(
         state = _start(clip, settings())
         state.step = step
         before = {name: p.detach().clone() for name, p in state.adam.params.items()}
-        _step(state, Batches(clip, 64), Surround(clip), settings())
+        avatar = current_avatar(state, clip.track.face.names)
+        _step(state, avatar, Batches(clip, 64), Surround(clip), settings())
     return {name: not torch.equal(p, before[name]) for name, p in state.adam.params.items()}
 
 
