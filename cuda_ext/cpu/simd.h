@@ -190,7 +190,7 @@ GSA_SIMD vf log2_of(vf a) {
     memcpy(&b, in + l, 4);
     const int32_t exponent = (b - 0x3f3504f3) >> 23;  // from the root of 1/2
     whole[l] = (float)exponent;
-    b -= exponent << 23;
+    b -= exponent * (1 << 23);
     memcpy(part + l, &b, 4);
   }
   const vf m = load(part);
