@@ -37,6 +37,9 @@ from gsavatar.speech_regression import (
 CLOSED_OPENING = 0.010
 """Mouth opening (gap of the lips over the height of the face) below which the lips meet."""
 REST_OPENING = 0.002
+CUT_OPENING = 0.006
+"""What the widest prediction that closes the lips becomes: drawn lips look a little more open than
+their coefficients say."""
 CLOSING_STEP = 0.005
 """Range of predicted openings over which the lips part."""
 LEAST_SEPARATION = 0.3
@@ -322,7 +325,7 @@ def _opening_map(seen: Array, real: Array) -> tuple[Array, Array]:
     if low < cut < high - CLOSING_STEP:
         knots = [low, cut, cut + CLOSING_STEP, high]
         return np.array(knots), np.array(
-            [min(REST_OPENING, low), CLOSED_OPENING, max(cut + CLOSING_STEP, CLOSED_OPENING), top]
+            [min(REST_OPENING, low), CUT_OPENING, max(cut + CLOSING_STEP, CLOSED_OPENING), top]
         )
     return (np.array([low, high]), np.array([low, top])) if low < high else (np.zeros(0),) * 2
 
