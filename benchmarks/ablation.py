@@ -15,7 +15,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -83,7 +83,7 @@ def measured(avatar: Avatar, clip: Clip) -> Row:
 
 
 def main(
-    run: Path,
+    run: Annotated[Path, tyro.conf.Positional],
     steps: int = 2000,
     only: tuple[str, ...] = (),
     work: Path = Path("runs/ablation"),
