@@ -16,15 +16,14 @@ import gc
 import json
 import os
 import resource
-import statistics
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from machine import fma_gflops, gb_per_s, median_ms, yardstick
 from torch import Tensor
 
 from gsavatar import ops
@@ -99,16 +98,6 @@ def scene(size: int, n: int, seed: int = 0) -> Scene:
     return cloud
 
 
-def _median_ms(run: Callable[[], tuple[float, ...]], seconds: float) -> list[float]:
-    """Medians of the parts of ``run``, after three warm-up calls."""
-    for _ in range(3):
-        run()
-    rows, end = [], time.perf_counter() + seconds
-    while len(rows) < 5 or (time.perf_counter() < end and len(rows) < 200):
-        rows.append(run())
-    return [1e3 * statistics.median(column) for column in zip(*rows, strict=True)]
-
-
 def _peak_mb(
     run: Callable[[], object], device: torch.device, leaves: Sequence[Tensor] = ()
 ) -> float | None:
@@ -166,7 +155,7 @@ def _timed(forward: Callable[[], Tensor], leaves: list[Tensor], seconds: float) 
         end = _now(device)
         return middle - start, end - middle, end - start
 
-    first, second, total = _median_ms(step, seconds)
+    first, second, total = median_ms(step, seconds)
     return first, second, total, _peak_mb(step, device, leaves)
 
 
@@ -198,7 +187,7 @@ def time_blended(arguments: Scene, seconds: float) -> Times:
         ops.rasterize_blended(*held)
         return (_now(device) - start,)
 
-    alone = _median_ms(run, seconds)[0]
+    alone = median_ms(run, seconds)[0]
     return alone, 0.0, alone, _peak_mb(run, device)
 
 
@@ -231,46 +220,6 @@ def time_sh(arguments: Scene, seconds: float, op: Callable[..., Tensor]) -> Time
     sh = (0.3 * torch.randn(len(means), 16, 3, generator=g)).to(means.device).requires_grad_()
     centre = torch.tensor([0.0, 0.0, 1.0], device=means.device)
     return _timed(lambda: op(means, sh, centre), [means, sh], seconds)
-
-
-def yardstick(seconds: float = 1.0) -> float:
-    """Milliseconds of a 2048^3 float32 matrix product."""
-    a = torch.randn(2048, 2048)
-
-    def product() -> tuple[float, ...]:
-        start = time.perf_counter()
-        a @ a
-        return (time.perf_counter() - start,)
-
-    return _median_ms(product, seconds)[0]
-
-
-def fma_gflops(seconds: float = 0.3) -> float:
-    """GFLOP/s of independent multiply-adds in registers, by the threads a call would take.
-
-    The best of many short runs: it is what the machine can do, not what it did meanwhile.
-    """
-    library, threads, rounds = native.cpu(), native.threads(), 1_000_000
-    flop = threads * 2.0 * rounds * library.gsa_fma_chains() * library.gsa_lanes()
-    best, end = float("inf"), time.perf_counter() + seconds
-    with ThreadPoolExecutor(threads) as pool:
-        while time.perf_counter() < end:
-            start = time.perf_counter()
-            list(pool.map(library.gsa_fma, [rounds] * threads))
-            best = min(best, time.perf_counter() - start)
-    return flop / best / 1e9
-
-
-def gb_per_s(seconds: float = 0.5) -> float:
-    """GB/s that a sum over 256 MB reads from memory."""
-    values = torch.ones(2**26)
-
-    def read() -> tuple[float, ...]:
-        start = time.perf_counter()
-        values.sum()
-        return (time.perf_counter() - start,)
-
-    return values.nbytes / _median_ms(read, seconds)[0] / 1e6
 
 
 SMALL = (64, 500)

@@ -31,10 +31,6 @@ class RawGaussians:
         return torch.nn.functional.normalize(self.raw_quats, dim=-1)
 
     @property
-    def scales(self) -> Tensor:
-        return self.log_scales.exp().clamp(MIN_SCALE_M, MAX_SCALE_M)
-
-    @property
     def opacities(self) -> Tensor:
         return self.raw_opacities.sigmoid()
 

@@ -37,6 +37,7 @@ from gsavatar.speech_regression import (
 CLOSED_OPENING = 0.010
 """Mouth opening (gap of the lips over the height of the face) below which the lips meet."""
 REST_OPENING = 0.002
+"""What silence shows: lips at rest, which a nod shows more open by up to .007."""
 CUT_OPENING = 0.006
 """What the widest prediction that closes the lips becomes: drawn lips look a little more open than
 their coefficients say."""

@@ -294,15 +294,9 @@ def _gradients(
     given = {"rgb": v_rgb, "alpha": v_alpha, "branch_alpha": v_branch_alpha, "depth": v_depth,
              "extras": v_extras}  # fmt: skip
     cotangents = {name: None if t is None else t.contiguous() for name, t in given.items()}
-    results = {
-        "means": torch.empty(count, 3), "quats": torch.empty(count, 4),
-        "scales": torch.empty(count, 3), "opacities": torch.empty(count),
-        "colors": torch.empty(count, 3), "world_to_cam": torch.empty(4, 4),
-        "K": torch.empty(3, 3),
-        "background": torch.empty(background.shape if needs_background else 0),
-        "screen_probe": torch.empty(count, 2),
-        "channels": torch.empty(0 if v_extras is None else channels.shape),  # type: ignore[union-attr]
-    }  # fmt: skip
+    results = _room_for_gradients(
+        count, background if needs_background else None, None if v_extras is None else channels
+    )
     slots = torch.empty(pairs.shape[1], native.MOMENTS)
     channel_slots = torch.empty(0 if v_extras is None else (pairs.shape[1], native.CHANNELS))
     partial = torch.empty(16 * (count // native.CHUNK + 1) + 3 * _tiles(width, height))
@@ -318,6 +312,21 @@ def _gradients(
         scene.channel_count = channels.shape[1]
     check.raise_for(native.cpu().gsa_raster_bwd(scene, grad))
     return tuple(results.values())  # type: ignore[return-value]
+
+
+def _room_for_gradients(
+    count: int, background: Tensor | None, channels: Tensor | None
+) -> dict[str, Tensor]:
+    """Where the gradients of ``count`` Gaussians go; empty for what is None."""
+    return {
+        "means": torch.empty(count, 3), "quats": torch.empty(count, 4),
+        "scales": torch.empty(count, 3), "opacities": torch.empty(count),
+        "colors": torch.empty(count, 3), "world_to_cam": torch.empty(4, 4),
+        "K": torch.empty(3, 3),
+        "background": torch.empty(0 if background is None else background.shape),
+        "screen_probe": torch.empty(count, 2),
+        "channels": torch.empty(0 if channels is None else channels.shape),
+    }  # fmt: skip
 
 
 rasterize_bwd_op = torch.library.custom_op("gsavatar::rasterize_bwd", _gradients, mutates_args=())
