@@ -86,6 +86,7 @@ package: .venv-test/installed
 types: package
 	cd dist && ../.venv-test/bin/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache \
 		--python-executable ../.venv-wheel/bin/python -p gsavatar
+	rm -rf .venv-wheel .venv-wheel-run
 
 unit: .venv-test/installed
 	.venv-test/bin/python -m pytest tests
