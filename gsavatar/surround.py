@@ -43,17 +43,27 @@ class CoarseView:
     covered: Tensor  # [S, S], 1 where the mesh shows a coloured vertex facing the camera
 
 
+@dataclass(frozen=True)
+class Look:
+    """What the training frames show of some points on the mesh."""
+
+    points: Tensor  # [N, 3], of the head at rest
+    part: Tensor  # [N], as in ``FittedFace``
+    colors: Tensor  # [N, 3]; meaningless where not known
+    known: Tensor  # [N], some frame looks onto the point and shows the head around it
+    faced: Tensor  # [N], some frame looks onto the point, whatever it shows
+
+
 class Surround:
     """Coarse views of a clip's fitted mesh from around the head."""
 
     def __init__(self, clip: Clip) -> None:
         face = clip.track.face
-        wanted = torch.zeros(len(face.part), dtype=torch.bool)
-        for part in COLORED_PARTS:
-            wanted |= face.part == int(part)
+        wanted = torch.isin(face.part, torch.tensor(COLORED_PARTS).to(face.part))
         chosen = wanted.nonzero()[:, 0]
         normals = vertex_normals(face)
-        colors, known = mesh_colors(clip, chosen, normals[chosen])
+        self.look = looked_at(clip, chosen, normals[chosen])
+        colors, known = continued(self.look)
         kept = chosen[known]
         self.vertices, self.basis = face.vertices[kept], face.basis[:, kept]
         self.normals = normals[kept]
@@ -91,12 +101,11 @@ class Surround:
         return CoarseView(camera, torch.from_numpy(color), torch.from_numpy(covered))
 
 
-def mesh_colors(clip: Clip, chosen: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
-    """Colours [N, 3] of chosen vertices of the fitted mesh, and which of them [N] have one.
+def looked_at(clip: Clip, chosen: Tensor, normals: Tensor) -> Look:
+    """Chosen vertices of the fitted mesh in the training frames; ``normals`` [N, 3] at rest.
 
     A vertex takes the median over frames that look onto it and show the head around it: at a
-    silhouette the background is a pixel away. One that no frame looks onto continues its
-    neighbours, skin or hair, unless those turned out to be something else.
+    silhouette the background is a pixel away.
     """
     face = clip.track.face
     points, shapes = face.vertices[chosen], face.basis[:, chosen]
@@ -107,17 +116,16 @@ def mesh_colors(clip: Clip, chosen: Tensor, normals: Tensor) -> tuple[Tensor, Te
         moved = points + torch.einsum("k,knc->nc", clip.track.coefficients[row], shapes)
         to_cam = clip.camera(row).world_to_cam @ clip.track.head_pose[row]
         toward = torch.nn.functional.normalize(moved @ to_cam[:3, :3].T + to_cam[:3, 3], dim=-1)
-        looked_at = -(normals @ to_cam[:3, :3].T * toward).sum(-1) > SEEN_FACING
+        facing = -(normals @ to_cam[:3, :3].T * toward).sum(-1) > SEEN_FACING
         pixels = project(moved, clip.track.head_pose[row], clip.camera(row))
         regions = torch.from_numpy(clip.regions(row))
         inside = _eroded(torch.isin(regions, torch.tensor(COLORED_REGIONS).to(regions)))
         shown = look_up(inside.numpy(), pixels)
         colors = look_up(clip.frame(row), pixels).float() / 255.0
-        samples[i, looked_at & shown] = colors[looked_at & shown]
-        faced |= looked_at
+        samples[i, facing & shown] = colors[facing & shown]
+        faced |= facing
     colors = samples.nanmedian(0).values
-    known = ~colors.isnan().any(-1)
-    return _continued(points, colors, known, faced)
+    return Look(points, face.part[chosen], colors, ~colors.isnan().any(-1), faced)
 
 
 def _eroded(mask: Tensor) -> Tensor:
@@ -127,10 +135,13 @@ def _eroded(mask: Tensor) -> Tensor:
     return grown[0, 0] == 0.0
 
 
-def _continued(
-    points: Tensor, colors: Tensor, known: Tensor, faced: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Colours and mask with the vertices that no frame faced filled from their neighbours."""
+def continued(look: Look) -> tuple[Tensor, Tensor]:
+    """Colours [N, 3] of the points, and which of them [N] have one.
+
+    One that no frame looks onto continues its neighbours, skin or hair, unless those turned out to
+    be something else.
+    """
+    points, colors, known, faced = look.points, look.colors, look.known, look.faced
     if not known.any() or faced.all():
         return colors, known
     judged = known | faced

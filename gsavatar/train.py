@@ -46,6 +46,7 @@ from gsavatar.train_state import (
     save_checkpoint,
 )
 from gsavatar.types import Branch, Gaussians
+from gsavatar.unseen import PAINT_EVERY, Unseen
 
 log = logging.getLogger("gsavatar")
 
@@ -62,13 +63,15 @@ class Stage:
     grows: bool
     full_size: bool = False
     """Crops of the full 512 px frame instead of whole frames at the preset's size."""
+    paints: bool = False
+    """The colours of what no frame shows are set instead of learned."""
 
 
 SPLATS = ("means", "raw_quats", "log_scales", "raw_opacities", "sh")
 STAGES = (
     Stage("still", 0.10, SPLATS, grows=False),
-    Stage("motion", 0.70, (*SPLATS, "basis"), grows=True),
-    Stage("detail", 1.00, (*SPLATS, "basis"), grows=False, full_size=True),
+    Stage("motion", 0.70, (*SPLATS, "basis"), grows=True, paints=True),
+    Stage("detail", 1.00, (*SPLATS, "basis"), grows=False, full_size=True, paints=True),
 )
 
 RATES = {
@@ -162,6 +165,7 @@ class LinearRecipe:
         self.clip, self.settings = clip, settings
         self.batches, self.surround = Batches(clip, settings.size), Surround(clip)
         self.tether = Tether(clip.track.face)
+        self.unseen = Unseen(clip, self.surround.look)
 
     def start(self) -> TrainState:
         """``Recipe``."""
@@ -177,6 +181,8 @@ class LinearRecipe:
         if state.step % PULL_EVERY == 0:
             means = state.adam.params[f"{Branch.FACE.name}.means"].detach()
             self.tether.pull(means, state.seeds[Branch.FACE.name])
+        if stage_at(state.step / self.settings.steps).paints and state.step % PAINT_EVERY == 0:
+            self.unseen.paint(self.avatar(state))
         return loss
 
     def grow(self, state: TrainState) -> None:

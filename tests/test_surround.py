@@ -10,7 +10,7 @@ import torch
 
 from gsavatar import seeding
 from gsavatar.clip import Clip
-from gsavatar.surround import Surround, mesh_colors, turned, vertex_normals
+from gsavatar.surround import Surround, continued, looked_at, turned, vertex_normals
 from gsavatar.types import Drive
 
 
@@ -55,7 +55,7 @@ def test_no_background_sticks_to_the_mesh(tiny_clip: Clip) -> None:
     # A mesh a tenth too wide: its rim lies on the background, a pixel or more beyond the head.
     wide = replace(face, vertices=face.vertices * torch.tensor([1.1, 1.0, 1.0]))
     clip = replace(tiny_clip, track=replace(tiny_clip.track, face=wide))
-    colors, known = mesh_colors(clip, everything, vertex_normals(wide)[:289])
+    colors, known = continued(looked_at(clip, everything, vertex_normals(wide)[:289]))
     background = torch.tensor([60.0, 90.0, 120.0]) / 255.0
     assert known.sum() > 200
     assert (colors[known] - background).abs().amax(-1).min() > 0.2
@@ -66,8 +66,8 @@ def test_what_no_frame_faces_continues_its_neighbours(tiny_clip: Clip) -> None:
     normals = vertex_normals(face)[:289]
     side = face.vertices[:289, 0].abs() > 0.06
     away = torch.where(side[:, None], -normals, normals)
-    colors, known = mesh_colors(tiny_clip, torch.arange(289), away)
-    whole, seen = mesh_colors(tiny_clip, torch.arange(289), normals)
+    colors, known = continued(looked_at(tiny_clip, torch.arange(289), away))
+    whole, seen = continued(looked_at(tiny_clip, torch.arange(289), normals))
     both = side & known & seen
     assert both.sum() > 30
     assert (colors - whole)[both].abs().amax(-1).median() < 0.15
