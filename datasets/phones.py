@@ -60,14 +60,19 @@ class Phone:
     end_s: float
 
 
-def speak(text: str) -> tuple[NDArray[np.float32], list[Phone]]:
+def speak(
+    text: str, voice: str = VOICE, stretch: float = 1.0
+) -> tuple[NDArray[np.float32], list[Phone]]:
     """Samples (mono, 16 kHz) and phones of a text, by the flite program.
+
+    ``stretch`` is the length of the speech, 1 as the voice has it.
 
     Raises ``InputError`` if flite is not installed.
     """
     with tempfile.TemporaryDirectory() as folder:
         wav = Path(folder) / "a.wav"
-        command = ["flite", "-voice", VOICE, "-psdur", "-t", text, "-o", str(wav)]
+        command = ["flite", "-voice", voice, "--setf", f"duration_stretch={stretch}", "-psdur",
+                   "-t", text, "-o", str(wav)]  # fmt: skip
         try:
             out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         except (OSError, subprocess.CalledProcessError):

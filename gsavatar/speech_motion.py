@@ -43,8 +43,8 @@ CUT_OPENING = 0.006
 their coefficients say."""
 CLOSING_STEP = 0.005
 """Range of predicted openings over which the lips part."""
-LEAST_SEPARATION = 0.3
-"""Least share by which a threshold must tell closed from open lips to be used."""
+LEAST_SEPARATION = 0.2
+"""Least share by which a threshold must tell closed from open lips, beyond what chance gives."""
 CUT_SHARE = 0.5
 """Where the lips close: 0 at the best separation of held-out frames, 1 as often as in the clip."""
 LIMIT_MARGIN = 0.10
@@ -316,7 +316,7 @@ def _opening_map(seen: Array, real: Array) -> tuple[Array, Array]:
     those from a few seconds of footage, are left as they are: a cut among them closes lips that
     speak.
     """
-    if separation(seen, real) < LEAST_SEPARATION:
+    if separation(seen, real) - chance_separation(real) < LEAST_SEPARATION:
         return (np.zeros(0),) * 2
     low, high = np.quantile(seen, (0.02, 0.98))
     top = max(high, 0.5 * (high + float(np.quantile(real, 0.98))))
@@ -342,6 +342,14 @@ def separation(seen: Array, real: Array) -> float:
     """How well that threshold tells closed from open lips: 1 always, 0 by chance, NaN unknown."""
     hit, wrong = _closing(seen, real)
     return float((hit - wrong).max()) if len(hit) else float("nan")
+
+
+def chance_separation(real: Array) -> float:
+    """What the best threshold of predictions that know nothing separates, about: frames of one
+    closure are no independent witnesses, so it falls with the number of closures."""
+    closed = (real < CLOSED_OPENING).astype(int)
+    closures = int((np.diff(closed, prepend=0) == 1).sum())
+    return 1.0 / np.sqrt(max(closures, 1))
 
 
 def _closing(seen: Array, real: Array) -> tuple[Array, Array]:

@@ -2,7 +2,8 @@
 
 A token's place in its block shifts the encoder's features, so the clip's mean at each place is
 taken away first. What remains is projected on principal components, weighted down away from the
-instant, and compared with a few hundred instants of the clip by a Gaussian kernel.
+instant, and compared with a few hundred instants of the clip by a Gaussian kernel. Beside the
+components stand the readings of ``speech_sounds``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from gsavatar.speech_encoders import BLOCK_TOKENS
 from gsavatar.speech_features import WHISPER, FeatureSource, SpeechFeatures, last_heard
+from gsavatar.speech_sounds import sound_axes
 
 Array = NDArray[np.float64]
 
@@ -26,6 +28,8 @@ TAPER_TOKENS = 2.0
 CENTRES = 512
 """Instants of the clip that the kernel compares with: bounds time and the size of an avatar."""
 MEDIAN_SAMPLE = 512
+SOUNDS_GAIN = 2.0
+"""Weight of the readings of what is said (``speech_sounds``) beside a principal component's 1."""
 EIGEN_FLOOR = 1e-7
 FOLDS = 5
 GUARD_S = 0.5
@@ -141,9 +145,16 @@ class KernelDesign:
         )  # fmt: skip
 
 
+def with_sounds(inputs: TokenInputs, encoder: str) -> TokenInputs:
+    """Inputs that also read what is said, which a short clip cannot find out by itself."""
+    axes = SOUNDS_GAIN * sound_axes(encoder)
+    return TokenInputs(inputs.means, torch.cat((inputs.components, axes), dim=1), inputs.taper)
+
+
 def kernel_design(features: SpeechFeatures, time_s: Array) -> KernelDesign:
     """Kernel features of a clip's frames; nothing here looks at what is to be predicted."""
     inputs = token_inputs(features, time_s, COMPONENTS, CONTEXT_TOKENS, TAPER_TOKENS)
+    inputs = with_sounds(inputs, features.encoder)
     x = inputs.at_times(features, time_s)
     sample = x[:: max(1, len(x) // MEDIAN_SAMPLE)]
     square = (sample**2).sum(1)
