@@ -40,6 +40,7 @@ TRIED: dict[str, list[Values]] = {
         for n, t in ((5, 1.0), (9, 2.0), (13, 3.0), (17, 4.0))
     ],
     "components": [{"speech_regression.COMPONENTS": n} for n in (16, 32, 64, 96)],
+    "sounds": [{"speech_regression.SOUNDS_GAIN": g} for g in (0.0, 1.0, 2.0, 4.0)],
     "centres": [{"speech_regression.CENTRES": n} for n in (256, 512, 1024)],
     "smoothing": [
         {"speech_motion.SMOOTHING": w}

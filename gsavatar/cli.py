@@ -150,7 +150,7 @@ def _check(options: Check) -> None:
 def _render(options: Render) -> None:
     from gsavatar import film
 
-    with cli_env.logging_to(None):
+    with cli_env.logging_to(None), _storable(options.out):
         result = film.render_film(
             options.avatar, options.out, audio=options.audio, curves=options.curves,
             drive=options.drive, camera=options.camera, size=options.size, fps=options.fps,
@@ -310,6 +310,20 @@ def _working_on(run: Path) -> Iterator[None]:
         cli_run.undone_if_refused(run),
     ):  # fmt: skip
         yield
+
+
+@contextmanager
+def _storable(out: Path) -> Iterator[None]:
+    """Turns a full disk or a forbidden place into one sentence."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InputError(
+            f"{out}: {error.strerror or error}; free space or permit writing there, or choose "
+            "another --out."
+        ) from error
 
 
 @contextmanager

@@ -59,9 +59,10 @@ class Fit:
     out: OptionalPath = None
     """Run folder; by default runs/ and the name of the first file."""
     preset: Annotated[str | None, _shown("preview|standard|quality|fewshot|talkinggaussian")] = None
-    """How much work to spend; preview by default."""
+    """How much work: preview (minutes, the default), standard (an hour), quality (a night), fewshot
+    (for less than 10 s of video); talkinggaussian is the baseline."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train."""
+    """Where to train; cuda is refused for now."""
     resume: bool = False
     """Continue the run in the folder."""
     face: Face = None

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import shutil
@@ -45,11 +46,20 @@ def check_videos(videos: tuple[Path, ...]) -> None:
     if not videos:
         raise InputError("no video given; name one or more files of one person.")
     for path in videos:
+        if path.parts[0] in ("http:", "https:"):
+            raise InputError(f"{path.parts[-1]}: is an address; download the video, then name it.")
         if not path.exists():
             raise InputError(f"{path}: no such file; check the path.")
         if path.is_dir():
             raise InputError(f"{path}: is a folder; name the video files themselves.")
         probe(path)
+    for i, path in enumerate(videos):
+        for other in videos[:i]:
+            if path.stat().st_size == other.stat().st_size and filecmp.cmp(path, other, False):
+                raise InputError(
+                    f"{path}: is the same film as {other}, and would be tested on what it was "
+                    "trained on; name it once."
+                )
 
 
 def enter_run(
@@ -108,9 +118,11 @@ def _continued(
         ) from None
     if before.get("videos") != inputs["videos"] or before.get("face") != inputs["face"]:
         names = ", ".join(v["name"] for v in before.get("videos", []))
+        face = before.get("face")
         raise InputError(
-            f"{run}: this run was made from {names or 'other files'}; name the same files and "
-            "--face, or choose another --out."
+            f"{run}: this run was made from {names or 'other files'} "
+            f"{'without --face' if face is None else f'with --face {face}'}; say the same, or "
+            "choose another --out."
         )
     wanted = load_preset(preset or settings.preset, overrides, typed)
     if preset is not None and preset != settings.preset:

@@ -247,6 +247,8 @@ def _choose(path: Path, scan: _Scan, face: str | None, thumbnail: Path | None) -
     rivals = [
         p for p in people if len(p.boxes) >= AMBIGUOUS_SHARE * longest and _together(p, people[0])
     ]
+    if face is not None and face not in ("left", "right") and not face.isdigit():
+        raise InputError(f"{path}: --face {face} is not left, right or a number.")
     if len(rivals) == 1:
         return people[0]
     rivals.sort(key=lambda p: float(np.median([b[1] + b[3] for b in p.boxes.values()])))

@@ -32,6 +32,7 @@ from gsavatar.performance import CurveWriter, Performer, SpeechStream
 from gsavatar.progress import Reporter, SilentReporter
 from gsavatar.render import to_uint8
 from gsavatar.types import Camera, Curves, Drive, is_upper_face
+from gsavatar.video import probe
 
 log = logging.getLogger("gsavatar")
 
@@ -39,6 +40,7 @@ DEFAULT_FPS = 25.0
 SIZES = (64, 4096)
 RATES = (1.0, 240.0)
 SAME_TIME_S = 1e-6
+SIDES = ("Left", "Right")
 HEARD_SAMPLES = 2 * SAMPLE_RATE
 """Speech is heard and shown in pieces of 2 s."""
 OPAQUE = 1.0 / 255.0
@@ -92,11 +94,14 @@ def render_film(
     source = Source(audio, curves, drive)
     _check(source, size, fps)
     check_destination(out, alpha=background == "none")
+    _check_apart(out, curves_out, (avatar, audio, curves, drive, Path(background), Path(camera)))
     package = load_package(find_avatar(avatar))
     behind = open_background(background, package, size)
     open_view(camera, package, size, 1.0)  # a damaged camera file is refused before the long work
     sound = None if audio is None else sound_files.open_sound(audio)
     played = perform(package, source, sound, fps, reporter)
+    if drive is not None and audio is None and probe(drive).has_audio:
+        reporter.note(f"The film has no sound; to hear that of the video add --audio {drive}.")
     view = open_view(camera, package, size, played.frames / played.fps)
     draw = open_draw(package.avatar)
     done = 0
@@ -153,7 +158,7 @@ def perform(
             "sound alone; give --audio, or fit the video with another preset."
         )
     if source.curves is not None:
-        curves = retarget(performance.load_curves(source.curves), package, source.curves)
+        curves = retarget(performance.load_curves(source.curves), package, source.curves, reporter)
         return _playing(curves, fps if fps is not None else frame_rate(curves.time_s.numpy()))
     rate = fps if fps is not None else DEFAULT_FPS
     if source.drive is not None:
@@ -202,22 +207,45 @@ def within_limits(curves: Curves, package: Package) -> Curves:
     return replace(curves, values=values)
 
 
-def retarget(curves: Curves, package: Package, path: Path) -> Curves:
-    """Curves in the avatar's names; names it lacks are dropped, names they lack stay at rest."""
+def retarget(
+    curves: Curves, package: Package, path: Path, reporter: Reporter | None = None
+) -> Curves:
+    """Curves in the avatar's names; names they lack stay at rest.
+
+    Where only one of the two tells left from right, both sides stand for their mean, and the mean
+    for both. What is dropped is noted.
+    """
     where = {name: column for column, name in enumerate(curves.names)}
-    shared = [name for name in package.names if name in where]
-    if not shared:
+    sources = {name: _standing_for(name, where) for name in package.names}
+    if not any(sources.values()):
         raise InputError(
             f"{path}: none of its {len(where)} names belongs to this avatar, which knows "
             f"{', '.join(package.names[:3])} and {max(len(package.names) - 3, 0)} more."
         )
-    if len(shared) < len(package.names):
-        log.info("%s: %d of %d coefficients given", path, len(shared), len(package.names))
+    given = sum(bool(columns) for columns in sources.values())
+    if given < len(package.names):
+        log.info("%s: %d of %d coefficients given", path, given, len(package.names))
+    used = {column for columns in sources.values() for column in columns}
+    moving = [n for n, c in where.items() if c not in used and bool(curves.values[:, c].any())]
+    if moving and reporter is not None:
+        more = f" and {len(moving) - 5} more" if len(moving) > 5 else ""
+        reporter.note(f"{path.name}: this avatar has no {', '.join(moving[:5])}{more}; ignored.")
     values = package.rest.detach().float().repeat(len(curves.time_s), 1)
     for column, name in enumerate(package.names):
-        if name in where:
-            values[:, column] = curves.values[:, where[name]].float()
+        if sources[name]:
+            values[:, column] = curves.values[:, sources[name]].float().mean(-1)
     return Curves(package.names, curves.time_s, values, curves.head_pose.float())
+
+
+def _standing_for(name: str, where: dict[str, int]) -> list[int]:
+    """Columns of a curve file whose mean moves a coefficient; none if nothing there does."""
+    if name in where:
+        return [where[name]]
+    sides = [f"{name}{side}" for side in SIDES]
+    if all(side in where for side in sides):
+        return [where[side] for side in sides]
+    joint = next((name[: -len(side)] for side in SIDES if name.endswith(side)), None)
+    return [where[joint]] if joint in where else []
 
 
 def frame_rate(time_s: NDArray[np.float64]) -> float:
@@ -256,3 +284,15 @@ def _check(source: Source, size: int, fps: float | None) -> None:
         raise InputError(f"--size {size}: should be an even number from {SIZES[0]} to {SIZES[1]}.")
     if fps is not None and not (math.isfinite(fps) and RATES[0] <= fps <= RATES[1]):
         raise InputError(f"--fps {fps:g}: should be from {RATES[0]:g} to {RATES[1]:g}.")
+
+
+def _check_apart(out: Path, curves_out: Path | None, inputs: tuple[Path | None, ...]) -> None:
+    """Raises ``InputError`` if a result would replace what it is made from, or the other one."""
+    for result in (out, curves_out):
+        if result is None:
+            continue
+        for given in inputs:
+            if given is not None and result.resolve() == given.resolve():
+                raise InputError(f"{result}: is read for this film; write it to another file.")
+    if curves_out is not None and curves_out.resolve() == out.resolve():
+        raise InputError(f"{out}: is both --out and --curves-out; give one another name.")

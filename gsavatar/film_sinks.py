@@ -89,9 +89,13 @@ class FolderSink:
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
-        if kind is not None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
             shutil.rmtree(self.partial, ignore_errors=True)
-            return
+
+    def _finish(self) -> None:
         if self.sound is not None:
             length = round(self.count * SAMPLE_RATE / self.fps)
             write_wav(self.partial / "sound.wav", self.sound, length)

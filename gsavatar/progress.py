@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol, TextIO
 
 log = logging.getLogger("gsavatar")
@@ -78,8 +78,9 @@ class PlainReporter:
         self._write(f"note: {text}")
 
     def _write(self, line: str) -> None:
-        self.stream.write(line + "\n")
-        self.stream.flush()
+        with suppress(BrokenPipeError):  # nobody reads any more: no reason to stop the work
+            self.stream.write(line + "\n")
+            self.stream.flush()
 
 
 class RichReporter:

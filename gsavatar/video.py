@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -382,8 +383,11 @@ class VideoWriter:
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
-        if kind is None:
-            self.close()
-            return
-        self._container.close()
-        self._partial.unlink(missing_ok=True)
+        try:
+            if kind is None:
+                self.close()
+            else:
+                with suppress(_av_error(), OSError):  # what went wrong before is what is told
+                    self._container.close()
+        finally:
+            self._partial.unlink(missing_ok=True)

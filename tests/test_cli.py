@@ -143,6 +143,26 @@ def test_an_existing_run_is_left_alone(
     assert len(calls) == 2 and calls[0]["settings"] == calls[1]["settings"]
 
 
+def test_the_same_film_twice_and_an_address_are_refused(
+    here: Path, calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "copy.mp4").write_bytes((here / "me.mp4").read_bytes())
+    assert run("fit", "me.mp4", "copy.mp4") == 2
+    assert "copy.mp4: is the same film as me.mp4" in capsys.readouterr().err
+    assert run("fit", "https://example.com/me.mp4") == 2
+    assert "me.mp4: is an address; download" in capsys.readouterr().err
+    assert calls == [] and not (here / "runs").exists()
+
+
+def test_work_goes_on_when_nobody_reads_the_progress() -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    with PlainReporter(Gone(), every_s=0.0).stage("work") as progress:
+        progress(1, 2)
+
+
 def test_resume_keeps_the_settings_of_the_run(here: Path, calls: list[dict[str, Any]]) -> None:
     assert run("fit", "me.mp4", "--preset", "fewshot", "--steps", "30") == 0
     assert run("fit", "me.mp4", "--resume") == 0
@@ -156,7 +176,7 @@ def test_resume_keeps_the_settings_of_the_run(here: Path, calls: list[dict[str, 
         (("me.mp4", "--preset", "standard"), "preset preview"),
         (("me.mp4", "--steps", "31"), "other settings"),
         (("me.mp4", "--face", "left"), "--face"),
-        (("you.mp4", "--out", "runs/me"), "made from me.mp4"),
+        (("you.mp4", "--out", "runs/me"), "made from me.mp4 without --face"),
     ],
 )
 def test_resume_refuses_another_fit(

@@ -13,7 +13,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from gsavatar import audio, film, geometry, performance, speech, speech_features, video
+from gsavatar import (
+    audio,
+    cli,
+    film,
+    geometry,
+    performance,
+    reenact,
+    speech,
+    speech_features,
+    video,
+)
 from gsavatar.clip import Clip
 from gsavatar.config import Settings
 from gsavatar.errors import InputError
@@ -23,6 +33,7 @@ from gsavatar.film_views import head_centre, open_background, open_view
 from gsavatar.frames import decode_png, encode_png
 from gsavatar.package import Package, load_package, save_package
 from gsavatar.pipeline import build_package
+from gsavatar.progress import SilentReporter
 from gsavatar.render import render, to_uint8
 from gsavatar.seeding import SeedCounts, seed_avatar
 from gsavatar.types import Curves, Drive
@@ -301,6 +312,84 @@ def test_names_that_the_avatar_lacks_are_left_out(package: Package, tmp_path: Pa
     jaw, blink = package.names.index("jawOpen"), package.names.index("eyeBlinkLeft")
     assert torch.equal(got.values[:, jaw], given.values[:, 0])
     assert torch.equal(got.values[:, blink], package.rest[blink].expand(2))
+
+
+class Notes(SilentReporter):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_sides_stand_for_their_mean_and_what_is_dropped_is_told(
+    package: Package, tmp_path: Path
+) -> None:
+    given = Curves(
+        ("jawOpenLeft", "jawOpenRight", "eyeBlink", "tongueOut", "cheekPuff"),
+        torch.tensor([0.0, 0.04], dtype=torch.float64),
+        torch.tensor([[0.2, 0.6, 0.5, 1.0, 0.0], [0.0, 1.0, 0.1, 1.0, 0.0]]),
+        torch.eye(4).repeat(2, 1, 1),
+    )
+    notes = Notes()
+    got = film.retarget(given, package, tmp_path / "c.json", notes)
+    assert package.names == ("jawOpen", "eyeBlinkLeft")
+    torch.testing.assert_close(got.values, torch.tensor([[0.4, 0.5], [0.5, 0.1]]))
+    assert notes.said == ["c.json: this avatar has no tongueOut; ignored."]
+
+
+def test_a_film_of_a_video_tells_how_to_hear_it(
+    avatar: Path, sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoken = tmp_path / "spoken.mp4"
+    render_film(avatar, spoken, audio=sound, size=SIZE)
+    monkeypatch.setattr(reenact, "video_curves", lambda *_: ramped(load_package(avatar)))
+    notes = Notes()
+    render_film(avatar, tmp_path / "a.mp4", drive=spoken, size=SIZE, reporter=notes)
+    assert any(f"--audio {spoken}" in text for text in notes.said)
+    notes.said.clear()
+    render_film(avatar, tmp_path / "b.mp4", drive=spoken, audio=sound, size=SIZE, reporter=notes)
+    assert notes.said == []
+
+
+def ramped(package: Package) -> Curves:
+    """Three frames at rest."""
+    time = torch.arange(3, dtype=torch.float64) / 25.0
+    return Curves(package.names, time, package.rest.repeat(3, 1), torch.eye(4).repeat(3, 1, 1))
+
+
+def test_no_result_replaces_what_it_is_made_from(
+    avatar: Path, sound: Path, tmp_path: Path
+) -> None:
+    spoken = tmp_path / "spoken.mp4"
+    render_film(avatar, spoken, audio=sound, size=SIZE)
+    before = spoken.read_bytes()
+    with pytest.raises(InputError, match="is read for this film"):
+        render_film(avatar, spoken, audio=spoken, size=SIZE)
+    with pytest.raises(InputError, match="is read for this film"):
+        render_film(avatar, tmp_path / "a.mp4", audio=sound, size=SIZE, curves_out=avatar)
+    one = tmp_path / "b.mp4"
+    with pytest.raises(InputError, match="both --out and --curves-out"):
+        render_film(avatar, one, audio=sound, size=SIZE, curves_out=one)
+    assert spoken.read_bytes() == before and not one.exists()
+
+
+@pytest.mark.parametrize("name", ["talk", "talk.mp4"])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    avatar: Path, sound: Path, tmp_path: Path, name: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(film, "picture", full)
+    words = ["render", str(avatar), "--audio", str(sound), "--size", str(SIZE)]
+    assert cli.main([*words, "--out", str(tmp_path / name)]) == 2
+    said = capsys.readouterr().err
+    assert "No space left on device; free space" in said and "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_memory_does_not_grow_with_the_film(
