@@ -53,7 +53,8 @@ FEW_TURNS_DEG, GOOD_TURNS_DEG = 8.0, 20.0
 WIDE_YAW_DEG = 50.0
 CLOSED_SHARE, OPEN_WIDE = 0.03, 0.06
 QUIET_DB, NOISY_DB, CLIPPED_SOUND = -40.0, 20.0, 1e-3
-OFFSET_MS = 40.0
+OFFSET_MS = 100.0
+"""What this rough look can tell; a fit measures more closely."""
 
 
 @dataclass(frozen=True)
@@ -338,9 +339,9 @@ def _sync(footage: Footage) -> Finding:
         return Finding("sync", State.NOTE, f"cannot be told from {times[-1] - times[0]:.0f} s")
     side = "late" if offset_ms > 0 else "early"
     if abs(offset_ms) > OFFSET_MS:
-        text = f"the sound is about {abs(offset_ms):.0f} ms {side}; a fit corrects that"
+        text = f"the sound seems about {abs(offset_ms):.0f} ms {side}; a fit measures and corrects"
         return Finding("sync", State.NOTE, text)
-    return Finding("sync", State.GOOD, f"sound and lips agree ({offset_ms:+.0f} ms)")
+    return Finding("sync", State.GOOD, "sound and lips agree, as far as a first look can tell")
 
 
 def is_spoilt(findings: list[Finding]) -> bool:

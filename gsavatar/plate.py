@@ -11,6 +11,9 @@ from gsavatar.types import PROTOCOL_SIZE, Region
 
 MARGIN_PX = 9
 """Background pixels this close to the person are not trusted: mattes are soft there."""
+RARE_SHARE, ALIKE = 0.5, 24.0
+"""Background in fewer frames than this share, and within so many levels of what the pixel shows as
+part of the person: that is the person, labelled wrongly now and then."""
 PATCH_ROWS = 64
 FILL_SIZE = 128
 
@@ -22,21 +25,31 @@ def background_plate(frames: Iterable[tuple[UInt8, UInt8]]) -> tuple[UInt8, floa
     """
     import cv2
 
-    pictures, seen = [], []
+    pictures, seen, covered = [], [], []
     kernel = np.ones((2 * MARGIN_PX + 1, 2 * MARGIN_PX + 1), np.uint8)
     for picture, labels in frames:
         person = (labels != int(Region.BACKGROUND)).astype(np.uint8)
         pictures.append(picture)
         seen.append(cv2.dilate(person, kernel) == 0)
+        covered.append(person > 0)
     plate = np.zeros((PROTOCOL_SIZE, PROTOCOL_SIZE, 3), np.uint8)
     known: np.ndarray = np.asarray(np.stack(seen).any(0))
     for top in range(0, PROTOCOL_SIZE, PATCH_ROWS):  # rows at a time: bounded memory
         rows = slice(top, top + PATCH_ROWS)
         values = np.stack([p[rows] for p in pictures]).astype(np.float32)
-        values[~np.stack([s[rows] for s in seen])] = np.nan
-        values[:, ~known[rows]] = 0.0
-        plate[rows] = np.nanmedian(values, axis=0).round().astype(np.uint8)
+        behind, person = (np.stack([m[rows] for m in masks]) for masks in (seen, covered))
+        shown, worn = _median(values, behind), _median(values, person)
+        rare = behind.mean(0) < RARE_SHARE * (behind | person).mean(0)
+        known[rows] &= ~(rare & person.any(0) & (np.abs(shown - worn).max(-1) < ALIKE))
+        plate[rows] = shown.round().astype(np.uint8)
     return _filled(plate, known), float(1.0 - known.mean())
+
+
+def _median(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Median [H, W, 3] of the values [F, H, W, 3] that count [F, H, W]; 0 where none does."""
+    values = np.where(counts[..., None], values, np.nan)
+    values[:, ~counts.any(0)] = 0.0
+    return np.asarray(np.nanmedian(values, axis=0))
 
 
 def _filled(plate: UInt8, known: np.ndarray) -> UInt8:

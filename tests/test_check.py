@@ -125,7 +125,7 @@ def test_late_sound_is_told(footage: Footage, late_s: float) -> None:
     late = np.pad(footage.sound[:], (round(late_s * 16_000), 0))
     finding = check._sync(replace(footage, sound=sound_of(late)))
     assert (finding.state is State.GOOD) == (late_s == 0.0), finding
-    assert late_s == 0.0 or "late; a fit corrects that" in finding.text
+    assert late_s == 0.0 or "late; a fit measures and corrects" in finding.text
 
 
 def test_the_verdict_names_the_worst_first() -> None:

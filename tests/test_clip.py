@@ -78,6 +78,21 @@ def test_the_plate_fills_what_was_never_seen() -> None:
     assert np.abs(plate.astype(int) - 80).max() <= 6  # paint; the person itself would be 170 off
 
 
+def test_a_collar_labelled_wrongly_in_some_frames_is_no_background() -> None:
+    picture = np.full((512, 512, 3), 80, np.uint8)
+    picture[200:, 100:400] = 250
+    labels = np.zeros((512, 512), np.uint8)
+    labels[200:, 100:400] = int(Region.TORSO)
+    wrong = labels.copy()
+    wrong[200:300, 100:200] = int(Region.BACKGROUND)
+    plate, _ = background_plate([(picture, labels)] * 7 + [(picture, wrong)] * 3)
+    assert np.abs(plate.astype(int) - 80).max() <= 6
+    behind = picture.copy()  # another place is uncovered as rarely, and shows another colour
+    behind[200:300, 100:200] = 30
+    plate, _ = background_plate([(picture, labels)] * 7 + [(behind, wrong)] * 3)
+    assert np.abs(plate[212:288, 112:188].astype(int) - 30).max() <= 6
+
+
 @pytest.mark.parametrize("late_s", [0.25, -0.25, 0.0])
 def test_late_sound_moves_forward(late_s: float) -> None:
     samples = np.arange(16_000, dtype=np.float32)
