@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -148,7 +149,8 @@ def test_server_frames_grow_to_full_size_and_cameras_go_around(page: Any, serve:
     page.goto(viewer.url)
     page.get_by_role("tab", name="Render").click()
     choose(page, "Drawn as", "Frames (server)")
-    page.get_by_text("Frame rendered by the server · 1200×768").wait_for()
+    # The panel stands beside the picture, which is that much narrower than the window.
+    page.get_by_text(re.compile(r"Frame rendered by the server · [78]\d\d×768")).wait_for()
     until(page, lambda: 230 < orange_rows(picture(page)) < 350, "the server's picture")
     page.get_by_role("tab", name="Camera").click()
     front = viewer.sessions()[0].view

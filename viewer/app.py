@@ -110,6 +110,7 @@ class Viewer:
         self._server.gui.configure_theme(
             dark_mode=True, show_logo=False, show_share_button=False, control_width="large"
         )
+        self._server.gui.main_panel.dock_right()  # beside the picture, not over the face
         self._server.scene.set_up_direction("+y")
         self._server.on_client_connect(self._connected)
         self._server.on_client_disconnect(self._disconnected)
