@@ -135,6 +135,27 @@ def test_good_and_weak_are_told_apart(run: Path) -> None:
     assert not any(finding.good for finding in report_words.findings(worse))
 
 
+@pytest.mark.parametrize(
+    ("psnr", "lips", "moved", "lip_words"),
+    [
+        (31.0, 2.20, "1.0 dB closer than", "hardly closer to the truth than"),
+        (29.9, 2.47, "0.1 dB farther than", "farther from the truth than"),
+        (30.0, 2.40, "as close as", "as far from the truth as"),
+    ],
+)
+def test_a_mouth_that_had_better_held_still_is_weak(
+    psnr: float, lips: float, moved: str, lip_words: str
+) -> None:
+    content = measured()
+    content["test"] |= {"psnr_head": psnr, "lmd_px": lips}
+    content["baselines"]["still_mouth"] |= {"psnr_head": 30.0, "lmd_px": 2.4}
+    found = {finding.title: finding for finding in report_words.findings(content)}
+    assert found["Moving the mouth"].good == (psnr > 30.0)
+    assert moved in found["Moving the mouth"].text
+    assert not found["Lip shapes"].good and lip_words in found["Lip shapes"].text
+    assert "still" not in found["Likeness"].text
+
+
 def test_a_bare_run_still_has_a_report(tmp_path: Path) -> None:
     metrics_file.write(tmp_path, metrics_file.skeleton())
     text, page = read(write_report(tmp_path))
