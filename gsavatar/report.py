@@ -25,29 +25,19 @@ from gsavatar.report_page import (
     versions,
 )
 from gsavatar.report_pictures import Sample, load_sample
-from gsavatar.report_words import MEANINGS, duration, findings, gathered, number, tiles
+from gsavatar.report_words import (
+    COLUMNS,
+    MEANINGS,
+    ROWS,
+    duration,
+    findings,
+    gathered,
+    measure,
+    number,
+    tiles,
+)
 
 Content = dict[str, Any]
-
-COLUMNS = (
-    ("avatar", "This avatar"), ("still_mouth", "Mouth held still"),
-    ("nearest_pose_frame", "Nearest training frame"), ("mean_frame", "Mean training frame"),
-    ("previous_frame", "Real frame before"),
-)  # fmt: skip
-ROWS = (
-    ("psnr_head", "Head, PSNR in dB", 2, 1), ("ssim_head", "Head, SSIM", 4, 1),
-    ("psnr_mouth", "Mouth, PSNR in dB", 2, 1), ("psnr", "Whole picture, PSNR in dB", 2, 1),
-    ("ssim", "Whole picture, SSIM", 4, 1), ("lpips", "Whole picture, LPIPS", 4, -1),
-    ("lmd_px", "Lip landmark distance in px", 3, -1),
-    ("mouth_open_corr", "Mouth opening, correlation", 3, 1),
-    ("mouth_open_lag_ms", "Mouth opening, delay in ms", 0, 0),
-    ("closure_acc", "Closures, balanced accuracy", 3, 1),
-    ("mouth_sharpness", "Mouth sharpness, share of real", 3, 0),
-    ("jitter_px", "Head jitter in px", 3, -1), ("hold_px", "Jitter of a held head in px", 3, -1),
-    ("blendshape_mae_lower", "Lower-face scores, mean error", 4, -1),
-    ("blendshape_mae_upper", "Upper-face scores, mean error", 4, -1),
-)  # fmt: skip
-"""Key, name, digits, and whether more (1) or less (-1) is better."""
 
 
 def write_report(run_dir: Path) -> Path:
@@ -111,7 +101,7 @@ def _table(content: Content) -> str:
     columns = {"avatar": content["test"], **content["baselines"]}
     lines = []
     for key, label, digits, better in ROWS:
-        values = {name: columns[name].get(key) for name, _ in COLUMNS}
+        values = {name: measure(columns[name], name, key) for name, _ in COLUMNS}
         if all(v is None for v in values.values()):
             continue
         fair = [v for n, v in values.items() if v is not None and n != "previous_frame"]

@@ -8,6 +8,30 @@ from typing import Any
 
 Values = Mapping[str, Any]
 
+COLUMNS = (
+    ("avatar", "This avatar"), ("still_mouth", "Mouth held still"),
+    ("nearest_pose_frame", "Nearest training frame"), ("mean_frame", "Mean training frame"),
+    ("previous_frame", "Real frame before"),
+)  # fmt: skip
+ROWS = (
+    ("psnr_head", "Head, PSNR in dB", 2, 1), ("ssim_head", "Head, SSIM", 4, 1),
+    ("psnr_mouth", "Mouth, PSNR in dB", 2, 1), ("psnr", "Whole picture, PSNR in dB", 2, 1),
+    ("ssim", "Whole picture, SSIM", 4, 1), ("lpips", "Whole picture, LPIPS", 4, -1),
+    ("lmd_px", "Lip landmark distance in px", 3, -1),
+    ("mouth_open_corr", "Mouth opening, correlation", 3, 1),
+    ("mouth_open_lag_ms", "Mouth opening, delay in ms", 0, 0),
+    ("closure_acc", "Closures, balanced accuracy", 3, 1),
+    ("mouth_sharpness", "Mouth sharpness, share of real", 3, 0),
+    ("jitter_px", "Head jitter in px", 3, -1), ("hold_px", "Jitter of a held head in px", 3, -1),
+    ("blendshape_mae_lower", "Lower-face scores, mean error", 4, -1),
+    ("blendshape_mae_upper", "Upper-face scores, mean error", 4, -1),
+)  # fmt: skip
+"""Key, name, digits, and whether more (1) or less (-1) is better."""
+
+NEVER_MOVE = ("still_mouth", "mean_frame")
+"""Columns whose mouth is still: what it seems to say is the landmarker's noise."""
+OPENING_KEYS = ("mouth_open_corr", "mouth_open_lag_ms")
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -31,6 +55,11 @@ class Tile:
 def number(value: Any, digits: int = 2) -> str:
     """A number as text, a dash where it is null."""
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def measure(values: Values, column: str, key: str) -> Any:
+    """A number of one column as it is shown: none where a mouth that never moves has no say."""
+    return None if column in NEVER_MOVE and key in OPENING_KEYS else values.get(key)
 
 
 def findings(content: Values) -> list[Finding]:
@@ -155,7 +184,7 @@ def tiles(content: Values) -> list[Tile]:
     test, base, speed = content["test"], content["baselines"], content["speed"]
 
     def beside(name: str, key: str, digits: int, words: str) -> str:
-        return f"{words} {number(base[name][key], digits)}"
+        return f"{words} {number(measure(base[name], name, key), digits)}"
 
     return [
         Tile("Head, PSNR", number(test["psnr_head"], 1), "dB",

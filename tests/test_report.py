@@ -156,6 +156,17 @@ def test_a_mouth_that_had_better_held_still_is_weak(
     assert "still" not in found["Likeness"].text
 
 
+def test_a_mouth_that_never_moves_follows_nothing(run: Path) -> None:
+    content = measured()
+    noise = {"mouth_open_corr": 0.24, "mouth_open_lag_ms": -154.0, "closure_acc": 0.52}
+    content["baselines"]["still_mouth"] |= noise
+    content["baselines"]["nearest_pose_frame"] |= {"mouth_open_corr": 0.36}
+    metrics_file.write(run, content)
+    text, _ = read(write_report(run))
+    assert "0.240" not in text and "-154" not in text and "mouth held still –" in text
+    assert "0.360" in text and "0.520" in text  # another mouth that moves, and a fair guess
+
+
 def test_a_bare_run_still_has_a_report(tmp_path: Path) -> None:
     metrics_file.write(tmp_path, metrics_file.skeleton())
     text, page = read(write_report(tmp_path))
