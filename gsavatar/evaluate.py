@@ -311,6 +311,6 @@ def _lost_notes(scores: Scores, names: Mapping[str, str]) -> list[str]:
         if sheet.lost_faces:
             notes.append(
                 f"{names[name]}: no face was found in {sheet.lost_faces} of {total} rendered "
-                "frames; lmd_px, mouth and blendshape values are over the others"
+                "frames; the measures of lips, mouth and face scores are over the others"
             )
     return notes

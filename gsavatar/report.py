@@ -13,6 +13,7 @@ from gsavatar.evaluate_samples import FOLDER, SERIES
 from gsavatar.frames import write_text_atomic
 from gsavatar.metrics_mouth import CLOSED
 from gsavatar.report_charts import Line, bars, line_chart
+from gsavatar.report_notes import gathered
 from gsavatar.report_page import (
     bullets,
     facts,
@@ -31,7 +32,6 @@ from gsavatar.report_words import (
     ROWS,
     duration,
     findings,
-    gathered,
     measure,
     number,
     tiles,

@@ -222,22 +222,6 @@ MEANINGS: tuple[tuple[str, str], ...] = (
 """The measures of the report's table, in plain words."""
 
 
-def gathered(notes: list[str]) -> list[str]:
-    """Notes ``key: reason`` with all keys of a reason together, in the words of people."""
-    by_reason: dict[str, list[str]] = {}
-    alone = []
-    for note in notes:
-        key, colon, reason = note.partition(": ")
-        if not colon or " " in key:
-            alone.append(note)
-            continue
-        name = key.rpartition(".")[2]
-        group = by_reason.setdefault(reason, [])
-        if name not in group:
-            group.append(name)
-    return [f"{', '.join(keys)}: {reason}" for reason, keys in by_reason.items()] + alone
-
-
 def duration(seconds: Any) -> str:
     """Seconds as minutes or hours, short."""
     if seconds is None:

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gsavatar import metrics_file, report_charts, report_words
+from gsavatar import metrics_file, report_charts, report_words, scoring
 from gsavatar.config import ClipSettings, load_preset, save_settings
 from gsavatar.errors import InputError
 from gsavatar.frames import encode_png
 from gsavatar.report import write_report
+from gsavatar.report_notes import gathered
 from gsavatar.report_pictures import error_map
-from gsavatar.report_words import gathered
 
 
 class Checker(HTMLParser):
@@ -118,7 +118,8 @@ def test_the_report_is_one_whole_page(run: Path) -> None:
     for words in (
         "31.0 dB", "30.50 … 31.50", "frame 42, 1.04 s", "mouth opening", "decode", "6.7 min",
         "gaussians_max",
-        "3 of 360 frames show no face", "75 ms late", "lpips is not installed", "log_mel",
+        "3 of 360 frames show no face", "75 ms late", "log_mel",
+        "LPIPS: the optional package lpips is not installed",
     ):  # fmt: skip
         assert words in text, words
     assert not list(run.glob("*.partial"))
@@ -215,5 +216,38 @@ def test_notes_of_one_reason_are_one_line() -> None:
     notes = ["test.lpips: not installed", "baselines.mean_frame.lpips: not installed",
              "test.lmd_px: no face", "The sound was late: corrected."]  # fmt: skip
     assert gathered(notes) == [
-        "lpips: not installed", "lmd_px: no face", "The sound was late: corrected.",
+        "Whole picture, LPIPS: not installed", "Lip landmark distance in px: no face",
+        "The sound was late: corrected.",
     ]  # fmt: skip
+
+
+def test_notes_name_what_they_are_about() -> None:
+    scores = "blendshape_mae_lower, {0}.blendshape_mae_upper"
+    notes = [
+        f"{name}.{scores.format(name)}: no scores: no face"
+        for name in ("test", "baselines.still_mouth")
+    ]
+    notes += [
+        "baselines.mean_frame.mouth_open_corr: does not vary",
+        "baselines.still_mouth.mouth_open_lag_ms: no peak",
+        "baselines.previous_frame.hold_px: needs an avatar",
+        "baselines.previous_frame.lmd_px: hidden",
+        "baselines.nearest_pose_frame.lmd_px: hidden",
+        "baselines.mean_frame: no face was found in 2 of 9 rendered frames",
+        "speed.fit_seconds, speed.peak_rss_mb: only a finished fit knows this",
+        "av_offset_ms: the clip has no sound to compare with the lips",
+        "test_expression: not measured; run it",
+    ]
+    assert gathered(notes) == [
+        "Lower-face scores, mean error; Upper-face scores, mean error: no scores: no face",
+        "Lip landmark distance in px (real frame before, nearest training frame): hidden",
+        "Time of the fit; Largest memory: only a finished fit knows this",
+        "Sound against picture: the clip has no sound to compare with the lips",
+        "Mean training frame: no face was found in 2 of 9 rendered frames",
+        "Driven by the tracked expression: not measured; run it",
+    ]
+
+
+def test_every_key_of_the_metrics_has_words() -> None:
+    for name in (*scoring.TEST_KEYS, *metrics_file.SPEED_KEYS, "cv_open_corr", "av_offset_ms"):
+        assert name == "frames" or name not in gathered([f"test.{name}: reason"])[0].split(":")[0]
