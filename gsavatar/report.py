@@ -34,6 +34,7 @@ from gsavatar.report_words import (
     findings,
     measure,
     number,
+    sound_offset,
     tiles,
 )
 
@@ -247,19 +248,17 @@ def _input(content: Content, meta: Content) -> str:
     rows = []
     for source in meta.get("sources", []):
         crop = source.get("crop")
-        words = [
+        shape = [
             f"{source['width']} × {source['height']}" if "width" in source else "",
             f"{source['fps']:.4g} frames/s" if source.get("fps") else "",
             f"{source['duration_s']:.1f} s" if source.get("duration_s") else "",
             f"crop {', '.join(f'{v:.0f}' for v in crop)}" if crop else "",
         ]
-        rows.append((Path(str(source.get("path", ""))).name, ", ".join(w for w in words if w)))
+        rows.append((Path(str(source.get("path", ""))).name, ", ".join(w for w in shape if w)))
     offset = content["av_offset_ms"]
     if offset is not None:
-        sure = meta.get("av_offset_confidence")
-        way = "late" if offset > 0 else "early"
-        certainty = "" if sure is None else f", confidence {sure:.2f} of 1"
-        rows.append(("Sound against picture", f"{abs(offset):.0f} ms {way}{certainty}"))
+        words = sound_offset(offset, meta.get("av_offset_confidence"))
+        rows.append(("Sound against picture", words))
     rows += [
         ("Frames tracked", str(meta["frames"]) if "frames" in meta else ""),
         ("Face model", str(meta.get("provider") or "")),

@@ -31,6 +31,12 @@ ROWS = (
 NEVER_MOVE = ("still_mouth", "mean_frame")
 """Columns whose mouth is still: what it seems to say is the landmarker's noise."""
 OPENING_KEYS = ("mouth_open_corr", "mouth_open_lag_ms")
+IN_TIME_MS = 40.0
+"""People do not notice less."""
+TIMED_CORR = 0.4
+"""Below this the best lag of two curves is chance."""
+SURE = 0.5
+"""Confidence from which sound and picture are believed to be that far apart."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,8 @@ def findings(content: Values) -> list[Finding]:
     """What is good and what is weak about an avatar, the head first."""
     test, base = content["test"], content["baselines"]
     found = [
-        _head(test, base), _moving(test, base), _lips(test, base), _following(test), _lag(test),
+        _head(test, base), _moving(test, base), _lips(test, base), _following(test),
+        _lag(test, content["ci"]),
         _closures(test), _sharpness(test), _steadiness(test),
     ]  # fmt: skip
     return [f for f in found if f is not None]
@@ -137,14 +144,26 @@ def _following(test: Values) -> Finding | None:
     )  # fmt: skip
 
 
-def _lag(test: Values) -> Finding | None:
-    lag = test["mouth_open_lag_ms"]
+def _lag(test: Values, ci: Values) -> Finding | None:
+    lag, r = test["mouth_open_lag_ms"], test["mouth_open_corr"]
     if lag is None:
         return None
-    way = "late" if lag > 0 else "early"
-    if abs(lag) <= 40:
-        return Finding(True, "Timing", f"The mouth is in time ({abs(lag):.0f} ms {way}).")
-    return Finding(False, "Timing", f"The mouth is {abs(lag):.0f} ms {way}, which people notice.")
+    unsure = "Whether the mouth is early or late cannot be told: "
+    if r is not None and r < TIMED_CORR:
+        why = f"it goes too little with the real one for that (r = {r:.2f})."
+        return Finding(False, "Timing", unsure + why)
+    low, high = ci.get("mouth_open_lag_ms") or (lag, lag)
+    wide = max(abs(low), abs(high)) > 2 * IN_TIME_MS
+    if low <= 0 <= high and (wide or abs(lag) > IN_TIME_MS):
+        why = f"the test part only says that it is between {_timed(low)} and {_timed(high)}."
+        return Finding(False, "Timing", unsure + why)
+    if abs(lag) <= IN_TIME_MS:
+        return Finding(True, "Timing", f"The mouth is in time ({_timed(lag)}).")
+    return Finding(False, "Timing", f"The mouth is {_timed(lag)}, which people notice.")
+
+
+def _timed(ms: float) -> str:
+    return f"{abs(ms):.0f} ms {'late' if ms > 0 else 'early'}"
 
 
 def _closures(test: Values) -> Finding | None:
@@ -177,6 +196,14 @@ def _steadiness(test: Values) -> Finding | None:
     if round(value, 2) <= 0.2:
         return Finding(True, "Steadiness", f"The head is held steady ({value:.2f} px of jitter).")
     return Finding(False, "Steadiness", f"The head trembles against the video ({value:.2f} px).")
+
+
+def sound_offset(offset_ms: float, sure: float | None) -> str:
+    """How late the sound of a clip is, if that could be told."""
+    if sure is not None and sure < SURE:
+        return f"could not be told (confidence {sure:.2f} of 1)"
+    words = _timed(offset_ms) if abs(offset_ms) >= 0.5 else "in time"
+    return words if sure is None else f"{words}, confidence {sure:.2f} of 1"
 
 
 def tiles(content: Values) -> list[Tile]:

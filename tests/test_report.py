@@ -168,6 +168,38 @@ def test_a_mouth_that_never_moves_follows_nothing(run: Path) -> None:
     assert "0.360" in text and "0.520" in text  # another mouth that moves, and a fair guess
 
 
+@pytest.mark.parametrize(
+    ("lag", "r", "spread", "said"),
+    [
+        (-187.0, 0.7, [-240.0, 119.0], "between 240 ms early and 119 ms late"),
+        (60.0, 0.7, [-5.0, 75.0], "cannot be told"),
+        (10.0, 0.7, [-150.0, 30.0], "cannot be told"),
+        (120.0, 0.39, [100.0, 140.0], "cannot be told"),
+        (120.0, 0.7, [100.0, 140.0], "120 ms late, which people notice"),
+        (-10.0, 0.9, [-25.0, 12.0], "in time (10 ms early)"),
+        (-10.0, 0.9, None, "in time (10 ms early)"),
+    ],
+)
+def test_timing_that_chance_explains_is_not_told(
+    lag: float, r: float, spread: list[float] | None, said: str
+) -> None:
+    content = measured()
+    content["test"] |= {"mouth_open_lag_ms": lag, "mouth_open_corr": r}
+    content["ci"]["mouth_open_lag_ms"] = spread
+    found = {finding.title: finding for finding in report_words.findings(content)}["Timing"]
+    assert said in found.text and found.good == ("in time" in said)
+
+
+def test_sound_that_could_not_be_compared_has_no_offset(run: Path) -> None:
+    assert report_words.sound_offset(0.0, 0.9) == "in time, confidence 0.90 of 1"
+    assert report_words.sound_offset(-39.2, None) == "39 ms early"
+    metrics_file.write(run, measured() | {"av_offset_ms": 0.0})
+    path = run / "clip" / "clip.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"av_offset_confidence": 0.0}))
+    text, _ = read(write_report(run))
+    assert "could not be told (confidence 0.00 of 1)" in text and "0 ms early" not in text
+
+
 def test_a_bare_run_still_has_a_report(tmp_path: Path) -> None:
     metrics_file.write(tmp_path, metrics_file.skeleton())
     text, page = read(write_report(tmp_path))
