@@ -384,9 +384,12 @@ def test_expression_drive_is_kept_beside_audio_drive(
     second = evaluate.evaluate(run, drive="expression")
     assert second["test"] == first["test"] and second["baselines"] == first["baselines"]
     assert second["test_expression"]["frames"] == FEW
+    assert second["test_pasted"] == first["test_pasted"]
+    assert second["test_expression_pasted"]["psnr"] > second["test_expression"]["psnr"]
     assert not any("not measured" in note for note in second["notes"])
     third = evaluate.evaluate(run)
-    assert third["test_expression"] == second["test_expression"]
+    for section in ("test_expression", "test_expression_pasted"):
+        assert third[section] == second[section]
     assert third["test"] == first["test"]
     assert sorted(third["notes"]) == sorted(second["notes"])
 
