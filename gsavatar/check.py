@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsavatar import audio, speech, video
-from gsavatar.crop import SCAN_SIDE
+from gsavatar.crop import AMBIGUOUS_SHARE, SCAN_SIDE
 from gsavatar.errors import InputError
 from gsavatar.findings import Finding, State
 from gsavatar.landmarks import RIGID_20, FaceLandmarker, mouth_opening
@@ -55,6 +55,9 @@ CLOSED_SHARE, OPEN_WIDE = 0.03, 0.06
 QUIET_DB, NOISY_DB, CLIPPED_SOUND = -40.0, 20.0, 1e-3
 OFFSET_MS = 100.0
 """What this rough look can tell; a fit measures more closely."""
+COUNTS = {2: "two", 3: "three", 4: "four"}
+CHOOSE = "`fit` will ask whose: name it with --face left, right or a number, or crop to one."
+MAY_CHOOSE = "should `fit` ask whose, choose the person with --face, or crop to one."
 
 
 @dataclass(frozen=True)
@@ -203,12 +206,14 @@ def _face(footage: Footage) -> Finding:
     share = len(seen) / len(looks)
     several = sum(look.faces > 1 for look in seen) / len(seen)
     text = f"seen in {100 * share:.0f} % of {len(looks)} looks"
+    most = COUNTS.get(max(look.faces for look in seen), "several")
     if share < 0.5:
         cure = "cut the video to the parts that show the face, from the front."
         return Finding("face", State.BAD, text, cure)
     if several > 0.2:
-        text += f", with others in {100 * several:.0f} %"
-        return Finding("face", State.NOTE, text, "choose the person with --face, or crop to one.")
+        text += f"; {most} faces in {100 * several:.0f} %"
+        asks = several >= AMBIGUOUS_SHARE
+        return Finding("face", State.NOTE, text, CHOOSE if asks else MAY_CHOOSE)
     if share < 0.95:
         return Finding("face", State.NOTE, text, "keep hands and hair out of the face.")
     return Finding("face", State.GOOD, text)
@@ -354,7 +359,9 @@ def verdict(findings: list[Finding]) -> str:
     bad: list[Any] = [f.name for f in findings if f.state is State.BAD]
     if bad:
         return f"Film it again: {', '.join(bad)} will spoil the avatar."
-    notes = [f.name for f in findings if f.state is State.NOTE and f.cure]
+    asks = any(f.cure == CHOOSE for f in findings)
+    good = "Good to fit once you say whose face with --face" if asks else "Good to fit"
+    notes = [f.name for f in findings if f.state is State.NOTE and f.cure not in ("", CHOOSE)]
     if notes:
-        return f"Good to fit; better with attention to {', '.join(notes)}."
-    return "Good to fit."
+        return f"{good}; better with attention to {', '.join(notes)}."
+    return f"{good}."

@@ -192,10 +192,12 @@ def _evaluate(options: Evaluate) -> None:
                 composite=options.composite, progress=progress,
             )  # fmt: skip
         report = write_report(run)
-    part = "test" if options.drive == "audio" else "test_expression"
-    shown = dict(metrics.get(part, {}))
+    # Of a silent clip the expression drives the test part itself.
+    beside = options.drive == "expression" and metrics["protocol"]["drive"] == "audio"
+    part = "test_expression" if beside else "test"
+    shown = dict(metrics[part])
     if options.composite == "pasted":
-        shown |= {f"pasted {key}": value for key, value in metrics["test_pasted"].items()}
+        shown |= {f"pasted {key}": value for key, value in metrics[f"{part}_pasted"].items()}
     for name, value in shown.items():
         _say(f"{name:<24}{'-' if value is None else format(value, '.4g')}")
     _say(f"report  {report}")

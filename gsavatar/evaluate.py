@@ -26,7 +26,7 @@ from gsavatar.errors import InputError
 from gsavatar.evaluate_samples import FOLDER, Samples
 from gsavatar.landmarks import FaceLandmarker, mouth_opening
 from gsavatar.metrics import UInt8
-from gsavatar.metrics_file import BASELINES, EXPRESSION
+from gsavatar.metrics_file import BASELINES, EXPRESSION, EXPRESSION_PASTED
 from gsavatar.package import Package, load_package
 from gsavatar.render import to_uint8
 from gsavatar.scoring import Bench, Painter, Scores, Summary, TestFrames
@@ -56,10 +56,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measures a run on its test frames and writes ``run_dir/metrics.json``; returns its contents.
 
-    ``drive`` "expression" fills ``test_expression`` and keeps the rest. ``frames_dir`` gets
-    ``render/NNNNNN.png`` and ``real/NNNNNN.png`` of every test frame; with ``composite``
-    "pasted" the rendered head on the real picture. ``fit_info`` holds what only the fit knows
-    (fit_seconds, stages, peak_rss_mb, train_iters_per_s, av_offset_ms, seed); without it the
+    ``drive`` "expression" fills ``test_expression`` (of a silent clip ``test``) and keeps the rest.
+    ``frames_dir`` gets ``render/NNNNNN.png`` and ``real/NNNNNN.png`` of every test frame; with
+    ``composite`` "pasted" the rendered head on the real picture. ``fit_info`` holds what only the
+    fit knows (fit_seconds, stages, peak_rss_mb, train_iters_per_s, av_offset_ms, seed); without it the
     values of an existing file stay. Raises ``InputError`` if the run has no clip, avatar or test
     frames.
     """
@@ -229,11 +229,12 @@ class _Job:
         }
         notes = _null_notes({names[n]: s for n, s in summaries.items()}, why)
         notes += _lost_notes(scores, names)
-        if not self.primary:
-            return {EXPRESSION: values[OURS]}, notes
         pasted = scoring.pasted_values(scores, OURS)
+        beside = "test_pasted" if self.primary else EXPRESSION_PASTED
         if pasted["lpips"] is None:
-            notes.append(f"test_pasted.lpips: {why_no_lpips}")
+            notes.append(f"{beside}.lpips: {why_no_lpips}")
+        if not self.primary:
+            return {EXPRESSION: values[OURS], EXPRESSION_PASTED: pasted}, notes
         intervals = summaries[OURS].intervals
         correlation, reason = self._speech_correlation()
         if correlation is None:
@@ -242,6 +243,7 @@ class _Job:
             "protocol": {
                 "drive": self.drive,
                 "split": metrics_file.split_words(self.clip.meta.get("test_from_s")),
+                "train_s": self.clip.train_s,
             },
             "test": values[OURS],
             "ci": intervals if spoken else _without_speech(intervals),
@@ -311,6 +313,6 @@ def _lost_notes(scores: Scores, names: Mapping[str, str]) -> list[str]:
         if sheet.lost_faces:
             notes.append(
                 f"{names[name]}: no face was found in {sheet.lost_faces} of {total} rendered "
-                "frames; lmd_px, mouth and blendshape values are over the others"
+                "frames; the measures of lips, mouth and face scores are over the others"
             )
     return notes

@@ -25,6 +25,8 @@ SPEED_KEYS = (
     "fit_seconds", "stages", "render_fps", "train_iters_per_s", "peak_rss_mb", "peak_vram_mb",
 )  # fmt: skip
 EXPRESSION = "test_expression"
+EXPRESSION_PASTED = "test_expression_pasted"
+"""Only there once it was measured: most runs are never driven by the expression."""
 FILE = "metrics.json"
 
 

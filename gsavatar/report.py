@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from gsavatar import metrics_file
+from gsavatar.config import load_settings
 from gsavatar.errors import InputError
 from gsavatar.evaluate_samples import FOLDER, SERIES
 from gsavatar.frames import write_text_atomic
 from gsavatar.metrics_mouth import CLOSED
 from gsavatar.report_charts import Line, bars, line_chart
+from gsavatar.report_notes import gathered
 from gsavatar.report_page import (
     bullets,
     facts,
@@ -25,29 +27,20 @@ from gsavatar.report_page import (
     versions,
 )
 from gsavatar.report_pictures import Sample, load_sample
-from gsavatar.report_words import MEANINGS, duration, findings, gathered, number, tiles
+from gsavatar.report_words import (
+    COLUMNS,
+    MEANINGS,
+    ROWS,
+    duration,
+    few_seconds,
+    findings,
+    measure,
+    number,
+    sound_offset,
+    tiles,
+)
 
 Content = dict[str, Any]
-
-COLUMNS = (
-    ("avatar", "This avatar"), ("still_mouth", "Mouth held still"),
-    ("nearest_pose_frame", "Nearest training frame"), ("mean_frame", "Mean training frame"),
-    ("previous_frame", "Real frame before"),
-)  # fmt: skip
-ROWS = (
-    ("psnr_head", "Head, PSNR in dB", 2, 1), ("ssim_head", "Head, SSIM", 4, 1),
-    ("psnr_mouth", "Mouth, PSNR in dB", 2, 1), ("psnr", "Whole picture, PSNR in dB", 2, 1),
-    ("ssim", "Whole picture, SSIM", 4, 1), ("lpips", "Whole picture, LPIPS", 4, -1),
-    ("lmd_px", "Lip landmark distance in px", 3, -1),
-    ("mouth_open_corr", "Mouth opening, correlation", 3, 1),
-    ("mouth_open_lag_ms", "Mouth opening, delay in ms", 0, 0),
-    ("closure_acc", "Closures, balanced accuracy", 3, 1),
-    ("mouth_sharpness", "Mouth sharpness, share of real", 3, 0),
-    ("jitter_px", "Head jitter in px", 3, -1), ("hold_px", "Jitter of a held head in px", 3, -1),
-    ("blendshape_mae_lower", "Lower-face scores, mean error", 4, -1),
-    ("blendshape_mae_upper", "Upper-face scores, mean error", 4, -1),
-)  # fmt: skip
-"""Key, name, digits, and whether more (1) or less (-1) is better."""
 
 
 def write_report(run_dir: Path) -> Path:
@@ -66,7 +59,7 @@ def write_report(run_dir: Path) -> Path:
     body = [
         _head(name, content), two_sides(findings(content)), _table(content), _frames(samples),
         _mouths(samples), _curves(series), _training(run_dir), _times(content),
-        _input(content, meta), _notes(content), _environment(content, run_dir),
+        _input(content, meta, _preset(run_dir)), _notes(content), _environment(content, run_dir),
     ]  # fmt: skip
     path = run_dir / "report.html"
     write_text_atomic(path, page(f"{name} – avatar report", body))
@@ -80,6 +73,14 @@ def _read(path: Path) -> Content:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _preset(run_dir: Path) -> str:
+    """By which preset a run was fitted; "" if that is not known any more."""
+    try:
+        return load_settings(run_dir / "config.toml").preset
+    except InputError:
+        return ""
 
 
 def _samples(folder: Path, series: Content) -> list[Sample]:
@@ -111,7 +112,7 @@ def _table(content: Content) -> str:
     columns = {"avatar": content["test"], **content["baselines"]}
     lines = []
     for key, label, digits, better in ROWS:
-        values = {name: columns[name].get(key) for name, _ in COLUMNS}
+        values = {name: measure(columns[name], name, key) for name, _ in COLUMNS}
         if all(v is None for v in values.values()):
             continue
         fair = [v for n, v in values.items() if v is not None and n != "previous_frame"]
@@ -252,30 +253,31 @@ def _words(value: Any, unit: str, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}{unit}"
 
 
-def _input(content: Content, meta: Content) -> str:
+def _input(content: Content, meta: Content, preset: str) -> str:
     """What the fit noticed about the footage."""
     rows = []
     for source in meta.get("sources", []):
         crop = source.get("crop")
-        words = [
+        shape = [
             f"{source['width']} × {source['height']}" if "width" in source else "",
             f"{source['fps']:.4g} frames/s" if source.get("fps") else "",
             f"{source['duration_s']:.1f} s" if source.get("duration_s") else "",
             f"crop {', '.join(f'{v:.0f}' for v in crop)}" if crop else "",
         ]
-        rows.append((Path(str(source.get("path", ""))).name, ", ".join(w for w in words if w)))
+        rows.append((Path(str(source.get("path", ""))).name, ", ".join(w for w in shape if w)))
     offset = content["av_offset_ms"]
     if offset is not None:
-        sure = meta.get("av_offset_confidence")
-        way = "late" if offset > 0 else "early"
-        certainty = "" if sure is None else f", confidence {sure:.2f} of 1"
-        rows.append(("Sound against picture", f"{abs(offset):.0f} ms {way}{certainty}"))
+        words = sound_offset(offset, meta.get("av_offset_confidence"))
+        rows.append(("Sound against picture", words))
     rows += [
         ("Frames tracked", str(meta["frames"]) if "frames" in meta else ""),
         ("Face model", str(meta.get("provider") or "")),
         ("Speech features", str(meta.get("encoder") or "none")),
     ]
-    noticed = [*meta.get("notes", []), *meta.get("speech_notes", [])]
+    noticed = [
+        *few_seconds(content["protocol"].get("train_s"), preset),
+        *meta.get("notes", []), *meta.get("speech_notes", []),
+    ]  # fmt: skip
     if not meta:
         return ""
     return section("The input", "", facts(rows), bullets(noticed))

@@ -8,6 +8,38 @@ from typing import Any
 
 Values = Mapping[str, Any]
 
+COLUMNS = (
+    ("avatar", "This avatar"), ("still_mouth", "Mouth held still"),
+    ("nearest_pose_frame", "Nearest training frame"), ("mean_frame", "Mean training frame"),
+    ("previous_frame", "Real frame before"),
+)  # fmt: skip
+ROWS = (
+    ("psnr_head", "Head, PSNR in dB", 2, 1), ("ssim_head", "Head, SSIM", 4, 1),
+    ("psnr_mouth", "Mouth, PSNR in dB", 2, 1), ("psnr", "Whole picture, PSNR in dB", 2, 1),
+    ("ssim", "Whole picture, SSIM", 4, 1), ("lpips", "Whole picture, LPIPS", 4, -1),
+    ("lmd_px", "Lip landmark distance in px", 3, -1),
+    ("mouth_open_corr", "Mouth opening, correlation", 3, 1),
+    ("mouth_open_lag_ms", "Mouth opening, delay in ms", 0, 0),
+    ("closure_acc", "Closures, balanced accuracy", 3, 1),
+    ("mouth_sharpness", "Mouth sharpness, share of real", 3, 0),
+    ("jitter_px", "Head jitter in px", 3, -1), ("hold_px", "Jitter of a held head in px", 3, -1),
+    ("blendshape_mae_lower", "Lower-face scores, mean error", 4, -1),
+    ("blendshape_mae_upper", "Upper-face scores, mean error", 4, -1),
+)  # fmt: skip
+"""Key, name, digits, and whether more (1) or less (-1) is better."""
+
+NEVER_MOVE = ("still_mouth", "mean_frame")
+"""Columns whose mouth is still: what it seems to say is the landmarker's noise."""
+OPENING_KEYS = ("mouth_open_corr", "mouth_open_lag_ms")
+IN_TIME_MS = 40.0
+"""People do not notice less."""
+TIMED_CORR = 0.4
+"""Below this the best lag of two curves is chance."""
+SHORT_TRAIN_S = 10.0
+"""Below this a fit learns from seconds."""
+SURE = 0.5
+"""Confidence from which sound and picture are believed to be that far apart."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -33,12 +65,18 @@ def number(value: Any, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def measure(values: Values, column: str, key: str) -> Any:
+    """A number of one column as it is shown: none where a mouth that never moves has no say."""
+    return None if column in NEVER_MOVE and key in OPENING_KEYS else values.get(key)
+
+
 def findings(content: Values) -> list[Finding]:
     """What is good and what is weak about an avatar, the head first."""
     test, base = content["test"], content["baselines"]
     found = [
-        _head(test, base), _lips(test, base), _following(test), _lag(test), _closures(test),
-        _sharpness(test), _steadiness(test),
+        _head(test, base), _moving(test, base), _lips(test, base), _following(test),
+        _lag(test, content["ci"]),
+        _closures(test), _sharpness(test), _steadiness(test),
     ]  # fmt: skip
     return [f for f in found if f is not None]
 
@@ -51,23 +89,26 @@ def _head(test: Values, base: Mapping[str, Values]) -> Finding | None:
         return None
     gain = ours - max(rivals)
     if gain > 0:
-        still = base["still_mouth"]["psnr_head"]
-        moved = (
-            ""
-            if still is None
-            else (
-                f" Against its own head with the mouth held still it is {abs(ours - still):.1f} dB "
-                f"{'closer' if ours >= still else 'further away'}."
-            )
-        )
         return Finding(
             True, "Likeness", f"The head is {gain:.1f} dB closer to the real frames than the "
-            f"better of the training part's mean picture and its nearest frame.{moved}",
+            "better of the training part's mean picture and its nearest frame.",
         )  # fmt: skip
     return Finding(
         False, "Likeness", f"The head is {-gain:.1f} dB worse than simply showing the training "
         "frame with the nearest pose: head pose or training went wrong.",
     )  # fmt: skip
+
+
+def _moving(test: Values, base: Mapping[str, Values]) -> Finding | None:
+    """What the moving mouth adds: less than nothing is a weakness, however like the head is."""
+    ours, still = test["psnr_head"], base["still_mouth"]["psnr_head"]
+    if ours is None or still is None:
+        return None
+    gain = round(ours - still, 1)
+    way = "closer" if gain > 0 else "farther"
+    how = f"{abs(gain):.1f} dB {way} than" if gain else "as close as"
+    text = f"With its mouth moving the head is {how} with the mouth held still."
+    return Finding(gain > 0, "Moving the mouth", text)
 
 
 def _lips(test: Values, base: Mapping[str, Values]) -> Finding | None:
@@ -80,9 +121,12 @@ def _lips(test: Values, base: Mapping[str, Values]) -> Finding | None:
             True, "Lip shapes", f"Lip landmarks are {100 * (1 - ratio):.0f} % closer to the truth "
             "than with a mouth that never moves.",
         )  # fmt: skip
+    ours_text, still_text = f"{ours:.2f}", f"{still:.2f}"
+    how = "hardly closer to" if ours < still else "farther from"
+    how = f"{how} the truth than" if ours_text != still_text else "as far from the truth as"
     return Finding(
-        False, "Lip shapes", "The lips are hardly closer to the truth than with a mouth that "
-        f"never moves ({ours:.2f} px against {still:.2f} px).",
+        False, "Lip shapes", f"The lips are {how} with a mouth that never moves "
+        f"({ours_text} px against {still_text} px).",
     )  # fmt: skip
 
 
@@ -102,14 +146,26 @@ def _following(test: Values) -> Finding | None:
     )  # fmt: skip
 
 
-def _lag(test: Values) -> Finding | None:
-    lag = test["mouth_open_lag_ms"]
+def _lag(test: Values, ci: Values) -> Finding | None:
+    lag, r = test["mouth_open_lag_ms"], test["mouth_open_corr"]
     if lag is None:
         return None
-    way = "late" if lag > 0 else "early"
-    if abs(lag) <= 40:
-        return Finding(True, "Timing", f"The mouth is in time ({abs(lag):.0f} ms {way}).")
-    return Finding(False, "Timing", f"The mouth is {abs(lag):.0f} ms {way}, which people notice.")
+    unsure = "Whether the mouth is early or late cannot be told: "
+    if r is not None and r < TIMED_CORR:
+        why = f"it goes too little with the real one for that (r = {r:.2f})."
+        return Finding(False, "Timing", unsure + why)
+    low, high = ci.get("mouth_open_lag_ms") or (lag, lag)
+    wide = max(abs(low), abs(high)) > 2 * IN_TIME_MS
+    if low <= 0 <= high and (wide or abs(lag) > IN_TIME_MS):
+        why = f"the test part only says that it is between {_timed(low)} and {_timed(high)}."
+        return Finding(False, "Timing", unsure + why)
+    if abs(lag) <= IN_TIME_MS:
+        return Finding(True, "Timing", f"The mouth is in time ({_timed(lag)}).")
+    return Finding(False, "Timing", f"The mouth is {_timed(lag)}, which people notice.")
+
+
+def _timed(ms: float) -> str:
+    return f"{abs(ms):.0f} ms {'late' if ms > 0 else 'early'}"
 
 
 def _closures(test: Values) -> Finding | None:
@@ -144,12 +200,30 @@ def _steadiness(test: Values) -> Finding | None:
     return Finding(False, "Steadiness", f"The head trembles against the video ({value:.2f} px).")
 
 
+def few_seconds(train_s: float | None, preset: str) -> list[str]:
+    """What to say of a fit that had only seconds to learn from; nothing where it had more."""
+    if train_s is None or train_s >= SHORT_TRAIN_S or preset == "fewshot":
+        return []
+    return [
+        f"Only {train_s:.1f} s of footage are there to learn from: `--preset fewshot` suits that "
+        "better, and a minute of talking better still."
+    ]
+
+
+def sound_offset(offset_ms: float, sure: float | None) -> str:
+    """How late the sound of a clip is, if that could be told."""
+    if sure is not None and sure < SURE:
+        return f"could not be told (confidence {sure:.2f} of 1)"
+    words = _timed(offset_ms) if abs(offset_ms) >= 0.5 else "in time"
+    return words if sure is None else f"{words}, confidence {sure:.2f} of 1"
+
+
 def tiles(content: Values) -> list[Tile]:
     """The headline numbers."""
     test, base, speed = content["test"], content["baselines"], content["speed"]
 
     def beside(name: str, key: str, digits: int, words: str) -> str:
-        return f"{words} {number(base[name][key], digits)}"
+        return f"{words} {number(measure(base[name], name, key), digits)}"
 
     return [
         Tile("Head, PSNR", number(test["psnr_head"], 1), "dB",
@@ -185,22 +259,6 @@ MEANINGS: tuple[tuple[str, str], ...] = (
      "parts of the training footage that the rule was not learned from"),
 )  # fmt: skip
 """The measures of the report's table, in plain words."""
-
-
-def gathered(notes: list[str]) -> list[str]:
-    """Notes ``key: reason`` with all keys of a reason together, in the words of people."""
-    by_reason: dict[str, list[str]] = {}
-    alone = []
-    for note in notes:
-        key, colon, reason = note.partition(": ")
-        if not colon or " " in key:
-            alone.append(note)
-            continue
-        name = key.rpartition(".")[2]
-        group = by_reason.setdefault(reason, [])
-        if name not in group:
-            group.append(name)
-    return [f"{', '.join(keys)}: {reason}" for reason, keys in by_reason.items()] + alone
 
 
 def duration(seconds: Any) -> str:

@@ -29,6 +29,7 @@ from gsavatar.report_page import (
     versions,
 )
 from gsavatar.report_pictures import jpeg_uri
+from gsavatar.report_words import SURE, sound_offset
 from gsavatar.sequence import load_sequence
 from gsavatar.tracking_measures import Measures, measure
 from gsavatar.tracking_overlay import (
@@ -38,7 +39,7 @@ from gsavatar.tracking_overlay import (
     write_overlay,
 )
 from gsavatar.tracking_sounds import ENOUGH, SoundKind, sound_kinds
-from gsavatar.tracking_words import SHOWN_REACH, findings, rows, tiles
+from gsavatar.tracking_words import IN_SYNC_MS, SHOWN_REACH, findings, rows, tiles
 
 PAGE, FILM = "tracking.html", "tracking.mp4"
 STILLS = 4
@@ -269,13 +270,11 @@ def _input(clip: Clip) -> str:
             else "",
         ]
         found.append((Path(str(source["path"])).name, ", ".join(w for w in words if w)))
-    sure = clip.meta.get("av_offset_confidence")
-    if clip.meta.get("av_offset_ms") is not None:
-        found.append(
-            ("Sound against picture",
-             f"{clip.meta['av_offset_ms']:+.0f} ms, confidence {sure:.2f} of 1; from 0.5 on and "
-             "40 ms on it is put right")
-        )  # fmt: skip
+    offset = clip.meta.get("av_offset_ms")
+    if offset is not None:
+        told = sound_offset(offset, clip.meta.get("av_offset_confidence"))
+        rule = f"from {IN_SYNC_MS:.0f} ms on and a confidence of {SURE:g} on it is put right"
+        found.append(("Sound against picture", f"{told}; {rule}"))
     found.append(("Speech features", str(clip.meta.get("encoder") or "none")))
     noticed = [*clip.meta.get("notes", []), *clip.meta.get("speech_notes", [])]
     return section("The input", "", facts(found), bullets(noticed))

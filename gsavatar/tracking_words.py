@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gsavatar.report_words import Finding, Tile, number
+from gsavatar.report_words import SURE, Finding, Tile, number
 from gsavatar.tracking_measures import Measures
 from gsavatar.tracking_sounds import ENOUGH, SoundKind
 
@@ -18,7 +18,7 @@ GOOD_FOCAL, POOR_FOCAL = 0.05, 0.15
 GOOD_TURNS_DEG = 20.0
 SHOWN_REACH = 0.25
 """A coefficient whose range is smaller was hardly shown."""
-IN_SYNC_MS, SURE = 40.0, 0.5
+IN_SYNC_MS = 40.0
 
 PARTS_MEAN: dict[str, tuple[str, str]] = {
     "forehead and nose bridge": ("Points that speech hardly moves.", "below the mean of all"),
@@ -50,6 +50,8 @@ def tiles(m: Measures, meta: dict[str, Any]) -> list[Tile]:
     tracked = m.total - lost(m)
     low, high = spread(m.yaw)
     offset, sigma = meta.get("av_offset_ms"), m.lens.sigma
+    sure = meta.get("av_offset_confidence")
+    told = offset is not None and (sure is None or sure >= SURE)
     steady = m.steadiness
     return [
         Tile("Frames tracked", f"{100 * tracked / max(m.total, 1):.1f}", "%",
@@ -61,8 +63,9 @@ def tiles(m: Measures, meta: dict[str, Any]) -> list[Tile]:
         Tile("Focal length", number(m.lens.focal_px, 0), "px",
              "assumed or given" if sigma is None else f"give or take {100 * sigma:.1f} %"),
         Tile("Turns of the head", f"{low:+.0f} … {high:+.0f}", "°", "to the right … to the left"),
-        Tile("Sound against picture", number(offset, 0), "ms",
-             "no sound" if offset is None else "positive: the sound is late"),
+        Tile("Sound against picture", number(offset if told else None, 0), "ms",
+             "positive: the sound is late" if told
+             else "no sound" if offset is None else "could not be told"),
     ]  # fmt: skip
 
 

@@ -135,6 +135,21 @@ def test_the_verdict_names_the_worst_first() -> None:
     assert check.verdict([Finding("focus", State.BAD, "", "")]).startswith("Film it again: focus")
 
 
+def test_two_faces_are_said_to_need_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "_watch", lambda path, progress: made_footage(faces=2))
+    findings = check.check_video(Path("two.mp4"))
+    face = next(f for f in findings if f.name == "face")
+    assert "two faces in 100 %" in face.text and "`fit` will ask whose" in face.cure
+    verdict = check.verdict(findings)
+    assert verdict.startswith("Good to fit once you say whose face with --face; ")
+    assert verdict.endswith("attention to sound.")  # which this footage does not have
+    sometimes = made_footage()
+    looks = [replace(look, faces=2 if i % 3 == 0 else 1) for i, look in enumerate(sometimes.seen)]
+    some = check._face(replace(sometimes, looks=tuple(looks)))
+    assert "should `fit` ask" in some.cure and "--face" in some.cure
+    assert "face" in check.verdict([some])
+
+
 def made_footage(**faults: object) -> Footage:
     """Fifteen good seconds, made of numbers; ``faults`` replace what every look shows."""
     vertices, _ = canonical_face()

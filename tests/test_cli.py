@@ -341,6 +341,25 @@ def test_pasted_numbers_are_printed(
     assert run("evaluate", "me") == 0 and "pasted" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("sound", "psnr", "pasted"), [("audio", 40, 44), ("expression", 30, 33)])
+def test_pasted_numbers_are_those_of_the_drive(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, sound: str,
+    psnr: int, pasted: int,
+) -> None:  # fmt: skip
+    from gsavatar import evaluate, report
+
+    (here / "me" / "clip").mkdir(parents=True)
+    (here / "me" / "clip" / "clip.json").write_text("{}")
+    content = {"protocol": {"drive": sound}, "test": {"psnr": 30.0}, "test_pasted": {"psnr": 33.0}}
+    if sound == "audio":
+        content |= {"test_expression": {"psnr": 40.0}, "test_expression_pasted": {"psnr": 44.0}}
+    monkeypatch.setattr(evaluate, "evaluate", lambda run, **options: content)
+    monkeypatch.setattr(report, "write_report", lambda run: run / "report.html")
+    assert run("evaluate", "me", "--drive", "expression", "--composite", "pasted") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == [f"{'psnr':<24}{psnr}", f"{'pasted psnr':<24}{pasted}"]
+
+
 def test_settings_from_words() -> None:
     parsed = cli._parsed(("a.b=3", "c=0.5", "d=true", "e=clip", 'f="3"', "g=x=y"))
     assert parsed == {"a.b": 3, "c": 0.5, "d": True, "e": "clip", "f": "3", "g": "x=y"}

@@ -329,6 +329,7 @@ def test_a_silent_run_is_measured_by_expression(run: Path) -> None:
         if isinstance(value, dict):
             assert set(found[section]) >= set(value), section
     assert found["protocol"]["drive"] == "expression" and found["protocol"]["seed"] == 3
+    assert found["protocol"]["train_s"] == pytest.approx(open_clip(run / "clip").train_s)
     assert found["test"]["frames"] == FEW and found["test"]["psnr_head"] > 8
     for key in scoring.SPEECH_KEYS:
         assert found["test"][key] is None
@@ -384,9 +385,12 @@ def test_expression_drive_is_kept_beside_audio_drive(
     second = evaluate.evaluate(run, drive="expression")
     assert second["test"] == first["test"] and second["baselines"] == first["baselines"]
     assert second["test_expression"]["frames"] == FEW
+    assert second["test_pasted"] == first["test_pasted"]
+    assert second["test_expression_pasted"]["psnr"] > second["test_expression"]["psnr"]
     assert not any("not measured" in note for note in second["notes"])
     third = evaluate.evaluate(run)
-    assert third["test_expression"] == second["test_expression"]
+    for section in ("test_expression", "test_expression_pasted"):
+        assert third[section] == second[section]
     assert third["test"] == first["test"]
     assert sorted(third["notes"]) == sorted(second["notes"])
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gsavatar import metrics_file, report_charts, report_words
+from gsavatar import metrics_file, report_charts, report_words, scoring
 from gsavatar.config import ClipSettings, load_preset, save_settings
 from gsavatar.errors import InputError
 from gsavatar.frames import encode_png
 from gsavatar.report import write_report
+from gsavatar.report_notes import gathered
 from gsavatar.report_pictures import error_map
-from gsavatar.report_words import gathered
 
 
 class Checker(HTMLParser):
@@ -118,7 +118,8 @@ def test_the_report_is_one_whole_page(run: Path) -> None:
     for words in (
         "31.0 dB", "30.50 … 31.50", "frame 42, 1.04 s", "mouth opening", "decode", "6.7 min",
         "gaussians_max",
-        "3 of 360 frames show no face", "75 ms late", "lpips is not installed", "log_mel",
+        "3 of 360 frames show no face", "75 ms late", "log_mel",
+        "LPIPS: the optional package lpips is not installed",
     ):  # fmt: skip
         assert words in text, words
     assert not list(run.glob("*.partial"))
@@ -133,6 +134,83 @@ def test_good_and_weak_are_told_apart(run: Path) -> None:
     worse["test"] |= {"psnr_head": 20.0, "lmd_px": 2.5, "mouth_open_corr": 0.2, "closure_acc": 0.5,
                       "mouth_sharpness": 0.6, "jitter_px": 0.9}  # fmt: skip
     assert not any(finding.good for finding in report_words.findings(worse))
+
+
+@pytest.mark.parametrize(
+    ("psnr", "lips", "moved", "lip_words"),
+    [
+        (31.0, 2.20, "1.0 dB closer than", "hardly closer to the truth than"),
+        (29.9, 2.47, "0.1 dB farther than", "farther from the truth than"),
+        (30.0, 2.40, "as close as", "as far from the truth as"),
+    ],
+)
+def test_a_mouth_that_had_better_held_still_is_weak(
+    psnr: float, lips: float, moved: str, lip_words: str
+) -> None:
+    content = measured()
+    content["test"] |= {"psnr_head": psnr, "lmd_px": lips}
+    content["baselines"]["still_mouth"] |= {"psnr_head": 30.0, "lmd_px": 2.4}
+    found = {finding.title: finding for finding in report_words.findings(content)}
+    assert found["Moving the mouth"].good == (psnr > 30.0)
+    assert moved in found["Moving the mouth"].text
+    assert not found["Lip shapes"].good and lip_words in found["Lip shapes"].text
+    assert "still" not in found["Likeness"].text
+
+
+def test_a_mouth_that_never_moves_follows_nothing(run: Path) -> None:
+    content = measured()
+    noise = {"mouth_open_corr": 0.24, "mouth_open_lag_ms": -154.0, "closure_acc": 0.52}
+    content["baselines"]["still_mouth"] |= noise
+    content["baselines"]["nearest_pose_frame"] |= {"mouth_open_corr": 0.36}
+    metrics_file.write(run, content)
+    text, _ = read(write_report(run))
+    assert "0.240" not in text and "-154" not in text and "mouth held still –" in text
+    assert "0.360" in text and "0.520" in text  # another mouth that moves, and a fair guess
+
+
+@pytest.mark.parametrize(
+    ("lag", "r", "spread", "said"),
+    [
+        (-187.0, 0.7, [-240.0, 119.0], "between 240 ms early and 119 ms late"),
+        (60.0, 0.7, [-5.0, 75.0], "cannot be told"),
+        (10.0, 0.7, [-150.0, 30.0], "cannot be told"),
+        (120.0, 0.39, [100.0, 140.0], "cannot be told"),
+        (120.0, 0.7, [100.0, 140.0], "120 ms late, which people notice"),
+        (-10.0, 0.9, [-25.0, 12.0], "in time (10 ms early)"),
+        (-10.0, 0.9, None, "in time (10 ms early)"),
+    ],
+)
+def test_timing_that_chance_explains_is_not_told(
+    lag: float, r: float, spread: list[float] | None, said: str
+) -> None:
+    content = measured()
+    content["test"] |= {"mouth_open_lag_ms": lag, "mouth_open_corr": r}
+    content["ci"]["mouth_open_lag_ms"] = spread
+    found = {finding.title: finding for finding in report_words.findings(content)}["Timing"]
+    assert said in found.text and found.good == ("in time" in said)
+
+
+def test_sound_that_could_not_be_compared_has_no_offset(run: Path) -> None:
+    assert report_words.sound_offset(0.0, 0.9) == "in time, confidence 0.90 of 1"
+    assert report_words.sound_offset(-39.2, None) == "39 ms early"
+    metrics_file.write(run, measured() | {"av_offset_ms": 0.0})
+    path = run / "clip" / "clip.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"av_offset_confidence": 0.0}))
+    text, _ = read(write_report(run))
+    assert "could not be told (confidence 0.00 of 1)" in text and "0 ms early" not in text
+
+
+def test_a_fit_from_seconds_is_told_of_the_preset_for_it(run: Path) -> None:
+    for train_s, preset, said in (
+        (5.52, "preview", True), (5.52, "fewshot", False), (60.0, "preview", False)
+    ):  # fmt: skip
+        save_settings(run / "config.toml", load_preset(preset))
+        content = measured()
+        content["protocol"]["train_s"] = train_s
+        metrics_file.write(run, content)
+        text, _ = read(write_report(run))
+        assert ("Only 5.5 s of footage" in text) == said
+        assert ("`--preset fewshot` suits that better" in text) == said
 
 
 def test_a_bare_run_still_has_a_report(tmp_path: Path) -> None:
@@ -183,5 +261,38 @@ def test_notes_of_one_reason_are_one_line() -> None:
     notes = ["test.lpips: not installed", "baselines.mean_frame.lpips: not installed",
              "test.lmd_px: no face", "The sound was late: corrected."]  # fmt: skip
     assert gathered(notes) == [
-        "lpips: not installed", "lmd_px: no face", "The sound was late: corrected.",
+        "Whole picture, LPIPS: not installed", "Lip landmark distance in px: no face",
+        "The sound was late: corrected.",
     ]  # fmt: skip
+
+
+def test_notes_name_what_they_are_about() -> None:
+    scores = "blendshape_mae_lower, {0}.blendshape_mae_upper"
+    notes = [
+        f"{name}.{scores.format(name)}: no scores: no face"
+        for name in ("test", "baselines.still_mouth")
+    ]
+    notes += [
+        "baselines.mean_frame.mouth_open_corr: does not vary",
+        "baselines.still_mouth.mouth_open_lag_ms: no peak",
+        "baselines.previous_frame.hold_px: needs an avatar",
+        "baselines.previous_frame.lmd_px: hidden",
+        "baselines.nearest_pose_frame.lmd_px: hidden",
+        "baselines.mean_frame: no face was found in 2 of 9 rendered frames",
+        "speed.fit_seconds, speed.peak_rss_mb: only a finished fit knows this",
+        "av_offset_ms: the clip has no sound to compare with the lips",
+        "test_expression: not measured; run it",
+    ]
+    assert gathered(notes) == [
+        "Lower-face scores, mean error; Upper-face scores, mean error: no scores: no face",
+        "Lip landmark distance in px (real frame before, nearest training frame): hidden",
+        "Time of the fit; Largest memory: only a finished fit knows this",
+        "Sound against picture: the clip has no sound to compare with the lips",
+        "Mean training frame: no face was found in 2 of 9 rendered frames",
+        "Driven by the tracked expression: not measured; run it",
+    ]
+
+
+def test_every_key_of_the_metrics_has_words() -> None:
+    for name in (*scoring.TEST_KEYS, *metrics_file.SPEED_KEYS, "cv_open_corr", "av_offset_ms"):
+        assert name == "frames" or name not in gathered([f"test.{name}: reason"])[0].split(":")[0]

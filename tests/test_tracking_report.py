@@ -12,7 +12,7 @@ import torch
 from conftest import make_clip
 from test_report import read
 
-from gsavatar import pipeline, tracking_sounds, video
+from gsavatar import pipeline, tracking_sounds, tracking_words, video
 from gsavatar.cli import main
 from gsavatar.clip import Clip, load_track, open_clip, save_meta, save_track
 from gsavatar.morphable import FITTED_POINTS
@@ -280,3 +280,11 @@ def test_measures_of_a_clip_without_pictures_leave_steadiness_out(run: Path) -> 
     assert measure(clip, sequence).steadiness is not None
     bare = replace(clip, stored=np.full(len(clip), -1))
     assert measure(bare, sequence).steadiness is None
+
+
+def test_an_offset_that_could_not_be_told_is_not_shown(run: Path) -> None:
+    clip, (sequence, _) = open_clip(run / "clip"), load_sequence(run / "clip")
+    measures = measure(clip, sequence)
+    for sure, value, beside in ((0.9, "75", "the sound is late"), (0.1, "–", "could not be told")):
+        tile = tracking_words.tiles(measures, clip.meta | {"av_offset_confidence": sure})[-1]
+        assert tile.value == value and beside in tile.beside
