@@ -100,6 +100,14 @@ class Clip:
         path = self.root / "audio.npy"
         return np.load(path, mmap_mode="r") if path.exists() else None
 
+    @property
+    def train_s(self) -> float:
+        """How long the part lasts that a fit may learn from."""
+        if len(self.train_rows) == 0:
+            return 0.0
+        first, last = (float(self.time_s[int(self.train_rows[i])]) for i in (0, -1))
+        return last - first
+
     @cached_property
     def features(self) -> SpeechFeatures | None:
         """Speech features of ``audio``; None for a silent clip."""

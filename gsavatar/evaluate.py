@@ -57,11 +57,11 @@ def evaluate(
     """Measures a run on its test frames and writes ``run_dir/metrics.json``; returns its contents.
 
     ``drive`` "expression" fills ``test_expression`` (of a silent clip ``test``) and keeps the rest.
-    ``frames_dir`` gets ``render/NNNNNN.png`` and ``real/NNNNNN.png`` of every test frame; with ``composite``
-    "pasted" the rendered head on the real picture. ``fit_info`` holds what only the fit knows
-    (fit_seconds, stages, peak_rss_mb, train_iters_per_s, av_offset_ms, seed); without it the
-    values of an existing file stay. Raises ``InputError`` if the run has no clip, avatar or test
-    frames.
+    ``frames_dir`` gets ``render/NNNNNN.png`` and ``real/NNNNNN.png`` of every test frame; with
+    ``composite`` "pasted" the rendered head on the real picture. ``fit_info`` holds what only the
+    fit knows (fit_seconds, stages, peak_rss_mb, train_iters_per_s, av_offset_ms, seed); without it
+    the values of an existing file stay. Raises ``InputError`` if the run has no clip, avatar or
+    test frames.
     """
     from gsavatar.pipeline import find_avatar
 
@@ -243,6 +243,7 @@ class _Job:
             "protocol": {
                 "drive": self.drive,
                 "split": metrics_file.split_words(self.clip.meta.get("test_from_s")),
+                "train_s": self.clip.train_s,
             },
             "test": values[OURS],
             "ci": intervals if spoken else _without_speech(intervals),

@@ -33,6 +33,7 @@ from gsavatar.performance import save_curves
 from gsavatar.progress import Progress, Reporter
 from gsavatar.render import render, to_uint8
 from gsavatar.report import write_report
+from gsavatar.report_words import few_seconds
 from gsavatar.speech import SpeechMotion, fit_speech_motion
 from gsavatar.tracking_report import FILM, write_tracking_report
 from gsavatar.train import train
@@ -76,6 +77,8 @@ def fit(
             f"{as_footage(videos[0]).path}: only {len(clip.train_rows)} training frames are left; "
             "give a longer clip."
         )
+    for note in few_seconds(clip.train_s, settings.preset):
+        clock.note(note)
     name = avatar_name(run)
     speech = None
     if clip.features is not None:

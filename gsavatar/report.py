@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gsavatar import metrics_file
+from gsavatar.config import load_settings
 from gsavatar.errors import InputError
 from gsavatar.evaluate_samples import FOLDER, SERIES
 from gsavatar.frames import write_text_atomic
@@ -31,6 +32,7 @@ from gsavatar.report_words import (
     MEANINGS,
     ROWS,
     duration,
+    few_seconds,
     findings,
     measure,
     number,
@@ -57,7 +59,7 @@ def write_report(run_dir: Path) -> Path:
     body = [
         _head(name, content), two_sides(findings(content)), _table(content), _frames(samples),
         _mouths(samples), _curves(series), _training(run_dir), _times(content),
-        _input(content, meta), _notes(content), _environment(content, run_dir),
+        _input(content, meta, _preset(run_dir)), _notes(content), _environment(content, run_dir),
     ]  # fmt: skip
     path = run_dir / "report.html"
     write_text_atomic(path, page(f"{name} – avatar report", body))
@@ -71,6 +73,14 @@ def _read(path: Path) -> Content:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _preset(run_dir: Path) -> str:
+    """By which preset a run was fitted; "" if that is not known any more."""
+    try:
+        return load_settings(run_dir / "config.toml").preset
+    except InputError:
+        return ""
 
 
 def _samples(folder: Path, series: Content) -> list[Sample]:
@@ -243,7 +253,7 @@ def _words(value: Any, unit: str, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}{unit}"
 
 
-def _input(content: Content, meta: Content) -> str:
+def _input(content: Content, meta: Content, preset: str) -> str:
     """What the fit noticed about the footage."""
     rows = []
     for source in meta.get("sources", []):
@@ -264,7 +274,10 @@ def _input(content: Content, meta: Content) -> str:
         ("Face model", str(meta.get("provider") or "")),
         ("Speech features", str(meta.get("encoder") or "none")),
     ]
-    noticed = [*meta.get("notes", []), *meta.get("speech_notes", [])]
+    noticed = [
+        *few_seconds(content["protocol"].get("train_s"), preset),
+        *meta.get("notes", []), *meta.get("speech_notes", []),
+    ]  # fmt: skip
     if not meta:
         return ""
     return section("The input", "", facts(rows), bullets(noticed))

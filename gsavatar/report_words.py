@@ -35,6 +35,8 @@ IN_TIME_MS = 40.0
 """People do not notice less."""
 TIMED_CORR = 0.4
 """Below this the best lag of two curves is chance."""
+SHORT_TRAIN_S = 10.0
+"""Below this a fit learns from seconds."""
 SURE = 0.5
 """Confidence from which sound and picture are believed to be that far apart."""
 
@@ -196,6 +198,16 @@ def _steadiness(test: Values) -> Finding | None:
     if round(value, 2) <= 0.2:
         return Finding(True, "Steadiness", f"The head is held steady ({value:.2f} px of jitter).")
     return Finding(False, "Steadiness", f"The head trembles against the video ({value:.2f} px).")
+
+
+def few_seconds(train_s: float | None, preset: str) -> list[str]:
+    """What to say of a fit that had only seconds to learn from; nothing where it had more."""
+    if train_s is None or train_s >= SHORT_TRAIN_S or preset == "fewshot":
+        return []
+    return [
+        f"Only {train_s:.1f} s of footage are there to learn from: `--preset fewshot` suits that "
+        "better, and a minute of talking better still."
+    ]
 
 
 def sound_offset(offset_ms: float, sure: float | None) -> str:

@@ -329,6 +329,7 @@ def test_a_silent_run_is_measured_by_expression(run: Path) -> None:
         if isinstance(value, dict):
             assert set(found[section]) >= set(value), section
     assert found["protocol"]["drive"] == "expression" and found["protocol"]["seed"] == 3
+    assert found["protocol"]["train_s"] == pytest.approx(open_clip(run / "clip").train_s)
     assert found["test"]["frames"] == FEW and found["test"]["psnr_head"] > 8
     for key in scoring.SPEECH_KEYS:
         assert found["test"][key] is None

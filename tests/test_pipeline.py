@@ -13,9 +13,9 @@ import torch
 
 from gsavatar import pipeline, speech
 from gsavatar.clip import GUARD_S, Clip
-from gsavatar.config import Settings
+from gsavatar.config import Settings, load_preset
 from gsavatar.package import Package
-from gsavatar.pipeline import build_package, learn_speech
+from gsavatar.pipeline import IngestOptions, build_package, learn_speech
 from gsavatar.progress import SilentReporter
 from gsavatar.seeding import SeedCounts, seed_avatar
 from gsavatar.types import Landmarks
@@ -65,6 +65,29 @@ def test_an_avatar_is_built_from_the_training_part(tiny_clip: Clip) -> None:
     assert torch.equal(first.limits, second.limits) and torch.equal(first.rest, second.rest)
     assert torch.equal(first.idle.values, second.idle.values)
     assert torch.equal(first.idle.head_pose, second.idle.head_pose)
+
+
+class Stopped(Exception):
+    """Ends a fit before it trains."""
+
+
+@pytest.mark.parametrize("preset", ["preview", "fewshot"])
+def test_a_fit_from_seconds_says_so_before_it_trains(
+    tiny_clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str
+) -> None:
+    told: list[str] = []
+    reporter = SilentReporter()
+    monkeypatch.setattr(reporter, "note", told.append)
+    monkeypatch.setattr(pipeline, "ingest", lambda *_: tiny_clip)
+
+    def stop(*_: object, **__: object) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(pipeline, "train", stop)
+    with pytest.raises(Stopped):
+        settings = load_preset(preset)
+        pipeline.fit([tmp_path / "a.mp4"], tmp_path / "run", settings, IngestOptions(), reporter)
+    assert any("--preset fewshot" in note for note in told) == (preset == "preview")
 
 
 def test_memory_is_that_of_the_process_and_its_children(

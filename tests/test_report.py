@@ -200,6 +200,19 @@ def test_sound_that_could_not_be_compared_has_no_offset(run: Path) -> None:
     assert "could not be told (confidence 0.00 of 1)" in text and "0 ms early" not in text
 
 
+def test_a_fit_from_seconds_is_told_of_the_preset_for_it(run: Path) -> None:
+    for train_s, preset, said in (
+        (5.52, "preview", True), (5.52, "fewshot", False), (60.0, "preview", False)
+    ):  # fmt: skip
+        save_settings(run / "config.toml", load_preset(preset))
+        content = measured()
+        content["protocol"]["train_s"] = train_s
+        metrics_file.write(run, content)
+        text, _ = read(write_report(run))
+        assert ("Only 5.5 s of footage" in text) == said
+        assert ("`--preset fewshot` suits that better" in text) == said
+
+
 def test_a_bare_run_still_has_a_report(tmp_path: Path) -> None:
     metrics_file.write(tmp_path, metrics_file.skeleton())
     text, page = read(write_report(tmp_path))
