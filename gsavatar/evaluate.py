@@ -59,9 +59,9 @@ def evaluate(
     ``drive`` "expression" fills ``test_expression`` (of a silent clip ``test``) and keeps the rest.
     ``frames_dir`` gets ``render/NNNNNN.png`` and ``real/NNNNNN.png`` of every test frame; with
     ``composite`` "pasted" the rendered head on the real picture. ``fit_info`` holds what only the
-    fit knows (fit_seconds, stages, peak_rss_mb, train_iters_per_s, av_offset_ms, seed); without it the
-    values of an existing file stay. Raises ``InputError`` if the run has no clip, avatar or test
-    frames.
+    fit knows (fit_seconds, stages, peak_rss_mb, train_iters_per_s, av_offset_ms, seed); without it
+    the values of an existing file stay. Raises ``InputError`` if the run has no clip, avatar or
+    test frames.
     """
     from gsavatar.pipeline import find_avatar
 

@@ -35,8 +35,8 @@ IN_TIME_MS = 40.0
 """People do not notice less."""
 TIMED_CORR = 0.4
 """Below this the best lag of two curves is chance."""
-SHORT_TRAIN_S = 10.0
-"""Below this a fit learns from seconds."""
+SHORT_TRAIN_S = 8.0
+"""Below this, about 9 s of video, a fit learns from seconds."""
 SURE = 0.5
 """Confidence from which sound and picture are believed to be that far apart."""
 
