@@ -292,7 +292,7 @@ def _check_apart(out: Path, curves_out: Path | None, inputs: tuple[Path | None, 
         if result is None:
             continue
         for given in inputs:
-            if given is not None and result.resolve() == given.resolve():
+            if given is not None and given.is_file() and result.resolve() == given.resolve():
                 raise InputError(f"{result}: is read for this film; write it to another file.")
     if curves_out is not None and curves_out.resolve() == out.resolve():
         raise InputError(f"{out}: is both --out and --curves-out; give one another name.")

@@ -361,7 +361,7 @@ def ramped(package: Package) -> Curves:
 
 
 def test_no_result_replaces_what_it_is_made_from(
-    avatar: Path, sound: Path, tmp_path: Path
+    avatar: Path, sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoken = tmp_path / "spoken.mp4"
     render_film(avatar, spoken, audio=sound, size=SIZE)
@@ -374,6 +374,9 @@ def test_no_result_replaces_what_it_is_made_from(
     with pytest.raises(InputError, match="both --out and --curves-out"):
         render_film(avatar, one, audio=sound, size=SIZE, curves_out=one)
     assert spoken.read_bytes() == before and not one.exists()
+    # A folder that is named as a background or a camera is no source.
+    monkeypatch.chdir(tmp_path)
+    assert render_film(avatar, Path("plate"), audio=sound, size=SIZE).path.is_dir()
 
 
 @pytest.mark.parametrize("name", ["talk", "talk.mp4"])
