@@ -94,8 +94,9 @@ def render_film(
     source = Source(audio, curves, drive)
     _check(source, size, fps)
     check_destination(out, alpha=background == "none")
-    _check_apart(out, curves_out, (avatar, audio, curves, drive, Path(background), Path(camera)))
-    package = load_package(find_avatar(avatar))
+    file = find_avatar(avatar)
+    _check_apart(out, curves_out, (file, audio, curves, drive, Path(background), Path(camera)))
+    package = load_package(file)
     behind = open_background(background, package, size)
     open_view(camera, package, size, 1.0)  # a damaged camera file is refused before the long work
     sound = None if audio is None else sound_files.open_sound(audio)

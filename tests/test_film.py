@@ -370,6 +370,11 @@ def test_no_result_replaces_what_it_is_made_from(
         render_film(avatar, spoken, audio=spoken, size=SIZE)
     with pytest.raises(InputError, match="is read for this film"):
         render_film(avatar, tmp_path / "a.mp4", audio=sound, size=SIZE, curves_out=avatar)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.gsavatar").write_bytes(avatar.read_bytes())
+    with pytest.raises(InputError, match="is read for this film"):
+        render_film(run, tmp_path / "a.mp4", audio=sound, curves_out=run / "run.gsavatar")
     one = tmp_path / "b.mp4"
     with pytest.raises(InputError, match="both --out and --curves-out"):
         render_film(avatar, one, audio=sound, size=SIZE, curves_out=one)
