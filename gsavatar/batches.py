@@ -13,11 +13,9 @@ from torch import Tensor
 from gsavatar.clip import Clip
 from gsavatar.hearing import Hearing
 from gsavatar.landmarks import mouth_opening
-from gsavatar.losses import RegionMasks, certain_of
+from gsavatar.losses import Box, RegionMasks, certain_of, feature_box
 from gsavatar.render import crop_camera
-from gsavatar.types import PROTOCOL_SIZE, Drive, Frame, Region
-
-Box = tuple[int, int, int, int]
+from gsavatar.types import PROTOCOL_SIZE, Drive, Frame, Region, to_device
 
 MOUTH_SHARE = 0.3
 """Share of the draws that pick a mouth opening first: wide-open frames are rare in speech."""
@@ -36,6 +34,7 @@ class Sample:
     background: Tensor  # [H, W, 3]
     masks: RegionMasks
     lip_box: Box | None  # top, left, bottom, right in the frame's pixels; None if outside
+    feature_box: Box | None  # around lips and eyes, ``losses.feature_box``
 
 
 @dataclass(frozen=True)
@@ -62,12 +61,17 @@ class Planes:
 class Batches:
     """Samples of a clip's training part; every random choice comes from the caller's generator.
 
-    With a ``hearing`` the samples' drives hold the sound as well.
+    With a ``hearing`` the samples' drives hold the sound as well. Pictures go to ``device`` as
+    bytes; what is drawn at random is drawn on the CPU, so that it is the same everywhere.
     """
 
-    def __init__(self, clip: Clip, size: int, hearing: Hearing | None = None) -> None:
+    def __init__(
+        self, clip: Clip, size: int, hearing: Hearing | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:  # fmt: skip
         self.clip = clip
         self.size = size
+        self.device = device
         self.hearing = hearing
         rows = clip.train_rows
         picks = np.linspace(0, len(rows) - 1, VALIDATION_FRAMES + 2).round().astype(int)[1:-1]
@@ -156,7 +160,8 @@ class Batches:
             background = background[top:bottom, left:right]
             camera = crop_camera(camera, crop)
             lips = (lips[0] - top, lips[1] - left, lips[2] - top, lips[3] - left)
-        picture, regions, certain = planes.tensors()
+        labels = planes.labels
+        picture, regions, certain = to_device(planes.tensors(), self.device)
         frame = Frame(
             index=int(track.frame_ids[row]),
             time_s=float(track.time_s[row]),
@@ -167,7 +172,10 @@ class Batches:
             camera=camera,
             drive=Drive(track.coefficients[row], track.head_pose[row], self._heard(row)),
         )
-        return Sample(frame, background, RegionMasks.of(regions, certain), _lip_box(frame))
+        return Sample(
+            to_device(frame, self.device), background, RegionMasks.of(regions, certain),
+            _lip_box(labels, lips), feature_box(labels),
+        )  # fmt: skip
 
     def _heard(self, row: int) -> Tensor | None:
         """The sound around a row's instant [L, C]; None where nothing hears it."""
@@ -182,7 +190,7 @@ class Batches:
         if key not in self._backgrounds:
             plate = self._plates[file].permute(2, 0, 1)[None]
             small = torch.nn.functional.interpolate(plate, size=(size, size), mode="area")
-            self._backgrounds[key] = small[0].permute(1, 2, 0).contiguous()
+            self._backgrounds[key] = small[0].permute(1, 2, 0).contiguous().to(self.device)
         return self._backgrounds[key]
 
 
@@ -203,15 +211,16 @@ def _opening_bins(opening: np.ndarray) -> list[np.ndarray]:
     return [b for b in bins if len(b)]
 
 
-def _lip_box(frame: Frame) -> Box | None:
-    """The lips grown by a margin and squared, inside the picture; None if they are outside it."""
-    top, left, bottom, right = frame.lips.tolist()
+def _lip_box(labels: np.ndarray, lips: tuple[float, ...]) -> Box | None:
+    """The lips' box grown by a margin and squared, inside the picture of ``labels`` [H, W]; None
+    if they are outside it."""
+    top, left, bottom, right = lips
     side = max(bottom - top, right - left) * (1 + 2 * LIP_MARGIN)
     side = int(max(side, MIN_LIP_BOX))
     y, x = int((top + bottom - side) / 2), int((left + right - side) / 2)
-    height, width = frame.image.shape[:2]
+    height, width = labels.shape
     if y < 0 or x < 0 or y + side > height or x + side > width:
         return None
-    if not bool(((frame.regions == Region.LIPS) | (frame.regions == Region.INNER_MOUTH)).any()):
+    if not ((labels == Region.LIPS) | (labels == Region.INNER_MOUTH)).any():
         return None
     return y, x, y + side, x + side

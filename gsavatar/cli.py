@@ -44,9 +44,10 @@ log = logging.getLogger("gsavatar")
 
 def _fit(options: Fit) -> None:
     from gsavatar import cli_run, pipeline
+    from gsavatar.devices import training_device
 
     started = time.monotonic()
-    _check_device(options.device)
+    device = training_device(options.device)
     footage = _footage(options.videos)
     run = cli_run.run_folder(options.videos, options.out)
     overrides, typed = _overrides(options)
@@ -56,7 +57,7 @@ def _fit(options: Fit) -> None:
     )  # fmt: skip
     with _working_on(run):
         result = pipeline.fit(
-            footage, run, settings, _ingest(settings, options.face), make_reporter()
+            footage, run, settings, _ingest(settings, options.face), make_reporter(), device
         )
     _say(f"avatar  {result.avatar_path}")
     _say(f"report  {result.report_path}")
@@ -256,16 +257,6 @@ def _ingest(settings: Settings, face: str | None) -> Any:
         model_file=Path(clip.model_file) if clip.model_file else None,
         focal_px=clip.focal_px or None, correct_offset=clip.correct_offset, poses=clip.poses,
     )  # fmt: skip
-
-
-def _check_device(device: str) -> None:
-    if device != "cuda":
-        return
-    import torch
-
-    if not torch.cuda.is_available():
-        raise InputError("--device cuda: no CUDA device is visible here; use --device cpu.")
-    raise InputError("--device cuda: training on CUDA is planned, not there yet; use --device cpu.")
 
 
 OPTION_OF = {

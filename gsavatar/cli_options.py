@@ -62,7 +62,7 @@ class Fit:
     """How much work: preview (minutes, the default), standard (an hour), quality (a night), fewshot
     (for less than 10 s of video); talkinggaussian is the baseline."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; cuda is refused for now."""
+    """Where to train; auto is the cpu. cuda is new and has not met a real GPU yet."""
     resume: bool = False
     """Continue the run in the folder."""
     face: Face = None

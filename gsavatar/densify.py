@@ -33,9 +33,9 @@ class RowChange:
 class GradientMeter:
     """Mean screen-space gradient of every Gaussian since the last round."""
 
-    def __init__(self, count: int) -> None:
-        self.sum = torch.zeros(count)
-        self.seen = torch.zeros(count)
+    def __init__(self, count: int, device: torch.device | str = "cpu") -> None:
+        self.sum = torch.zeros(count, device=device)
+        self.seen = torch.zeros(count, device=device)
 
     def add(self, probe_grad: Tensor) -> None:
         """Takes the gradient [N, 2] of one picture; Gaussians it does not show do not count."""
@@ -84,7 +84,7 @@ def apply_round(
     params = {k: adam.params[f"{branch}.{k}"] for k in axes}
     scales = params["log_scales"].exp()
     large = scales.amax(-1) > SPLIT_SCALE_M
-    is_parent = torch.zeros(len(scales), dtype=torch.bool)
+    is_parent = torch.zeros_like(large)
     is_parent[parents] = True
 
     log_scales = params["log_scales"] - math.log(SPLIT_SHRINK) * (is_parent & large)[:, None]
@@ -92,7 +92,7 @@ def apply_round(
     raw_opacities = torch.where(
         is_parent & ~large, torch.logit(shared.clamp(1e-4, 1 - 1e-4)), params["raw_opacities"]
     )
-    noise = torch.randn(len(parents), 3, generator=generator) * 0.7
+    noise = torch.randn(len(parents), 3, generator=generator).to(scales) * 0.7
     shift = _rotate(params["raw_quats"][parents], noise * scales[parents])
     children = params["means"][parents] + shift
     changed = {**params, "log_scales": log_scales, "raw_opacities": raw_opacities}

@@ -124,7 +124,8 @@ def _gpu() -> list[Finding]:
 
     facts = ops.available()
     if facts["cuda"]:
-        return [Finding("CUDA", State.GOOD, torch.cuda.get_device_name(0))]
+        text = f"{torch.cuda.get_device_name(0)}, used by fit --device cuda"
+        return [Finding("CUDA", State.GOOD, text)]
     why = facts["why"].get("cuda", "not built")
     return [Finding("CUDA", State.NOTE, f"not used: {why}; everything runs on the CPU")]
 

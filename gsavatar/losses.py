@@ -6,6 +6,7 @@ import functools
 import math
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding, max_pool2d
@@ -15,6 +16,8 @@ from gsavatar.avatar import AvatarBranch
 from gsavatar.losses_perceptual import contrast_distance
 from gsavatar.surround import CoarseView
 from gsavatar.types import Branch, Region, Rendering
+
+Box = tuple[int, int, int, int]
 
 HEAD_WEIGHT, FEATURE_WEIGHT, BACKGROUND_WEIGHT = 1.5, 4.0, 0.5
 """Relative weight of a pixel's colour on the head, on lips, mouth and eyes, and behind."""
@@ -76,8 +79,9 @@ class RegionMasks:
         index = regions.long()
         sure = certain_of(regions) if certain is None else certain.float()
         background = sure * (regions == Region.BACKGROUND)
+        color_weight, off_limits = _tables(regions.device)
         return RegionMasks(
-            regions, embedding(index, _COLOR_WEIGHT), embedding(index, _OFF_LIMITS),
+            regions, embedding(index, color_weight), embedding(index, off_limits),
             sure - background, background,
         )  # fmt: skip
 
@@ -125,7 +129,10 @@ def _off_limits() -> Tensor:
     return limits
 
 
-_COLOR_WEIGHT, _OFF_LIMITS = _color_weights(), _off_limits()
+@functools.lru_cache(maxsize=8)
+def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
+    """``_color_weights`` and ``_off_limits`` where the labels are."""
+    return _color_weights().to(device), _off_limits().to(device)
 
 
 def certain_of(regions: Tensor, radius: int = 2) -> Tensor:
@@ -175,16 +182,32 @@ def mouth_terms(rendering: Rendering, image: Tensor, regions: Tensor) -> dict[st
     }
 
 
-def contrast_terms(rendering: Rendering, image: Tensor, regions: Tensor) -> dict[str, Tensor]:
-    """Perceptual distance around lips, teeth and eyes, a scalar; none where they do not show."""
-    features = _any_of(regions, FEATURES)
-    rows, columns = (torch.nonzero(features.amax(axis))[:, 0].tolist() for axis in (1, 0))
-    if not rows:
-        return {}
+def feature_box(labels: np.ndarray) -> Box | None:
+    """The box around lips, mouth and eyes of labels [H, W] with what their contrast is seen
+    against (top, left, bottom, right); None where they do not show."""
+    features = np.isin(labels, FEATURES)
+    rows, columns = (np.flatnonzero(features.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return None
     top, left = max(rows[0] - FEATURE_MARGIN, 0), max(columns[0] - FEATURE_MARGIN, 0)
-    box = slice(top, rows[-1] + 1 + FEATURE_MARGIN), slice(left, columns[-1] + 1 + FEATURE_MARGIN)
-    near = max_pool2d(features[box][None], 2 * FEATURE_RIM + 1, stride=1, padding=FEATURE_RIM)[0]
-    return {"contrast": contrast_distance(rendering.rgb[box], image[box], near)}
+    bottom, right = rows[-1] + 1 + FEATURE_MARGIN, columns[-1] + 1 + FEATURE_MARGIN
+    return int(top), int(left), int(bottom), int(right)
+
+
+def contrast_terms(
+    rendering: Rendering, image: Tensor, regions: Tensor, box: Box | None
+) -> dict[str, Tensor]:
+    """Perceptual distance around lips, teeth and eyes, a scalar; none where they do not show.
+
+    ``box`` is the ``feature_box`` of the labels ``regions`` [H, W].
+    """
+    if box is None:
+        return {}
+    top, left, bottom, right = box
+    inside = slice(top, bottom), slice(left, right)
+    features = _any_of(regions[inside], FEATURES)
+    near = max_pool2d(features[None], 2 * FEATURE_RIM + 1, stride=1, padding=FEATURE_RIM)[0]
+    return {"contrast": contrast_distance(rendering.rgb[inside], image[inside], near)}
 
 
 def surround_terms(rendering: Rendering, view: CoarseView) -> dict[str, Tensor]:

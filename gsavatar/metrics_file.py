@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gsavatar.devices import device_words
 from gsavatar.frames import write_text_atomic
 from gsavatar.scoring import PASTED_COLUMNS, TEST_KEYS
 from gsavatar.types import PROTOCOL_SIZE
@@ -124,7 +123,7 @@ def add_facts(
     if "seed" in info:
         content["protocol"]["seed"] = info["seed"]
     content["av_offset_ms"] = info.get("av_offset_ms", package.card.get("av_offset_ms"))
-    content["device"] = device_words()
+    content["device"] = info.get("device") or content["device"] or device_words("cpu")
     missing = [f"speed.{key}" for key in SPEED_KEYS if speed[key] is None]
     notes = content["notes"] = [n for n in content["notes"] if not n.startswith(("speed.", "av_"))]
     if "speed.peak_vram_mb" in missing:
@@ -134,20 +133,3 @@ def add_facts(
         notes.append(f"{', '.join(missing)}: only a finished fit knows this")
     if content["av_offset_ms"] is None:
         notes.append("av_offset_ms: the clip has no sound to compare with the lips")
-
-
-def device_words() -> str:
-    """What computed: the GPU's name or the processor's, with the cores in use."""
-    if torch.cuda.is_available():
-        return f"cuda, {torch.cuda.get_device_name(0)}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"cpu, {_processor()}, {cores} cores"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.machine() or "unknown processor"

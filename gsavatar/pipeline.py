@@ -21,6 +21,7 @@ from gsavatar import __version__, metrics_file
 from gsavatar.avatar import Avatar
 from gsavatar.clip import Clip, open_clip
 from gsavatar.config import Settings
+from gsavatar.devices import device_words
 from gsavatar.errors import InputError
 from gsavatar.evaluate import evaluate
 from gsavatar.footage import Footage, as_footage
@@ -37,7 +38,7 @@ from gsavatar.report_words import few_seconds
 from gsavatar.speech import SpeechMotion, fit_speech_motion
 from gsavatar.tracking_report import FILM, write_tracking_report
 from gsavatar.train import train
-from gsavatar.types import Curves, Drive, is_upper_face
+from gsavatar.types import Curves, Drive, is_upper_face, to_device
 
 log = logging.getLogger("gsavatar")
 
@@ -59,11 +60,12 @@ class FitResult:
 
 def fit(
     videos: Sequence[Path | Footage], run: Path, settings: Settings, options: IngestOptions,
-    reporter: Reporter,
+    reporter: Reporter, device: str = "cpu",
 ) -> FitResult:  # fmt: skip
     """Everything from videos or a prepared folder to ``run/NAME.gsavatar``, metrics and report.
 
-    Continues whatever an earlier call in the same folder left. Raises ``InputError`` when the
+    Continues whatever an earlier call in the same folder left, on whichever device; ``device`` is
+    where the avatar is trained, all else is the CPU's. Raises ``InputError`` when the
     footage cannot be used or ``run`` was made from other files or settings.
     """
     clock = _Clock(run, reporter)
@@ -87,14 +89,20 @@ def fit(
     live = _LiveFile(run / "live.gsavatar", clip, speech, settings, clock)
     with clock.stage("train the avatar") as progress:
         pace = _Pace(progress)
-        avatar = train(clip, settings.train, run, progress=pace, live=live)
+        try:
+            avatar = train(clip, settings.train, run, progress=pace, live=live, device=device)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                "the GPU has too little free memory; free some or train on the processor: continue "
+                "with --resume and without --device."
+            ) from error
         clock.trained(pace.steps, pace.seconds)
     path = run / f"{name}.gsavatar"
     package = build_package(clip, avatar, speech, settings)
     save_package(path, package, thumbnail(package))
     (run / "live.gsavatar").unlink(missing_ok=True)
     with clock.stage("measure on the test frames") as progress:
-        metrics = evaluate(run, fit_info=clock.info(clip, settings), progress=progress)
+        metrics = evaluate(run, fit_info=clock.info(clip, settings, device), progress=progress)
     metrics["speed"]["fit_seconds"] = clock.seconds()
     metrics["speed"]["stages"] = dict(clock.stages)
     metrics_file.write(run, metrics)
@@ -269,7 +277,7 @@ class _LiveFile:
     def __call__(self, avatar: Avatar, step: int) -> None:
         if time.monotonic() < self.next:
             return
-        package = build_package(self.clip, avatar, self.speech, self.settings)
+        package = build_package(self.clip, to_device(avatar, "cpu"), self.speech, self.settings)
         package.card["step"] = step
         save_package(self.path, package)
         self.clock.save()
@@ -328,13 +336,14 @@ class _Clock:
         }  # fmt: skip
         write_text_atomic(self.path, json.dumps(state))
 
-    def info(self, clip: Clip, settings: Settings) -> dict[str, Any]:
+    def info(self, clip: Clip, settings: Settings, device: str) -> dict[str, Any]:
         """What only the fit knows of the numbers in metrics.json."""
         self.save()
         rate = self.train_steps / self.train_seconds if self.train_seconds > 0 else None
         return {
             **json.loads(self.path.read_text()), "train_iters_per_s": rate,
             "av_offset_ms": clip.meta.get("av_offset_ms"), "seed": settings.train.seed,
+            "device": device_words(device),
         }  # fmt: skip
 
 

@@ -41,7 +41,8 @@ class Correction:
     def applied(self, drive: Drive) -> Drive:
         """The drive with the head turned and shifted about its own origin."""
         twist = self.leaf * torch.tensor(UNITS)
-        return replace(drive, head_pose=drive.head_pose @ se3_exp(twist))
+        turn = se3_exp(twist).to(drive.head_pose.device)
+        return replace(drive, head_pose=drive.head_pose @ turn)
 
 
 class PoseCorrections:

@@ -38,9 +38,10 @@ class Tether:
         Those that no shape of the seeds ``shapes`` [K, N, C] moves are hair and skull, and have the
         slack of hair.
         """
-        nearest = torch.from_numpy(self._nearest(means.numpy()))
-        off = means - self._points[nearest]
+        here = means.cpu()
+        nearest = torch.from_numpy(self._nearest(here.numpy()))
+        off = here - self._points[nearest]
         far = off.norm(dim=-1, keepdim=True).clamp_min(1e-9)
-        is_hair = (shapes == 0.0).all(-1).all(0)
+        is_hair = (shapes == 0.0).all(-1).all(0).cpu()
         slack = torch.where(is_hair, HAIR_SLACK_M, SKIN_SLACK_M)[:, None]
-        means -= PULL * (1.0 - slack / far).clamp_min(0.0) * off
+        means -= (PULL * (1.0 - slack / far).clamp_min(0.0) * off).to(means.device)

@@ -42,10 +42,11 @@ from gsavatar.train_state import (
     descend,
     load_checkpoint,
     measure,
+    on_device,
     reset_growth,
     save_checkpoint,
 )
-from gsavatar.types import Branch, Gaussians
+from gsavatar.types import Branch, Gaussians, to_device
 from gsavatar.unseen import PAINT_EVERY, Unseen
 
 log = logging.getLogger("gsavatar")
@@ -94,7 +95,7 @@ class Recipe(Protocol):
     batches: Batches
 
     def start(self) -> TrainState:
-        """The state before the first step."""
+        """The state before the first step, on the CPU."""
         ...
 
     def avatar(self, state: TrainState) -> Avatar:
@@ -119,17 +120,19 @@ def train(
     progress: Progress | None = None,
     live: Callable[[Avatar, int], None] | None = None,
     recipe: Recipe | None = None,
+    device: torch.device | str = "cpu",
 ) -> Avatar:
-    """The trained avatar of a clip; continues from the newest checkpoint in ``folder``.
+    """The trained avatar of a clip, on the CPU; continues from the newest checkpoint in ``folder``.
 
     Writes ``folder/checkpoints/*.safetensors`` and ``folder/train_log.jsonl``. With the same
     settings, seed and threads an interrupted run ends bit-equal on a CPU. Raises ``InputError``
     after three steps in a row with a loss that is not finite; the last checkpoint stays. ``recipe``
-    trains another model than those that the settings can name.
+    trains another model than those that the settings can name; it must be of the same ``device``.
     """
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    recipe = recipe or _recipe(clip, settings)
+    recipe = recipe or _recipe(clip, settings, device)
     state = load_checkpoint(folder, asdict(settings)) or recipe.start()
+    state = on_device(state, device)
     history = _History(folder / "train_log.jsonl", state.step)
     while state.step < settings.steps:
         loss = recipe.step(state)
@@ -144,16 +147,16 @@ def train(
             live(recipe.avatar(state), state.step)
         if progress is not None:
             progress(state.step, settings.steps)
-    return recipe.avatar(state)
+    return to_device(recipe.avatar(state), "cpu")
 
 
-def _recipe(clip: Clip, settings: TrainSettings) -> Recipe:
+def _recipe(clip: Clip, settings: TrainSettings, device: torch.device | str) -> Recipe:
     """The recipe of the model that the settings name."""
     if settings.model == "field":
         from gsavatar.train_fields import FieldRecipe
 
-        return FieldRecipe(clip, settings)
-    return LinearRecipe(clip, settings)
+        return FieldRecipe(clip, settings, device)
+    return LinearRecipe(clip, settings, device)
 
 
 class LinearRecipe:
@@ -161,9 +164,12 @@ class LinearRecipe:
 
     axes: ClassVar[dict[str, int]] = BRANCH_AXES
 
-    def __init__(self, clip: Clip, settings: TrainSettings) -> None:
+    def __init__(
+        self, clip: Clip, settings: TrainSettings, device: torch.device | str = "cpu"
+    ) -> None:
         self.clip, self.settings = clip, settings
-        self.batches, self.surround = Batches(clip, settings.size), Surround(clip)
+        self.batches = Batches(clip, settings.size, device=device)
+        self.surround = Surround(clip)
         self.tether = Tether(clip.track.face)
         self.unseen = Unseen(clip, self.surround.look)
 
@@ -245,7 +251,7 @@ def _step(
     share = state.step / settings.steps
     stage = stage_at(share)
     sample = batches.draw(state.generator, full_size=stage.full_size)
-    probe = torch.zeros(len(avatar), 2, requires_grad=True)
+    probe = torch.zeros(len(avatar), 2, device=batches.device, requires_grad=True)
     since_start = sample.frame.time_s - float(batches.clip.time_s[0])
     correction = None if state.poses is None else state.poses.at(since_start)
     drive = sample.frame.drive if correction is None else correction.applied(sample.frame.drive)
@@ -253,12 +259,15 @@ def _step(
     rendering = render(gaussians, sample.frame.camera, sample.background, screen_probe=probe)
     terms = frame_terms(rendering, sample.frame.image, sample.masks)
     if state.step % MOUTH_EVERY == 0 and sample.lip_box is not None:
-        terms |= _mouth_terms(gaussians, sample, sample.lip_box)
+        terms |= _mouth_terms(gaussians, avatar, sample, sample.lip_box)
     if state.step % CONTRAST_EVERY == 1 and settings.weights.contrast > 0:
-        terms |= contrast_terms(rendering, sample.frame.image, sample.frame.regions)
+        terms |= contrast_terms(
+            rendering, sample.frame.image, sample.frame.regions, sample.feature_box
+        )
     if state.step % SURROUND_EVERY == 1:
-        view = surround.draw(sample.frame.drive, state.generator)
-        terms |= surround_terms(render(gaussians, view.camera, torch.zeros(3)), view)
+        view = surround.draw(to_device(sample.frame.drive, "cpu"), state.generator)
+        view = to_device(view, batches.device)
+        terms |= surround_terms(render(gaussians, view.camera, view.color.new_zeros(3)), view)
     if state.step % SIZE_EVERY == 2:
         terms["size"] = SIZE_EVERY * size_term(avatar.branches)
     loss = total(terms, settings.weights) * sample.frame.weight
@@ -281,17 +290,18 @@ def _step(
 
 
 def _mouth_terms(
-    gaussians: Gaussians, sample: Sample, box: tuple[int, int, int, int]
+    gaussians: Gaussians, avatar: Avatar, sample: Sample, box: tuple[int, int, int, int]
 ) -> dict[str, Tensor]:
-    """Terms of the mouth branch rendered alone on the lip crop."""
-    face, mouth = (int((gaussians.branch == int(k)).sum()) for k in (Branch.FACE, Branch.MOUTH))
-    rows = slice(face, face + mouth)
+    """Terms of the mouth branch of a posed ``avatar`` rendered alone on the lip crop."""
+    before = sum(len(b.raw) for b in avatar.branches if b.kind < Branch.MOUTH)
+    rows = slice(before, before + len(avatar.only(Branch.MOUTH)))
     alone = Gaussians(
         gaussians.means[rows], gaussians.quats[rows], gaussians.scales[rows],
         gaussians.opacities[rows], gaussians.sh[rows], gaussians.branch[rows],
     )  # fmt: skip
     top, left, bottom, right = box
-    rendering = render(alone, crop_camera(sample.frame.camera, box), torch.zeros(3))
+    black = gaussians.means.new_zeros(3)
+    rendering = render(alone, crop_camera(sample.frame.camera, box), black)
     image, regions = (p[top:bottom, left:right] for p in (sample.frame.image, sample.frame.regions))
     return mouth_terms(rendering, image, regions)
 

@@ -30,7 +30,7 @@ from gsavatar.render import render
 from gsavatar.seeding import SeedCounts, seed_avatar
 from gsavatar.train import GROW_EVERY, RATES, REGULARISE_EVERY, SPLATS, grow
 from gsavatar.train_state import TrainState, descend, measure, reset_growth
-from gsavatar.types import Branch, Region, Rendering
+from gsavatar.types import Branch, Region, Rendering, to_device
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,9 @@ FULL_SIZE_FROM = 0.6
 class FieldRecipe:
     """``train.Recipe`` of the baseline. Raises ``InputError`` for a silent clip."""
 
-    def __init__(self, clip: Clip, settings: TrainSettings) -> None:
+    def __init__(
+        self, clip: Clip, settings: TrainSettings, device: torch.device | str = "cpu"
+    ) -> None:
         if clip.features is None:
             raise InputError(
                 "the preset talkinggaussian learns motion from sound and this video has none that "
@@ -88,7 +90,7 @@ class FieldRecipe:
         self.names = clip.track.face.names
         self.hearing = learn_hearing(clip.features, clip.time_s[clip.train_rows].numpy())
         self.box = field_box(clip.track.face)
-        self.batches = Batches(clip, settings.size, self.hearing)
+        self.batches = Batches(clip, settings.size, self.hearing, device)
         self.draws = ApertureDraws(clip, self.batches.rows)
         self.factor = settings.steps / ITERATIONS
 
@@ -130,7 +132,7 @@ class FieldRecipe:
         start = f"{prefix}field."
         own = {k.removeprefix(start): v for k, v in params.items() if k.startswith(start)}
         field = field_of(kind, own, *self.box, self.names, self.hearing)
-        return AvatarBranch(kind, raw, field, weights)
+        return AvatarBranch(kind, raw, to_device(field, weights.device), weights)
 
     def step(self, state: TrainState) -> float:
         """``Recipe``."""
@@ -138,7 +140,7 @@ class FieldRecipe:
         avatar = self.avatar(state)
         if stage.kind is not None:
             avatar = avatar.only(stage.kind)
-        probe = torch.zeros(len(avatar), 2, requires_grad=True)
+        probe = torch.zeros(len(avatar), 2, device=self.batches.device, requires_grad=True)
         if stage.kind == Branch.MOUTH:
             terms = self._mouth(state, stage, share, avatar, probe)
         elif stage.kind == Branch.FACE:
@@ -183,6 +185,10 @@ class FieldRecipe:
                 rates[name] = first ** (1.0 - share) * last**share
         return rates
 
+    def _color(self, state: TrainState) -> Tensor:
+        """A random colour [3] to draw over."""
+        return torch.rand(3, generator=state.generator).to(self.batches.device)
+
     # The stages' pictures. Each gives its terms, weighted.
 
     def _mouth(
@@ -196,7 +202,7 @@ class FieldRecipe:
         sample = self.batches.box_at(row, lip_box(self.clip, row))
         inside = (sample.frame.regions == int(Region.INNER_MOUTH)).float()[..., None]
         lips = (sample.frame.regions == int(Region.LIPS)).float()[..., None]
-        color = torch.rand(3, generator=state.generator)
+        color = self._color(state)
         rendering = render(
             avatar(sample.frame.drive), sample.frame.camera, color, screen_probe=probe
         )
@@ -215,7 +221,7 @@ class FieldRecipe:
         full = share > FULL_SIZE_FROM
         sample = self.batches.at(row, state.generator, full_size=full)
         mask = sample.masks.head - sample.masks.inner_mouth
-        color = torch.rand(3, generator=state.generator)
+        color = self._color(state)
         heeds = None
         field = avatar.branches[0].motion
         if isinstance(field, FieldMotion) and state.step % HEED_EVERY == 0:

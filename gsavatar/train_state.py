@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,24 @@ class TrainState:
     poses: PoseCorrections | None = None
 
 
+def on_device(state: TrainState, device: torch.device | str) -> TrainState:
+    """The state with everything on ``device`` but the generator and the poses' corrections, which
+    stay on the CPU; the same state if it is there already."""
+    if all(p.device.type == torch.device(device).type for p in state.adam.params.values()):
+        return state
+    tensors = {key: value.to(device) for key, value in state.adam.state().items()}
+    for table in (state.seeds, state.head_weights, state.around):
+        table.update({name: value.to(device) for name, value in table.items()})
+    for meter in state.meters.values():
+        meter.sum, meter.seen = meter.sum.to(device), meter.seen.to(device)
+    return replace(state, adam=RowAdam.load(tensors, tuple(state.adam.params)))
+
+
 def reset_growth(state: TrainState) -> None:
     """New meters and neighbourhoods after the rows changed."""
     for kind in Branch:
         means = state.adam.params[f"{kind.name}.means"].detach()
-        state.meters[kind.name] = GradientMeter(len(means))
+        state.meters[kind.name] = GradientMeter(len(means), means.device)
         state.around[kind.name] = neighbours(means, NEIGHBOURS)[1]
 
 
@@ -113,7 +126,8 @@ def save_checkpoint(folder: Path, state: TrainState, settings: dict[str, Any]) -
         "names": list(state.adam.params), "settings": settings,
     }  # fmt: skip
     path = folder / "checkpoints" / f"step_{state.step:07d}.safetensors"
-    data = save({k: v.contiguous() for k, v in tensors.items()}, {"info": json.dumps(info)})
+    here = {key: value.cpu().contiguous() for key, value in tensors.items()}
+    data = save(here, {"info": json.dumps(info)})
     write_bytes_atomic(path, data)
     for old in sorted(path.parent.glob("step_*.safetensors"))[:-2]:
         old.unlink()

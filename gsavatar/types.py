@@ -8,9 +8,9 @@ Room frame: the head frame of the clip's rest pose, fixed to the camera. Cameras
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import IntEnum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -47,13 +47,19 @@ T_ = TypeVar("T_")
 
 
 def to_device(value: T_, device: torch.device | str) -> T_:
-    """The same dataclass with every tensor field moved to ``device``."""
-    moved: dict[str, Any] = {
-        f.name: getattr(value, f.name).to(device)
-        for f in fields(value)  # type: ignore[arg-type]
-        if isinstance(getattr(value, f.name), Tensor)
-    }
-    return replace(value, **moved)  # type: ignore[type-var]
+    """The same value with every tensor in it moved to ``device``: those of dataclasses, tuples and
+    dicts too, at any depth."""
+    moved: Any = value
+    if isinstance(value, Tensor):
+        moved = value.to(device)
+    elif isinstance(value, dict):
+        moved = {key: to_device(item, device) for key, item in value.items()}
+    elif isinstance(value, tuple):
+        moved = tuple(to_device(item, device) for item in value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        items = {f.name: to_device(getattr(value, f.name), device) for f in fields(value)}
+        moved = replace(value, **items)
+    return cast("T_", moved)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from gsavatar.ops.rasterize_ref import project_ref
 from gsavatar.render import render
 from gsavatar.seeding import spread_rows
 from gsavatar.surround import Look
-from gsavatar.types import Branch, Camera, Drive, FacePart, Gaussians
+from gsavatar.types import Branch, Camera, Drive, FacePart, Gaussians, to_device
 
 SEEN_SHARE = 0.1
 """A Gaussian of whose alpha less than this reaches any training picture is not seen."""
@@ -51,17 +51,19 @@ class Unseen:
         at = next(i for i, b in enumerate(avatar.branches) if b.kind == Branch.FACE)
         start = sum(len(b.raw) for b in avatar.branches[:at])
         raw, look = avatar.branches[at].raw, self.look
-        near = torch.from_numpy(self._nearest(raw.means.numpy()))
-        share = seen_share(avatar, self.clip)[start : start + len(raw)]
+        means, device = raw.means.cpu(), raw.means.device
+        near = torch.from_numpy(self._nearest(means.numpy()))
+        share = seen_share(avatar, self.clip)[start : start + len(raw)].cpu()
         hidden = ~look.faced[near] & (share < SEEN_SHARE)
         is_scalp = look.part == int(FacePart.SCALP)
         for kind in (True, False):
             rows = (hidden & (is_scalp[near] == kind)).nonzero()[:, 0]
             palette = look.known & (is_scalp == kind)
             if len(rows) and palette.any():
-                colors = _mixed(raw.means[rows], look.points[palette], look.colors[palette])
-                raw.sh[rows] = 0.0
-                raw.sh[rows, 0] = (colors - 0.5) / SH_0
+                colors = _mixed(means[rows], look.points[palette], look.colors[palette])
+                at_rows = rows.to(device)
+                raw.sh[at_rows] = 0.0
+                raw.sh[at_rows, 0] = ((colors - 0.5) / SH_0).to(device)
         return int(hidden.sum())
 
 
@@ -78,13 +80,15 @@ def seen_share(avatar: Avatar, clip: Clip) -> Tensor:
     A Gaussian's part of a picture is the gradient of the summed picture by its colour; alone it
     would fill ``2 pi opacity sqrt(det covariance)`` pixels.
     """
-    best = torch.zeros(len(avatar))
+    device = avatar.branches[0].raw.means.device
+    best = torch.zeros(len(avatar), device=device)
     for row in spread_rows(clip.train_rows, FRAMES):
-        gaussians = avatar(Drive(clip.track.coefficients[row], clip.track.head_pose[row]))
-        camera = clip.camera(row).resized(SIZE, SIZE)
+        drive = Drive(clip.track.coefficients[row], clip.track.head_pose[row])
+        gaussians = avatar(to_device(drive, device))
+        camera = to_device(clip.camera(row).resized(SIZE, SIZE), device)
         with torch.enable_grad():
             sh = gaussians.sh.detach().clone().requires_grad_()
-            shown = render(replace(gaussians, sh=sh), camera, torch.zeros(3))
+            shown = render(replace(gaussians, sh=sh), camera, sh.new_zeros(3))
             (gradient,) = torch.autograd.grad(shown.rgb.sum(), sh)
         brought = gradient[:, 0].mean(-1) / SH_0
         best = torch.maximum(best, brought / _alone(gaussians, camera).clamp_min(SMALLEST_PX))
@@ -99,4 +103,3 @@ def _alone(gaussians: Gaussians, camera: Camera) -> Tensor:
     )  # fmt: skip
     area = 2.0 * torch.pi * torch.linalg.det(covariance).clamp_min(0.0).sqrt()
     return gaussians.opacities * compensation * area
-

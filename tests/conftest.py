@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from gsavatar.clip import Clip, open_clip, save_meta, save_track
+from gsavatar import speech
+from gsavatar.clip import Clip, open_clip, save_features, save_meta, save_track
 from gsavatar.frames import FrameWriter, encode_png
 from gsavatar.types import (
     PROTOCOL_SIZE,
@@ -23,6 +25,7 @@ from gsavatar.types import (
 torch.set_num_threads(2)
 
 FPS = 25.0
+RATE = 16_000
 
 
 def tiny_camera() -> Camera:
@@ -134,7 +137,23 @@ def make_clip(root: Path, frames: int = 100) -> Clip:
     return open_clip(root)
 
 
+def babble(seconds: float) -> np.ndarray:
+    """A tone whose loudness follows the cartoon's mouth."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    loudness = 0.5 - 0.5 * np.cos(2 * np.pi * time * 1.5)
+    return (0.4 * loudness * np.sin(2 * np.pi * 220 * time)).astype(np.float32)
+
+
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
     """The cartoon clip, made once."""
     return make_clip(tmp_path_factory.mktemp("tiny") / "clip")
+
+
+@pytest.fixture(scope="session")
+def spoken(tiny_clip: Clip, tmp_path_factory: pytest.TempPathFactory) -> Clip:
+    """The cartoon clip with sound."""
+    root = tmp_path_factory.mktemp("spoken") / "clip"
+    shutil.copytree(tiny_clip.root, root)
+    save_features(root / "features.safetensors", speech.extract(babble(4.0), encoder="log_mel"))
+    return open_clip(root)

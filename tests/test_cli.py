@@ -49,8 +49,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Replaces the fit by one that only writes that it was called."""
     made: list[dict[str, Any]] = []
 
-    def fit(videos: list[Path], run: Path, settings: Any, options: Any, reporter: Any) -> FitResult:
-        made.append({"videos": videos, "run": run, "settings": settings, "options": options})
+    def fit(
+        videos: list[Path], run: Path, settings: Any, options: Any, reporter: Any, device: str
+    ) -> FitResult:
+        made.append({"videos": videos, "run": run, "settings": settings, "options": options,
+                     "device": device})  # fmt: skip
         with reporter.stage("pretend") as progress:
             progress(1, 1)
         (run / "clip").mkdir(exist_ok=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +12,13 @@ from torch import Tensor
 
 from gsavatar import ops
 from gsavatar.avatar_packed import pack
+from gsavatar.batches import Batches
+from gsavatar.clip import Clip
+from gsavatar.config import load_preset
 from gsavatar.ops import cuda_backend
 from gsavatar.ops.pose_gaussians import Pose
 from gsavatar.render import render
+from gsavatar.train import train
 from gsavatar.types import Camera, Drive, to_device
 from tests.test_avatar_packed import back, seen_avatar, seen_camera, turned
 from tests.test_ops_blend_motion import cloud as motion_cloud
@@ -232,3 +238,26 @@ def test_a_replay_that_does_not_fit_is_told() -> None:
     assert cuda_backend.overflowed(device) and capacity.pairs > 50
     cuda_backend.forget_captured(device)
     capacity.pairs = max(known, capacity.pairs)
+
+
+def test_training_learns_on_the_device(tiny_clip: Clip, tmp_path: Path) -> None:
+    """It is noisier than a CPU (sums in another order), so pictures are compared, not numbers."""
+    few = replace(
+        load_preset("preview").train, size=64, steps=220, gaussians_max=700, face_init=300,
+        mouth_init=80, torso_init=120, checkpoint_every=110, validate_every=220,
+    )  # fmt: skip
+    batches = Batches(tiny_clip, 64)
+    samples = [
+        batches.at(int(row), torch.Generator(), full_size=False) for row in batches.rows[::8]
+    ]
+    errors = []
+    for device in ("cpu", "cuda"):
+        avatar = train(tiny_clip, few, tmp_path / device, device=device)
+        with torch.no_grad():
+            shown = [
+                render(avatar(s.frame.drive), s.frame.camera, s.background).rgb - s.frame.image
+                for s in samples
+            ]
+        errors.append(float(torch.stack(shown).square().mean()))
+    assert errors[1] == pytest.approx(errors[0], rel=0.2)
+    assert errors[0] < 0.01

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_face
+from conftest import RATE, babble, tiny_face
 from safetensors.torch import load, save
 
 from gsavatar import evaluate, film, speech
 from gsavatar.apertures import ApertureDraws, lip_box
 from gsavatar.avatar import Avatar
-from gsavatar.clip import Clip, open_clip, save_features
+from gsavatar.clip import Clip
 from gsavatar.config import Settings, TrainSettings, load_preset
 from gsavatar.errors import InputError
 from gsavatar.fields import CONTROLS, FieldMotion, control_matrix, layout, new_field
@@ -32,20 +32,12 @@ from gsavatar.train_fields import ITERATIONS, STAGES, FieldRecipe, stage_at
 from gsavatar.train_state import load_checkpoint
 from gsavatar.types import Branch, Drive, Gaussians
 
-RATE = 16_000
 CHANNELS = 5
 STEPS = 130
 
 
 class Killed(Exception):
     """Stands for a kill between two steps."""
-
-
-def babble(seconds: float) -> np.ndarray:
-    """A tone whose loudness follows the cartoon's mouth."""
-    time = np.arange(round(seconds * RATE)) / RATE
-    loudness = 0.5 - 0.5 * np.cos(2 * np.pi * time * 1.5)
-    return (0.4 * loudness * np.sin(2 * np.pi * 220 * time)).astype(np.float32)
 
 
 def hearing() -> Hearing:
@@ -67,15 +59,6 @@ def one_thread() -> object:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def spoken(tiny_clip: Clip, tmp_path_factory: pytest.TempPathFactory) -> Clip:
-    """The cartoon clip with sound."""
-    root = tmp_path_factory.mktemp("spoken") / "clip"
-    shutil.copytree(tiny_clip.root, root)
-    save_features(root / "features.safetensors", speech.extract(babble(4.0), encoder="log_mel"))
-    return open_clip(root)
 
 
 @pytest.fixture(scope="module")

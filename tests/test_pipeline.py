@@ -102,7 +102,8 @@ def test_memory_is_that_of_the_process_and_its_children(
     assert pipeline.peak_rss_mb() == pytest.approx(340.0)
     clip = SimpleNamespace(meta={"av_offset_ms": 80.0})
     clock = pipeline._Clock(tmp_path, SilentReporter())
-    assert clock.info(clip, Settings())["peak_rss_mb"] == pytest.approx(340.0)  # type: ignore[arg-type]
+    info = clock.info(clip, Settings(), "cpu")  # type: ignore[arg-type]
+    assert info["peak_rss_mb"] == pytest.approx(340.0) and info["device"].startswith("cpu, ")
     used[pipeline.resource.RUSAGE_SELF] = 100  # a resumed run that needed less
-    info = pipeline._Clock(tmp_path, SilentReporter()).info(clip, Settings())  # type: ignore[arg-type]
+    info = pipeline._Clock(tmp_path, SilentReporter()).info(clip, Settings(), "cpu")  # type: ignore[arg-type]
     assert info["peak_rss_mb"] == pytest.approx(340.0) and info["av_offset_ms"] == 80.0

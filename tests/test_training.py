@@ -14,7 +14,14 @@ from gsavatar.batches import Batches
 from gsavatar.clip import Clip
 from gsavatar.config import TrainSettings
 from gsavatar.errors import InputError
-from gsavatar.losses import LossWeights, RegionMasks, contrast_terms, frame_terms, total
+from gsavatar.losses import (
+    LossWeights,
+    RegionMasks,
+    contrast_terms,
+    feature_box,
+    frame_terms,
+    total,
+)
 from gsavatar.losses_perceptual import contrast_distance
 from gsavatar.optimizer import RowAdam
 from gsavatar.render import render
@@ -307,11 +314,11 @@ def test_perceptual_terms_need_features() -> None:
     regions = torch.zeros(32, 32, dtype=torch.uint8)
     plane = torch.zeros(32, 32, 1)
     seen = Rendering(torch.zeros(32, 32, 3), 1.0 - plane, torch.zeros(32, 32, 3), plane)
-    assert contrast_terms(seen, torch.ones(32, 32, 3), regions) == {}
+    assert contrast_terms(seen, torch.ones(32, 32, 3), regions, feature_box(regions.numpy())) == {}
     regions[12:16, 10:20] = Region.LIPS
     image = torch.zeros(32, 32, 3)
     image[13:15, 12:18] = 1.0
-    assert contrast_terms(seen, image, regions)["contrast"] > 0.01
+    assert contrast_terms(seen, image, regions, feature_box(regions.numpy()))["contrast"] > 0.01
     image = torch.zeros(32, 32, 3)
     image[28:, :4] = 1.0  # far from the lips
-    assert contrast_terms(seen, image, regions)["contrast"] == 0
+    assert contrast_terms(seen, image, regions, feature_box(regions.numpy()))["contrast"] == 0
