@@ -11,11 +11,11 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gsavatar.config import Settings, load_preset, load_settings, save_settings
+from gsavatar.config import Settings, flat, load_preset, load_settings, save_settings
 from gsavatar.errors import InputError
 
 RUNS = Path("runs")
@@ -130,11 +130,14 @@ def _continued(
             f"{run}: this run uses the preset {settings.preset}; leave --preset {preset} away or "
             "choose another --out."
         )
-    if overrides and replace(wanted, preset=settings.preset) != settings:
-        raise InputError(
-            f"{run}: this run has other settings in config.toml; leave them away with --resume or "
-            "choose another --out."
-        )
+    if overrides:
+        mine, theirs = flat(asdict(settings)), flat(asdict(wanted))
+        other = [key for key in overrides if mine.get(key) != theirs.get(key)]
+        if other:
+            said = ", ".join(f"{key} = {mine.get(key)}, not {theirs.get(key)}" for key in other)
+            raise InputError(
+                f"{run}: this run has {said}; continue it without that or choose another --out."
+            )
     return settings
 
 

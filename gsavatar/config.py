@@ -148,6 +148,15 @@ def from_toml(text: str, source: str) -> Settings:
     return _filled(Settings(), table, source, "")
 
 
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of nested tables by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        inner = isinstance(value, Mapping)
+        found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return found
+
+
 def _nested(dotted: str, value: Any) -> dict[str, Any]:
     """``{"a": {"b": value}}`` of ``a.b``."""
     for part in reversed(dotted.split(".")):

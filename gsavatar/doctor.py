@@ -155,10 +155,12 @@ def _optional() -> list[Finding]:
 
 
 def _placed(name: str) -> str:
-    """Where a file goes that is not fetched."""
+    """How a file gets where it is looked for."""
     from gsavatar import assets
 
-    return f"put {assets.table()[name].file} into {assets.cache_folder()} or GSAVATAR_ASSETS"
+    asset = assets.table()[name]
+    put = f"put {asset.file} into {assets.cache_folder()} or GSAVATAR_ASSETS"
+    return f"gsavatar assets --fetch, or get {asset.url} and {put}" if asset.url else put
 
 
 def _models() -> list[Finding]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gsavatar import metrics, metrics_motion
+from gsavatar.errors import InputError
 from gsavatar.frames import encode_png, write_text_atomic
 from gsavatar.metrics import Box, Mask, UInt8
 from gsavatar.scoring import Scores
@@ -22,7 +23,10 @@ SERIES = "series.json"
 
 
 class Samples:
-    """Collects pictures while frames stream by; writes them atomically as one folder."""
+    """Collects pictures while frames stream by; writes them atomically as one folder.
+
+    Raises ``InputError`` at once if ``frames_dir`` cannot hold them.
+    """
 
     def __init__(
         self, folder: Path, frame_ids: list[int], frames_dir: Path | None, composite: str
@@ -31,6 +35,8 @@ class Samples:
         self.frame_ids = frame_ids
         self.frames_dir = frames_dir
         self.composite = composite
+        if frames_dir is not None:
+            _make_folders(frames_dir)
         self.partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(self.partial, ignore_errors=True)
         self.partial.mkdir(parents=True)
@@ -81,6 +87,18 @@ class Samples:
         write_text_atomic(self.partial / SERIES, json.dumps(series))
         shutil.rmtree(self.folder, ignore_errors=True)
         os.replace(self.partial, self.folder)
+
+
+def _make_folders(frames_dir: Path) -> None:
+    """Makes the folders of all frames before any work is spent on them."""
+    try:
+        for kind in ("render", "real"):
+            (frames_dir / kind).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{frames_dir}: frames cannot be written there ({error.strerror}); choose another "
+            "--frames."
+        ) from None
 
 
 def _write(path: Path, picture: UInt8) -> None:

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from gsavatar import crop, ingest_folder, speech
+from gsavatar.ahead import ahead
 from gsavatar.clip import (
     MAX_FRAMES,
     Clip,
@@ -192,7 +193,7 @@ def _first_pass(
     with FaceLandmarker() as landmarker:
         for file, plan in enumerate(plans):
             centre = np.array([PROTOCOL_SIZE / 2, PROTOCOL_SIZE / 2])
-            for index, time_s, picture in _cropped(plan):
+            for index, time_s, picture in ahead(_cropped(plan)):
                 found = landmarker.detect(picture)
                 face = min(
                     found,
@@ -344,11 +345,12 @@ def _label(
         seen = rows[np.isfinite(points[rows, 0, 0])]
         some = np.linspace(0, len(seen) - 1, min(LEARN_FRAMES, len(seen))).astype(int)
         colors = learn_person([look(int(row)) for row in seen[some]])
-        for done, row in enumerate(rows):
-            if np.isfinite(points[row, 0, 0]):
-                labels = label_plane(look(int(row)), colors)
+        looks = (look(int(row)) if np.isfinite(points[row, 0, 0]) else None for row in rows)
+        for done, seen_there in enumerate(ahead(looks)):
+            if seen_there is None:  # skipped by the fit; keeps the shards parallel
+                labels = np.zeros(size, np.uint8)
             else:
-                labels = np.zeros(size, np.uint8)  # skipped by the fit; keeps the shards parallel
+                labels = label_plane(seen_there, colors)
             writer.append(labels)
             progress(done + 1, len(rows))
 

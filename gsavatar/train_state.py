@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gsavatar.avatar import Avatar
+from gsavatar.config import flat
 from gsavatar.densify import GradientMeter
 from gsavatar.errors import InputError
 from gsavatar.frames import write_bytes_atomic
@@ -148,10 +149,13 @@ def load_checkpoint(folder: Path, settings: dict[str, Any]) -> TrainState | None
         except (SafetensorError, OSError, ValueError, KeyError):
             log.warning("%s is damaged; trying the one before", path)
             continue
-        if info["settings"] != json.loads(json.dumps(settings)):
+        mine, theirs = flat(json.loads(json.dumps(settings))), flat(info["settings"])
+        other = sorted(key for key in mine | theirs if mine.get(key) != theirs.get(key))
+        if other:
+            said = ", ".join(f"{key} = {theirs.get(key)}, not {mine.get(key)}" for key in other)
             raise InputError(
-                f"{path}: made with other training settings than this run's; use the settings in "
-                "config.toml or another --out."
+                f"{path}: made with other training settings, {said}; put those into config.toml or "
+                "choose another --out."
             )
         generator = torch.Generator()
         generator.set_state(t["generator"])

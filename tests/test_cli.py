@@ -177,7 +177,7 @@ def test_resume_keeps_the_settings_of_the_run(here: Path, calls: list[dict[str, 
     ("words", "said"),
     [
         (("me.mp4", "--preset", "standard"), "preset preview"),
-        (("me.mp4", "--steps", "31"), "other settings"),
+        (("me.mp4", "--steps", "31"), "train.steps = 3000, not 31; continue it without that"),
         (("me.mp4", "--face", "left"), "--face"),
         (("you.mp4", "--out", "runs/me"), "made from me.mp4 without --face"),
     ],

@@ -17,6 +17,7 @@ from gsavatar import baselines, evaluate, metrics, metrics_file, scoring
 from gsavatar.clip import GUARD_S, Clip, open_clip
 from gsavatar.config import Settings
 from gsavatar.errors import InputError
+from gsavatar.evaluate_samples import Samples
 from gsavatar.frames import decode_png
 from gsavatar.landmarks import RIGID_20
 from gsavatar.package import Package, load_package, save_package
@@ -446,3 +447,10 @@ def test_a_run_without_an_avatar_is_refused(run: Path) -> None:
     with pytest.raises(InputError, match="no avatar here"):
         evaluate.evaluate(run)
     assert not (run / "metrics.json").exists()
+
+
+def test_a_place_that_cannot_hold_frames_is_refused_before_work(tmp_path: Path) -> None:
+    taken = tmp_path / "frames"
+    taken.write_text("a file")
+    with pytest.raises(InputError, match=r"frames cannot be written there .*; choose another"):
+        Samples(tmp_path / "evaluation", [1, 2], taken, "full")
