@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gsavatar.ahead import together
 from gsavatar.morphable import Floats, Ints
 from gsavatar.tracking_flow import Pictures
 from gsavatar.tracking_motion import mean_rotation, reach, rotvecs
@@ -141,8 +142,11 @@ def _sightings(
 ) -> _Seen:
     """Where every patch is in every frame that sees it from nearly the same side."""
     points, frames, pixels = [], [], []
-    for frame, image in enumerate(images):
-        here, at = find(skin, image, poses[np.array([frame])], lens, KEY_FRAMES)
+    found = together(
+        lambda frame: find(skin, images[frame], poses[np.array([frame])], lens, KEY_FRAMES),
+        range(len(images)),
+    )
+    for frame, (here, at) in enumerate(found):
         own = keys[skin.patches.key_of[here]] != frame
         points.append(here[own])
         pixels.append(at[own])

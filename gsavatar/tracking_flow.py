@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gsavatar.ahead import HANDS, together
 from gsavatar.morphable import Floats, Ints
 from gsavatar.tracking_motion import rotvecs, runs
 from gsavatar.tracking_solve import Lens, Poses, chunks, pose_jacobian, project, rotations
@@ -61,10 +63,19 @@ def measure_flow(pictures: Pictures | None, rows: Ints, start_px: Floats) -> Flo
     shift, trust = np.zeros((max(count - 1, 0), points, 2)), np.zeros((max(count - 1, 0), points))
     if pictures is None:
         return Flow(shift, trust)
+    flow = Flow(shift, trust)
+    edges = np.linspace(0, count, HANDS + 1).astype(int).tolist()
+    spans = [range(max(a - 1, 0), b) for a, b in pairwise(edges)]
+    together(lambda span: _measure(pictures, rows, start_px, flow, span), spans)
+    return flow
+
+
+def _measure(pictures: Pictures, rows: Ints, start_px: Floats, flow: Flow, span: range) -> None:
+    """Fills in the ``flow`` of the frames in ``span``, each from the frame before it."""
     import cv2
 
     before = None
-    for t in range(count):
+    for t in span:
         picture = pictures(int(rows[t]))
         after = None
         if picture is not None:
@@ -75,9 +86,8 @@ def measure_flow(pictures: Pictures | None, rows: Ints, start_px: Floats) -> Flo
             back, home = _follow(after, before, end)
             miss = np.linalg.norm((back - start)[:, 0], axis=-1)
             good = forth & home & (miss < RETURN_PX)
-            shift[t - 1], trust[t - 1] = (end - start)[:, 0], good
+            flow.shift[t - 1], flow.trust[t - 1] = (end - start)[:, 0], good
         before = after
-    return Flow(shift, trust)
 
 
 def _follow(before: Any, after: Any, start: Floats) -> tuple[Floats, NDArray[np.bool_]]:

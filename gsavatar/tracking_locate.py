@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from gsavatar.ahead import HANDS, together
 from gsavatar.morphable import Floats, Ints
 from gsavatar.tracking_bundle import POSE_SD, SHARED_ERROR, Bundle, moved, off_start, robust
 from gsavatar.tracking_flow import Pictures
@@ -45,21 +46,12 @@ def locate_all(
     way between them; the others get what their neighbours' patches say of the landmarks' error.
     """
     every = LOOK_EVERY if bundle.shows_depth else STILL_LOOK_EVERY
+    halves = np.array_split(np.arange(0, len(rows), every), HANDS)
+    walks = together(lambda looks: _walked(bundle, pictures, rows, raw, looks), halves)
     R, t = raw.R.copy(), raw.t.copy()
     good = np.zeros(len(R), dtype=bool)
-    last = -1
-    for i in range(0, len(rows), every):
-        picture = pictures(int(rows[i]))
-        if picture is None:
-            continue
-        start, passes = raw[np.array([i])], 2
-        if last >= 0 and i - last <= 2 * every:
-            turn = R[last] @ raw.R[last].T
-            start = Poses((turn @ raw.R[i])[None], (raw.t[i] + t[last] - raw.t[last])[None])
-            passes = 1
-        found = locate(bundle.skin, picture, start, bundle.lens, passes)
-        if found is not None:
-            R[i], t[i], good[i], last = found.R[0], found.t[0], True, i
+    for i, found in (step for walk in walks for step in walk):
+        R[i], t[i], good[i] = found.R[0], found.t[0], True
     known = np.flatnonzero(good)
     if len(known):
         turns = rotvecs(R[known] @ raw.R[known].transpose(0, 2, 1))
@@ -70,6 +62,31 @@ def locate_all(
         fix = np.stack(between, axis=1)[rest]
         R[rest], t[rest] = rotations(fix[:, :3]) @ raw.R[rest], raw.t[rest] + fix[:, 3:]
     return Poses(R, t), good
+
+
+def _walked(
+    bundle: Bundle, pictures: Pictures, rows: Ints, raw: Poses, looks: Ints
+) -> list[tuple[int, Poses]]:
+    """The frames among ``looks`` in which the head is recognised, each with its pose [1].
+
+    Each starts from what the one before says of the landmarks' error, if that is near.
+    """
+    found: list[tuple[int, Poses]] = []
+    near = 2 * int(looks[1] - looks[0]) if len(looks) > 1 else 0
+    for i in looks.tolist():
+        picture = pictures(int(rows[i]))
+        if picture is None:
+            continue
+        start, passes = raw[np.array([i])], 2
+        if found and i - found[-1][0] <= near:
+            last, pose = found[-1]
+            turn = pose.R[0] @ raw.R[last].T
+            start = Poses((turn @ raw.R[i])[None], (raw.t[i] + pose.t[0] - raw.t[last])[None])
+            passes = 1
+        pose_here = locate(bundle.skin, picture, start, bundle.lens, passes)
+        if pose_here is not None:
+            found.append((i, pose_here))
+    return found
 
 
 def _resect(  # noqa: PLR0917

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gsavatar.ahead import ahead
+from gsavatar.ahead import ahead, together
 
 
 def test_items_come_in_order_from_another_thread() -> None:
@@ -49,3 +49,10 @@ def test_a_loop_that_is_left_makes_no_more() -> None:
     assert next(items) == 0
     items.close()
     assert len(started) <= 5
+
+
+def test_parts_done_together_come_in_order_with_the_first_error() -> None:
+    assert together(lambda n: n * n, range(20)) == [n * n for n in range(20)]
+    assert together(len, []) == []
+    with pytest.raises(ZeroDivisionError):
+        together(lambda n: 1 // n, [1, 0, 2])
