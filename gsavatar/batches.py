@@ -35,6 +35,7 @@ class Sample:
     masks: RegionMasks
     lip_box: Box | None  # top, left, bottom, right in the frame's pixels; None if outside
     feature_box: Box | None  # around lips and eyes, ``losses.feature_box``
+    row: int  # of the clip
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class Batches:
         )
         return Sample(
             to_device(frame, self.device), background, RegionMasks.of(regions, certain),
-            _lip_box(labels, lips), feature_box(labels),
+            _lip_box(labels, lips), feature_box(labels), row,
         )  # fmt: skip
 
     def _heard(self, row: int) -> Tensor | None:

@@ -12,6 +12,7 @@ from gsavatar.avatar import Avatar, AvatarBranch
 from gsavatar.clip import Clip
 from gsavatar.gaussians import from_points, neighbours
 from gsavatar.motion import TORSO_NAMES, seeded
+from gsavatar.tracking_sway import Sway
 from gsavatar.types import Branch, Camera, FacePart, FittedFace, Region
 
 FACE_PARTS = {FacePart.SKIN: 1.0, FacePart.LIPS: 5.0, FacePart.EYEBALL: 3.0, FacePart.SCALP: 0.4}
@@ -67,9 +68,13 @@ class Points:
 
 
 def seed_avatar(
-    clip: Clip, counts: SeedCounts, sh_degree: int, generator: torch.Generator
-) -> Avatar:
-    """The untrained avatar of a clip: mesh seeds, hair and torso seeds, colours from its frames."""
+    clip: Clip, counts: SeedCounts, sh_degree: int, generator: torch.Generator,
+    sway: Sway | None = None,
+) -> Avatar:  # fmt: skip
+    """The untrained avatar of a clip: mesh seeds, hair and torso seeds, colours from its frames.
+
+    The torso moves by ``sway``, or not at all.
+    """
     rows = spread_rows(clip.train_rows, REFERENCE_FRAMES)
     face = clip.track.face
     on_face = sample_mesh(face, FACE_PARTS, counts.face - int(HAIR_SHARE * counts.face), generator)
@@ -94,6 +99,8 @@ def seed_avatar(
         return AvatarBranch(kind, raw, seeded(shapes), weight)
 
     torso_shapes = torch.zeros(len(TORSO_NAMES), len(torso_means), 3)
+    if sway is not None:
+        torso_shapes = sway.shapes(torso_means, torso_weight, clip.track.cameras[0])
     ones = torch.ones
     return Avatar(
         face.names,

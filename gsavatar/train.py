@@ -37,6 +37,7 @@ from gsavatar.render import crop_camera, render
 from gsavatar.seeding import SeedCounts, seed_avatar
 from gsavatar.surround import Surround
 from gsavatar.tether import PULL_EVERY, Tether
+from gsavatar.tracking_sway import Sway, measure_sway
 from gsavatar.train_state import (
     TrainState,
     descend,
@@ -169,13 +170,13 @@ class LinearRecipe:
     ) -> None:
         self.clip, self.settings = clip, settings
         self.batches = Batches(clip, settings.size, device=device)
-        self.surround = Surround(clip)
+        self.surround, self.sway = Surround(clip), measure_sway(clip)
         self.tether = Tether(clip.track.face)
         self.unseen = Unseen(clip, self.surround.look)
 
     def start(self) -> TrainState:
         """``Recipe``."""
-        return _start(self.clip, self.settings)
+        return _start(self.clip, self.settings, self.sway)
 
     def avatar(self, state: TrainState) -> Avatar:
         """``Recipe``."""
@@ -183,7 +184,9 @@ class LinearRecipe:
 
     def step(self, state: TrainState) -> float:
         """``Recipe``."""
-        loss = _step(state, self.avatar(state), self.batches, self.surround, self.settings)
+        loss = _step(
+            state, self.avatar(state), self.batches, self.surround, self.sway, self.settings
+        )
         if state.step % PULL_EVERY == 0:
             means = state.adam.params[f"{Branch.FACE.name}.means"].detach()
             self.tether.pull(means, state.seeds[Branch.FACE.name])
@@ -210,10 +213,10 @@ def learning_rates(share: float, stage: Stage) -> dict[str, float]:
     }
 
 
-def _start(clip: Clip, settings: TrainSettings) -> TrainState:
+def _start(clip: Clip, settings: TrainSettings, sway: Sway | None = None) -> TrainState:
     generator = torch.Generator().manual_seed(settings.seed)
     counts = SeedCounts(settings.face_init, settings.mouth_init, settings.torso_init)
-    avatar = seed_avatar(clip, counts, settings.sh_degree, generator)
+    avatar = seed_avatar(clip, counts, settings.sh_degree, generator, sway)
     params: dict[str, Tensor] = {}
     for branch in avatar.branches:
         tensors = {**branch.raw.parameters(), "basis": branch.linear.basis}
@@ -245,17 +248,18 @@ def current_avatar(state: TrainState, names: tuple[str, ...]) -> Avatar:
 
 
 def _step(
-    state: TrainState, avatar: Avatar, batches: Batches, surround: Surround, settings: TrainSettings
-) -> float:
+    state: TrainState, avatar: Avatar, batches: Batches, surround: Surround, sway: Sway,
+    settings: TrainSettings,
+) -> float:  # fmt: skip
     """One optimisation step of the state's ``avatar``; the loss, NaN if the step was skipped."""
     share = state.step / settings.steps
     stage = stage_at(share)
     sample = batches.draw(state.generator, full_size=stage.full_size)
-    probe = torch.zeros(len(avatar), 2, device=batches.device, requires_grad=True)
     since_start = sample.frame.time_s - float(batches.clip.time_s[0])
     correction = None if state.poses is None else state.poses.at(since_start)
     drive = sample.frame.drive if correction is None else correction.applied(sample.frame.drive)
     gaussians = avatar(drive)
+    probe = _probe(gaussians, avatar, sample, sway)
     rendering = render(gaussians, sample.frame.camera, sample.background, screen_probe=probe)
     terms = frame_terms(rendering, sample.frame.image, sample.masks)
     if state.step % MOUTH_EVERY == 0 and sample.lip_box is not None:
@@ -287,6 +291,20 @@ def _step(
             pull, blend = settings.basis_pull, settings.basis_blend
             regularise(branch.motion, around, REGULARISE_EVERY * pull, REGULARISE_EVERY * blend)
     return float(loss.detach())
+
+
+def _probe(gaussians: Gaussians, avatar: Avatar, sample: Sample, sway: Sway) -> Tensor:
+    """Where to see the Gaussians, in pixels [N, 2] beside where they are: the torso, where it was
+    in this frame. Its gradient is that by the screen position."""
+    probe = torch.zeros(len(avatar), 2, device=gaussians.means.device)
+    start = 0
+    for branch in avatar.branches:
+        end = start + len(branch.raw)
+        if branch.kind == Branch.TORSO:
+            means, weight = gaussians.means[start:end].detach(), branch.head_weight
+            probe[start:end] = sway.pixels(sample.row, means, weight, sample.frame.camera)
+        start = end
+    return probe.requires_grad_()
 
 
 def _mouth_terms(

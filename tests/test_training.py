@@ -26,6 +26,7 @@ from gsavatar.losses_perceptual import contrast_distance
 from gsavatar.optimizer import RowAdam
 from gsavatar.render import render
 from gsavatar.surround import Surround
+from gsavatar.tracking_sway import measure_sway
 from gsavatar.train import _start, _step, current_avatar, learning_rates, stage_at, train
 from gsavatar.train_state import load_checkpoint
 from gsavatar.types import Branch, Region, Rendering
@@ -155,7 +156,7 @@ def taught(
         state.step = step
         before = {name: p.detach().clone() for name, p in state.adam.params.items()}
         avatar = current_avatar(state, clip.track.face.names)
-        _step(state, avatar, Batches(clip, 64), Surround(clip), settings())
+        _step(state, avatar, Batches(clip, 64), Surround(clip), measure_sway(clip), settings())
     return {name: not torch.equal(p, before[name]) for name, p in state.adam.params.items()}
 
 
