@@ -1,11 +1,11 @@
-"""Work for a second core: parts done together, and what comes next made while a loop is busy."""
+"""Work for a second core, in parts and orders that do not depend on how many cores there are."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 T_ = TypeVar("T_")
 R_ = TypeVar("R_")
@@ -13,26 +13,30 @@ R_ = TypeVar("R_")
 HANDS = 2
 """Always two, whatever the machine: what is cut in parts must not differ between machines."""
 
-_END: Any = object()
 
+def in_turns(
+    workers: Sequence[Callable[[T_], R_]], items: Iterable[T_], depth: int = 2
+) -> Iterator[R_]:
+    """What workers make of items, in the items' order: the first, fifth, ... by the first of four.
 
-def ahead(items: Iterable[T_], depth: int = 4) -> Iterator[T_]:
-    """The same items in the same order, made by another thread at most ``depth`` ahead.
-
-    It pays where making an item waits for a device or for native code, which lets other threads
-    run. What the making raises is raised here, in its turn; nothing more is made once the loop is
+    Each worker has a thread of its own and is at most ``depth`` items ahead; items are taken in the
+    caller's thread. It pays where the work waits for a device or is native code, which lets other
+    threads run. What a worker raises is raised in its turn; nothing more is made once the loop is
     left.
     """
-    source = iter(items)
-    with ThreadPoolExecutor(1) as thread:
-        waiting = deque(thread.submit(next, source, _END) for _ in range(depth))
-        try:
-            while (item := waiting.popleft().result()) is not _END:
-                waiting.append(thread.submit(next, source, _END))
-                yield item
-        finally:
-            for made in waiting:
-                made.cancel()
+    threads = [ThreadPoolExecutor(1) for _ in workers]
+    waiting: deque[Future[R_]] = deque()
+    try:
+        for i, item in enumerate(items):
+            if len(waiting) == depth * len(workers):
+                yield waiting.popleft().result()
+            hand = i % len(workers)
+            waiting.append(threads[hand].submit(workers[hand], item))
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for thread in threads:
+            thread.shutdown(cancel_futures=True)
 
 
 def together(function: Callable[[T_], R_], items: Sequence[T_]) -> list[R_]:

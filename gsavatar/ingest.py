@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from gsavatar import crop, ingest_folder, speech
-from gsavatar.ahead import ahead
+from gsavatar.ahead import in_turns
 from gsavatar.clip import (
     MAX_FRAMES,
     Clip,
@@ -41,10 +41,10 @@ from gsavatar.frames import (
     write_text_atomic,
 )
 from gsavatar.idle import jump_cuts
-from gsavatar.landmarks import FaceLandmarker, mouth_opening
+from gsavatar.ingest_labels import label_frames
+from gsavatar.landmarks import FaceDetection, FaceLandmarker, mouth_opening
 from gsavatar.plate import background_plate
 from gsavatar.progress import Reporter
-from gsavatar.segmentation import Look, PersonMatte, label_plane, learn_person
 from gsavatar.sequence import Sequence, choose_frames, load_sequence, save_sequence
 from gsavatar.tracking import fit_track
 from gsavatar.tracking_shape import OWN_FILES, load_own
@@ -56,8 +56,6 @@ SHAPE = (PROTOCOL_SIZE, PROTOCOL_SIZE, 3)
 SAMPLE_RATE = 16_000
 MIN_USABLE_S = 2.0
 PLATE_FRAMES = 48
-LEARN_FRAMES = 16
-"""Pictures from which the colours of hair, skin and clothes are learned."""
 MAX_PAUSE_S = 0.2
 """After a longer pause between tracked frames a head may be elsewhere without any cut."""
 MIN_OFFSET_CONFIDENCE = 0.5
@@ -94,7 +92,10 @@ def ingest(
     meta = _decode(footage, root, options, reporter)
     sequence, stored = load_sequence(root)
     speech_meta = _speech(footage, meta, root, sequence, options, reporter)
-    _label(root, meta, sequence, stored, folder, reporter)
+    box = meta["sources"][0]["crop"]
+    label_frames(
+        root, sequence, stored, lambda row: ingest_folder.person(folder, box, row), reporter
+    )
     focal_px, principal_point = ingest_folder.lens(folder, meta["sources"])
     with reporter.stage("fit the face") as progress:
         pictures = FrameStore(root / "frames.bin")
@@ -184,17 +185,27 @@ def _cropped(plan: crop.CropPlan) -> Iterator[tuple[int, float, UInt8]]:
             yield index, time_s, crop.apply_crop(rgb, plan.box, PROTOCOL_SIZE)
 
 
+def _detected(
+    plan: crop.CropPlan, landmarkers: SequenceOf[FaceLandmarker]
+) -> Iterator[tuple[tuple[int, float, UInt8], list[FaceDetection]]]:
+    """What ``_cropped`` gives, each with the faces in it, looked at by several in turns."""
+
+    def finder(landmarker: FaceLandmarker) -> Callable[[tuple[int, float, UInt8]], Any]:
+        return lambda frame: (frame, landmarker.detect(frame[2]))
+
+    return in_turns([finder(landmarker) for landmarker in landmarkers], _cropped(plan))
+
+
 def _first_pass(
     plans: list[crop.CropPlan], writer: FrameWriter | None, progress: Any
 ) -> tuple[Sequence, list[float]]:
     """Landmarks of every frame; pictures too if there is a writer."""
     ids, times, files, points, scores, durations = [], [], [], [], [], []
     start_s, start_id = 0.0, 0
-    with FaceLandmarker() as landmarker:
+    with FaceLandmarker() as one, FaceLandmarker() as other:
         for file, plan in enumerate(plans):
             centre = np.array([PROTOCOL_SIZE / 2, PROTOCOL_SIZE / 2])
-            for index, time_s, picture in ahead(_cropped(plan)):
-                found = landmarker.detect(picture)
+            for (index, time_s, picture), found in _detected(plan, (one, other)):
                 face = min(
                     found,
                     key=lambda f: float(np.hypot(*(f.points[:, :2].mean(0) - centre))),
@@ -318,41 +329,6 @@ def _shifted(samples: NDArray[np.float32], late_s: float) -> NDArray[np.float32]
     else:
         moved[-shift:] = samples[:shift]
     return moved
-
-
-def _label(
-    root: Path, meta: dict[str, Any], sequence: Sequence, stored: NDArray[np.int64],
-    folder: PictureFolder | None, reporter: Reporter,
-) -> None:  # fmt: skip
-    """The label plane of every kept frame, by the masks of a prepared folder where it has them."""
-    if (root / "regions.bin.json").exists():
-        return
-    frames, box = FrameStore(root / "frames.bin"), meta["sources"][0]["crop"]
-    points = sequence.landmarks.points.numpy()
-    rows = np.flatnonzero(stored >= 0)
-    size = (PROTOCOL_SIZE, PROTOCOL_SIZE)
-    with (
-        reporter.stage("label the regions") as progress,
-        PersonMatte() as matte,
-        FrameWriter(root / "regions.bin", size, coded=True) as writer,
-    ):
-
-        def look(row: int) -> Look:
-            picture = frames[int(stored[row])]
-            person = ingest_folder.person(folder, box, int(sequence.frame_ids[row]))
-            return Look(picture, matte.matte(picture) if person is None else person, points[row])
-
-        seen = rows[np.isfinite(points[rows, 0, 0])]
-        some = np.linspace(0, len(seen) - 1, min(LEARN_FRAMES, len(seen))).astype(int)
-        colors = learn_person([look(int(row)) for row in seen[some]])
-        looks = (look(int(row)) if np.isfinite(points[row, 0, 0]) else None for row in rows)
-        for done, seen_there in enumerate(ahead(looks)):
-            if seen_there is None:  # skipped by the fit; keeps the shards parallel
-                labels = np.zeros(size, np.uint8)
-            else:
-                labels = label_plane(seen_there, colors)
-            writer.append(labels)
-            progress(done + 1, len(rows))
 
 
 def _finish(

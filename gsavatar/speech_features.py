@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gsavatar import assets, speech_encoders
+from gsavatar.ahead import together
 from gsavatar.errors import InputError
 from gsavatar.speech_encoders import (
     BLOCK_TOKENS,
@@ -227,8 +228,8 @@ class FeatureStream:
             chance = self._voice_of.step(self._sound, self._sound_at, token, ended=self._ended)
             self._voice.append(chance)
         ready = self._ready()
-        while self.length < ready:
-            self._values.extend(self._next()[: ready - self.length])
+        for tokens in self._new(ready):
+            self._values.extend(tokens[: ready - self.length])
         needed = min(self.length * TOKEN_SAMPLES - LEAD_SAMPLES, self.samples - WINDOW_SAMPLES)
         if needed > self._sound_at:
             self._sound = self._sound[needed - self._sound_at :].copy()
@@ -243,14 +244,17 @@ class FeatureStream:
             return max(0, blocks) * BLOCK_TOKENS
         return max(0, (self.samples - LOG_MEL_REACH) // TOKEN_SAMPLES + 1)
 
-    def _next(self) -> Tensor:
-        """Features of the next tokens [N, A]: a block of Whisper's, one of log-mel."""
-        at = self.length * TOKEN_SAMPLES - self._sound_at
+    def _new(self, ready: int) -> list[Tensor]:
+        """Features of the tokens up to ``ready``, each [N, A]: Whisper's by blocks, or one of
+        log-mel."""
+        block = BLOCK_TOKENS if self._encoder == WHISPER else 1
+        starts = [token * TOKEN_SAMPLES - self._sound_at
+                  for token in range(self.length, ready, block)]  # fmt: skip
         if self._encoder == WHISPER:
-            window = cut(self._sound, at - LEAD_SAMPLES, WINDOW_SAMPLES)
-            return torch.from_numpy(speech_encoders.encode_window(window))
-        around = cut(self._sound, at - LOG_MEL_REACH, 2 * LOG_MEL_REACH)
-        return torch.from_numpy(self._log_mel.step(around))[None]
+            windows = [cut(self._sound, at - LEAD_SAMPLES, WINDOW_SAMPLES) for at in starts]
+            return [torch.from_numpy(b) for b in together(speech_encoders.encode_window, windows)]
+        around = [cut(self._sound, at - LOG_MEL_REACH, 2 * LOG_MEL_REACH) for at in starts]
+        return [torch.from_numpy(self._log_mel.step(sound))[None] for sound in around]
 
     def rows(self, first: int, count: int) -> Tensor:
         """Features [count, A]; ``IndexError`` for tokens forgotten or not yet certain."""

@@ -1,4 +1,4 @@
-"""Making things ahead: the same things, in order, with their errors, and no more than needed."""
+"""Work for two hands: the same results, in order, with their errors, and no more than needed."""
 
 from __future__ import annotations
 
@@ -7,48 +7,54 @@ from collections.abc import Iterator
 
 import pytest
 
-from gsavatar.ahead import ahead, together
+from gsavatar.ahead import in_turns, together
 
 
-def test_items_come_in_order_from_another_thread() -> None:
-    threads = set()
+def test_workers_take_turns_and_results_come_in_order() -> None:
+    threads: dict[str, set[int]] = {"even": set(), "odd": set()}
 
-    def made() -> Iterator[int]:
-        for i in range(50):
-            threads.add(threading.get_ident())
-            yield i
+    def worker(name: str, remainder: int):  # type: ignore[no-untyped-def]
+        def work(n: int) -> int:
+            assert n % 2 == remainder
+            threads[name].add(threading.get_ident())
+            return n * n
 
-    assert list(ahead(made())) == list(range(50))
-    assert len(threads) == 1 and threading.get_ident() not in threads
-    assert list(ahead([])) == []
-    assert list(ahead([None, None])) == [None, None]
+        return work
+
+    found = list(in_turns([worker("even", 0), worker("odd", 1)], range(51)))
+    assert found == [n * n for n in range(51)]
+    own = threads["even"] | threads["odd"]
+    assert len(own) == 2 and threading.get_ident() not in own
+    assert list(in_turns([str], [])) == []
 
 
 def test_an_error_comes_in_its_turn() -> None:
-    def made() -> Iterator[int]:
+    taken = []
+    with pytest.raises(ZeroDivisionError):
+        for value in in_turns([lambda n: 6 // n, lambda n: 6 // n], [1, 2, 3, 0, 6]):
+            taken.append(value)
+    assert taken == [6, 3, 2]
+
+    def broken() -> Iterator[int]:
         yield 1
-        yield 2
         raise ValueError("broken film")
 
-    taken = []
     with pytest.raises(ValueError, match="broken film"):
-        for item in ahead(made()):
-            taken.append(item)
-    assert taken == [1, 2]
+        list(in_turns([abs], broken()))
 
 
 def test_a_loop_that_is_left_makes_no_more() -> None:
-    started: list[int] = []
+    taken: list[int] = []
 
     def made() -> Iterator[int]:
         for i in range(1000):
-            started.append(i)
+            taken.append(i)
             yield i
 
-    items = ahead(made(), depth=3)
-    assert next(items) == 0
-    items.close()
-    assert len(started) <= 5
+    results = in_turns([abs, abs], made(), depth=2)
+    assert next(results) == 0
+    results.close()  # type: ignore[attr-defined]
+    assert len(taken) <= 6
 
 
 def test_parts_done_together_come_in_order_with_the_first_error() -> None:
