@@ -40,6 +40,7 @@ from gsavatar.tether import PULL_EVERY, Tether
 from gsavatar.tracking_sway import Sway, measure_sway
 from gsavatar.train_state import (
     TrainState,
+    averaged,
     descend,
     load_checkpoint,
     measure,
@@ -82,6 +83,8 @@ RATES = {
 }  # fmt: skip
 """Learning rate of every parameter at the first and the last step; log-linear between."""
 
+AVERAGE_FROM, AVERAGE_EVERY = 0.8, 3
+"""The avatar is the mean of what the last fifth of the steps made, at every third of them."""
 GROW_EVERY = 100
 MOUTH_EVERY = 2
 CONTRAST_EVERY = 2
@@ -148,7 +151,7 @@ def train(
             live(recipe.avatar(state), state.step)
         if progress is not None:
             progress(state.step, settings.steps)
-    return to_device(recipe.avatar(state), "cpu")
+    return to_device(recipe.avatar(averaged(state)), "cpu")
 
 
 def _recipe(clip: Clip, settings: TrainSettings, device: torch.device | str) -> Recipe:
@@ -192,6 +195,8 @@ class LinearRecipe:
             self.tether.pull(means, state.seeds[Branch.FACE.name])
         if stage_at(state.step / self.settings.steps).paints and state.step % PAINT_EVERY == 0:
             self.unseen.paint(self.avatar(state))
+        if state.step >= AVERAGE_FROM * self.settings.steps and state.step % AVERAGE_EVERY == 0:
+            state.average.add(state.adam.params)
         return loss
 
     def grow(self, state: TrainState) -> None:

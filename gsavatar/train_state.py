@@ -28,6 +28,25 @@ NEIGHBOURS = 4
 
 
 @dataclass
+class Average:
+    """Parameters summed over steps: their mean lies where single steps only circle (Polyak and
+    Juditsky 1992)."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    count: int = 0
+
+    @torch.no_grad()
+    def add(self, params: dict[str, Tensor]) -> None:
+        """Takes the parameters of one step; their rows may not have changed since the first."""
+        self.count += 1
+        for name, value in params.items():
+            if name in self.sums:
+                self.sums[name] += value
+            else:
+                self.sums[name] = value.detach().clone()
+
+
+@dataclass
 class TrainState:
     """The only mutable object of training."""
 
@@ -41,6 +60,15 @@ class TrainState:
     meters: dict[str, GradientMeter] = field(default_factory=dict)
     around: dict[str, Tensor] = field(default_factory=dict)
     poses: PoseCorrections | None = None
+    average: Average = field(default_factory=Average)
+
+
+def averaged(state: TrainState) -> TrainState:
+    """The state with the mean of its parameters, if any were taken; without Adam's moments."""
+    if state.average.count == 0:
+        return state
+    means = {name: total / state.average.count for name, total in state.average.sums.items()}
+    return replace(state, adam=RowAdam({n: v.requires_grad_() for n, v in means.items()}))
 
 
 def on_device(state: TrainState, device: torch.device | str) -> TrainState:
@@ -49,7 +77,7 @@ def on_device(state: TrainState, device: torch.device | str) -> TrainState:
     if all(p.device.type == torch.device(device).type for p in state.adam.params.values()):
         return state
     tensors = {key: value.to(device) for key, value in state.adam.state().items()}
-    for table in (state.seeds, state.head_weights, state.around):
+    for table in (state.seeds, state.head_weights, state.around, state.average.sums):
         table.update({name: value.to(device) for name, value in table.items()})
     for meter in state.meters.values():
         meter.sum, meter.seen = meter.sum.to(device), meter.seen.to(device)
@@ -121,10 +149,11 @@ def save_checkpoint(folder: Path, state: TrainState, settings: dict[str, Any]) -
         tensors[f"around.{kind.name}"] = state.around[kind.name]
     if state.poses is not None:
         tensors |= {f"poses.{key}": value for key, value in state.poses.state().items()}
+    tensors |= {f"average.{name}": value for name, value in state.average.sums.items()}
     tensors["generator"] = state.generator.get_state()
     info = {
         "step": state.step, "skipped": state.skipped, "skipped_in_row": state.skipped_in_row,
-        "names": list(state.adam.params), "settings": settings,
+        "names": list(state.adam.params), "averaged": state.average.count, "settings": settings,
     }  # fmt: skip
     path = folder / "checkpoints" / f"step_{state.step:07d}.safetensors"
     here = {key: value.cpu().contiguous() for key, value in tensors.items()}
@@ -165,6 +194,8 @@ def load_checkpoint(folder: Path, settings: dict[str, Any]) -> TrainState | None
             {k.name: t[f"head_weight.{k.name}"] for k in Branch},
             generator, info["step"], info["skipped"], info["skipped_in_row"],
         )  # fmt: skip
+        sums = {n: t[f"average.{n}"] for n in info["names"] if f"average.{n}" in t}
+        state.average = Average(sums, info.get("averaged", 0))
         if "poses.twists" in t:
             state.poses = PoseCorrections.restored(
                 {key: t[f"poses.{key}"] for key in PoseCorrections.NAMES}

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from gsavatar import densify, ops
+from gsavatar.avatar import Avatar
 from gsavatar.batches import Batches
 from gsavatar.clip import Clip
 from gsavatar.config import TrainSettings
@@ -28,7 +29,7 @@ from gsavatar.render import render
 from gsavatar.surround import Surround
 from gsavatar.tracking_sway import measure_sway
 from gsavatar.train import _start, _step, current_avatar, learning_rates, stage_at, train
-from gsavatar.train_state import load_checkpoint
+from gsavatar.train_state import averaged, load_checkpoint
 from gsavatar.types import Branch, Region, Rendering
 
 STEPS = 220
@@ -66,7 +67,8 @@ def test_pictures_get_better_than_the_seeds(trained: tuple[Path, list], tiny_cli
     state = load_checkpoint(trained[0], asdict(settings()))
     assert state is not None and state.step == STEPS
     names, batches = tiny_clip.track.face.names, Batches(tiny_clip, 64)
-    after, before = (current_avatar(s, names) for s in (state, _start(tiny_clip, settings())))
+    states = averaged(state), _start(tiny_clip, settings())
+    after, before = (current_avatar(s, names) for s in states)
     for branch, (raw, basis) in zip(after.branches, trained[1], strict=True):
         assert torch.equal(branch.motion.basis, basis)  # what training gave back is what it saved
         assert all(torch.equal(v, raw[k]) for k, v in branch.raw.parameters().items())
@@ -323,3 +325,22 @@ def test_perceptual_terms_need_features() -> None:
     image = torch.zeros(32, 32, 3)
     image[28:, :4] = 1.0  # far from the lips
     assert contrast_terms(seen, image, regions, feature_box(regions.numpy()))["contrast"] == 0
+
+
+def test_the_avatar_is_the_mean_of_the_last_steps(tiny_clip: Clip, tmp_path: Path) -> None:
+    seen: list[torch.Tensor] = []
+
+    def watch(avatar: Avatar, step: int) -> None:
+        if step - 1 >= 0.8 * 20 and (step - 1) % 3 == 0:  # ``live`` is told after the step
+            seen.append(avatar.branches[0].raw.means.detach().clone())
+
+    avatar = train(tiny_clip, settings(steps=20), tmp_path, live=watch)
+    assert len(seen) == 1
+    assert torch.equal(avatar.branches[0].raw.means, seen[0])
+    again = tmp_path / "longer"
+    avatar = train(tiny_clip, settings(steps=40), again)
+    state = load_checkpoint(again, asdict(settings(steps=40)))
+    assert state is not None and state.average.count == 3  # steps 33, 36 and 39
+    mean = state.average.sums["FACE.means"] / 3
+    assert torch.equal(avatar.branches[0].raw.means, mean)
+    assert not torch.equal(mean, state.adam.params["FACE.means"])
