@@ -132,7 +132,7 @@ def _continued(
         )
     if overrides:
         mine, theirs = flat(asdict(settings)), flat(asdict(wanted))
-        other = [key for key in overrides if mine.get(key) != theirs.get(key)]
+        other = [key for key in flat(overrides) if mine.get(key) != theirs.get(key)]
         if other:
             said = ", ".join(f"{key} = {mine.get(key)}, not {theirs.get(key)}" for key in other)
             raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def label_frames(
 
             return label
 
-        labelled = in_turns([labeller(one), labeller(other)], rows.tolist())
-        for done, labels in enumerate(labelled):
-            writer.append(labels)
-            progress(done + 1, len(rows))
+        with closing(in_turns([labeller(one), labeller(other)], rows.tolist())) as labelled:
+            for done, labels in enumerate(labelled):
+                writer.append(labels)
+                progress(done + 1, len(rows))

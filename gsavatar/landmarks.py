@@ -86,7 +86,7 @@ def mouth_opening(points: A) -> A:
 
 
 class FaceLandmarker:
-    """Finds faces and their points; a context manager, to be used from one thread.
+    """Finds faces and their points; a context manager, to be used by one thread at a time.
 
     ``backend`` is ``mediapipe`` (the landmarker bundle), ``opencv`` (MediaPipe's older models) or
     ``auto`` for the best whose files can be had. Raises ``InputError`` if there is none.

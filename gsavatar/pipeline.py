@@ -277,7 +277,9 @@ class _LiveFile:
     def __call__(self, avatar: Avatar, step: int) -> None:
         if time.monotonic() < self.next:
             return
-        package = build_package(self.clip, to_device(avatar, "cpu"), self.speech, self.settings)
+        with torch.no_grad():
+            here = to_device(avatar, "cpu")
+        package = build_package(self.clip, here, self.speech, self.settings)
         package.card["step"] = step
         save_package(self.path, package)
         self.clock.save()

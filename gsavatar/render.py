@@ -22,8 +22,8 @@ def render(
 ) -> Rendering:
     """The picture of a cloud from a camera, over ``background``; differentiable.
 
-    Cloud and camera may have batch axes, or one of the two. The gradient of ``screen_probe``
-    (zeros) is the gradient with respect to the projected means, in pixels. ``extra_channels``
+    Cloud and camera may have batch axes, or one of the two. ``screen_probe`` is
+    added to the projected means, in pixels; its gradient is that by their place. ``extra_channels``
     are composited over zero into ``extras``.
     """
     colors = view_colors(gaussians, camera)

@@ -8,15 +8,14 @@ poses of a run, solved by a banded Cholesky factorisation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gsavatar.ahead import HANDS, together
+from gsavatar.ahead import in_halves
 from gsavatar.morphable import Floats, Ints
 from gsavatar.tracking_motion import rotvecs, runs
 from gsavatar.tracking_solve import Lens, Poses, chunks, pose_jacobian, project, rotations
@@ -64,22 +63,27 @@ def measure_flow(pictures: Pictures | None, rows: Ints, start_px: Floats) -> Flo
     if pictures is None:
         return Flow(shift, trust)
     flow = Flow(shift, trust)
-    edges = np.linspace(0, count, HANDS + 1).astype(int).tolist()
-    spans = [range(max(a - 1, 0), b) for a, b in pairwise(edges)]
-    together(lambda span: _measure(pictures, rows, start_px, flow, span), spans)
+    in_halves(lambda span: _measure(pictures, rows, start_px, flow, span), range(1, count))
     return flow
 
 
-def _measure(pictures: Pictures, rows: Ints, start_px: Floats, flow: Flow, span: range) -> None:
-    """Fills in the ``flow`` of the frames in ``span``, each from the frame before it."""
+def _measure(
+    pictures: Pictures, rows: Ints, start_px: Floats, flow: Flow, span: Iterator[int]
+) -> None:
+    """Fills in the ``flow`` into the frames of ``span``, neighbours, from the one before each."""
     import cv2
 
-    before = None
-    for t in span:
+    def grey(t: int) -> Any:
         picture = pictures(int(rows[t]))
-        after = None
-        if picture is not None:
-            after = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
+        if picture is None:
+            return None
+        return cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
+
+    before = None
+    for number, t in enumerate(span):
+        if number == 0:
+            before = grey(t - 1)
+        after = grey(t)
         if before is not None and after is not None and rows[t] == rows[t - 1] + 1:
             start = start_px[t - 1].astype(np.float32)[:, None]
             end, forth = _follow(before, after, start)

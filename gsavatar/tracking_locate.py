@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
-from gsavatar.ahead import HANDS, together
+from gsavatar.ahead import in_halves
 from gsavatar.morphable import Floats, Ints
 from gsavatar.tracking_bundle import POSE_SD, SHARED_ERROR, Bundle, moved, off_start, robust
 from gsavatar.tracking_flow import Pictures
@@ -46,8 +48,10 @@ def locate_all(
     way between them; the others get what their neighbours' patches say of the landmarks' error.
     """
     every = LOOK_EVERY if bundle.shows_depth else STILL_LOOK_EVERY
-    halves = np.array_split(np.arange(0, len(rows), every), HANDS)
-    walks = together(lambda looks: _walked(bundle, pictures, rows, raw, looks), halves)
+    walks = in_halves(
+        lambda looks: _walked(bundle, pictures, rows, raw, looks, 2 * every),
+        range(0, len(rows), every),
+    )
     R, t = raw.R.copy(), raw.t.copy()
     good = np.zeros(len(R), dtype=bool)
     for i, found in (step for walk in walks for step in walk):
@@ -64,16 +68,16 @@ def locate_all(
     return Poses(R, t), good
 
 
-def _walked(
-    bundle: Bundle, pictures: Pictures, rows: Ints, raw: Poses, looks: Ints
+def _walked(  # noqa: PLR0917
+    bundle: Bundle, pictures: Pictures, rows: Ints, raw: Poses, looks: Iterator[int], near: int
 ) -> list[tuple[int, Poses]]:
     """The frames among ``looks`` in which the head is recognised, each with its pose [1].
 
-    Each starts from what the one before says of the landmarks' error, if that is near.
+    Each starts from what the one before says of the landmarks' error, if that is at most ``near``
+    frames away.
     """
     found: list[tuple[int, Poses]] = []
-    near = 2 * int(looks[1] - looks[0]) if len(looks) > 1 else 0
-    for i in looks.tolist():
+    for i in looks:
         picture = pictures(int(rows[i]))
         if picture is None:
             continue

@@ -9,6 +9,7 @@ is taken into account while the pictures are compared, and forgotten.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gsavatar.ahead import HANDS, together
+from gsavatar.ahead import in_halves
 from gsavatar.clip import Clip
 from gsavatar.motion import TORSO_NAMES, torso_coefficients
 from gsavatar.types import PROTOCOL_SIZE, Camera, Region
@@ -37,6 +38,8 @@ RIM = 5
 LEAST_LIKENESS = 0.8
 """Correlation of the torso with the reference from which a frame counts."""
 STEPS, ENOUGH, SOFTNESS = 30, 1e-4, 5
+NEAR_S = 0.2
+"""How far in time from a frame that was looked at the torso's own path is known."""
 RIDGE = 0.01
 """Belief that the torso does not follow, of a frame's worth each; coefficients are about one."""
 
@@ -48,7 +51,7 @@ class Sway:
     Lengths are tangents, pixels over the focal length: the same for every size and crop.
     """
 
-    centre: Tensor  # [2]
+    centre: Tensor  # [3], a place of the room
     per_pose: Tensor  # [6, 3], for one of each of ``TORSO_NAMES``
     left: Tensor  # [T, 3] of every row, what the pose does not explain; zero where not known
 
@@ -57,17 +60,21 @@ class Sway:
 
         ``weight`` [N] is the share of the head's pose that a place takes anyway.
         """
-        tangents, depth = _seen(means, camera)
-        moved = torch.stack([_moved(unit, tangents - self.centre) for unit in self.per_pose])
+        arms, depth = self._arms(means, camera)
+        moved = torch.stack([_moved(unit, arms) for unit in self.per_pose])
         metres = torch.nn.functional.pad(moved * depth[:, None], (0, 1))
         return (1.0 - weight)[:, None] * (metres @ camera.world_to_cam[:3, :3])
 
     def pixels(self, row: int, means: Tensor, weight: Tensor, camera: Camera) -> Tensor:
         """By how many of the camera's pixels [N, 2] posed places [N, 3] of the torso lay elsewhere
         in a row than the head's pose tells; ``weight`` as for ``shapes``."""
-        tangents, _ = _seen(means, camera)
-        moved = _moved(self.left[row].to(means), tangents - self.centre.to(means))
+        moved = _moved(self.left[row].to(means), self._arms(means, camera)[0])
         return camera.K[0, 0] * (1.0 - weight)[:, None] * moved
+
+    def _arms(self, means: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
+        """Where places [N, 3] are seen from the centre, in tangents [N, 2], and their depth [N]."""
+        tangents, depth = _seen(means, camera)
+        return tangents - _seen(self.centre.to(means)[None], camera)[0], depth
 
 
 def _seen(means: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
@@ -84,29 +91,56 @@ def _moved(motion: Tensor, arms: Tensor) -> Tensor:
 def measure_sway(clip: Clip) -> Sway:
     """The sway of a clip's torso, from its training part; zeros where too little is seen of it."""
     left = torch.zeros(len(clip.time_s), 3)
-    none = Sway(torch.zeros(2), torch.zeros(len(TORSO_NAMES), 3), left)
+    none = Sway(torch.zeros(3), torch.zeros(len(TORSO_NAMES), 3), left)
     every = max(EVERY, -(-len(clip.train_rows) // MOST))
     rows = clip.train_rows[::every]
     if len(rows) < MIN_FRAMES:
         return none
     poses = clip.track.head_pose[rows]
     off = (poses - poses.median(0).values).flatten(1).norm(dim=1)
-    reference, mask = _look(clip, int(rows[int(off.argmin())]))
+    reference_row = int(rows[int(off.argmin())])
+    reference, mask = _look(clip, reference_row)
     if mask.mean() < MIN_SHARE:
         return none
-    halves = np.array_split(rows, HANDS)
-    warps = np.concatenate(together(lambda half: _followed(clip, half, reference), halves))
+    there = np.argwhere(mask > 0).mean(0)[::-1]  # x, y of the small picture
+    scale = PROTOCOL_SIZE / SIZE
+    centre = _under(clip.camera(reference_row), scale * (there + 0.5))
+    framing = _framing(clip, reference_row, centre)
+    unit = scale / float(clip.camera(reference_row).K[0, 0])
+    walks = in_halves(lambda half: _followed(clip, half, reference, framing / unit), rows.tolist())
+    warps = np.concatenate(walks)
     known = np.isfinite(warps).all((1, 2))
     if known.sum() < MIN_FRAMES:
         return none
-    K, scale = clip.track.cameras[0].K.double().numpy(), PROTOCOL_SIZE / SIZE
-    there = np.argwhere(mask > 0).mean(0)[::-1]  # x, y of the small picture
-    motion = _motions(warps[known], there) * (scale / K[0, 0], scale / K[0, 0], 1.0)
-    per_pose, rest = _explained(torso_coefficients(poses[known]).double().numpy(), motion)
-    for column in range(3):
-        left[:, column] = torch.from_numpy(_at_all(rows[known], rest[:, column], len(left), every))
-    centre = (scale * (there + 0.5) - K[:2, 2]) / K[0, 0]
-    return Sway(torch.from_numpy(centre).float(), torch.from_numpy(per_pose).float(), left)
+    files = clip.track.file_index.numpy()
+    motion = _motions(warps[known], there) * (unit, unit, 1.0)
+    motion[:, :2] -= framing[files[rows[known]]]
+    coefficients = torso_coefficients(poses).double().numpy()[known]
+    per_pose, rest = _explained(coefficients, motion)
+    times = clip.time_s.double().numpy()
+    for file in range(len(clip.track.cameras)):
+        own = np.flatnonzero(files[rows[known]] == file)
+        if len(own):
+            some = np.asarray(files == file).nonzero()[0]
+            held = _held_between(times[rows[known][own]], rest[own], times[some])
+            left.index_copy_(0, torch.from_numpy(some), torch.from_numpy(held))
+    return Sway(centre, torch.from_numpy(per_pose).float(), left)
+
+
+def _under(camera: Camera, pixel: Floats) -> Tensor:
+    """The place [3] under a pixel, as deep as the head at rest."""
+    tangents = (torch.from_numpy(pixel).float() - camera.K[:2, 2]) / camera.K[0, 0]
+    turn, shift = camera.world_to_cam[:3, :3], camera.world_to_cam[:3, 3]
+    return turn.T @ (torch.cat((tangents, tangents.new_ones(1))) * shift[2] - shift)
+
+
+def _framing(clip: Clip, reference: int, place: Tensor) -> Floats:
+    """By how much [F, 2], in tangents, the camera of each file sees a place elsewhere than that of
+    the reference does: files may be cropped in different places."""
+    at = [c.K[:2, :2] @ _seen(place[None], c)[0][0] + c.K[:2, 2] for c in clip.track.cameras]
+    own = int(clip.track.file_index[reference])
+    pixels = torch.stack(at) - at[own]
+    return (pixels / clip.track.cameras[own].K[0, 0]).double().numpy()
 
 
 def _look(clip: Clip, row: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -122,19 +156,25 @@ def _look(clip: Clip, row: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]
     return np.asarray(grey, np.float32), np.asarray(mask, np.uint8)
 
 
-def _followed(clip: Clip, rows: NDArray[np.int64], reference: NDArray[np.float32]) -> Floats:
+def _followed(
+    clip: Clip, rows: Iterator[int], reference: NDArray[np.float32], framing: Floats
+) -> Floats:
     """Rigid maps [T, 2, 3] of the reference's torso into each frame; NaN where it is not found.
 
     By the enhanced correlation coefficient (Evangelidis and Psarakis 2008), which light does not
-    mislead, from where the frame before was.
+    mislead, from where the frame before it was, or its file is framed (``framing`` [F, 2], pixels).
     """
     import cv2
 
-    found = np.full((len(rows), 2, 3), np.nan)
-    start = np.eye(2, 3, dtype=np.float32)
+    found: list[Floats] = []
+    start, file = np.eye(2, 3, dtype=np.float32), -1
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, STEPS, ENOUGH)
-    for i, row in enumerate(rows.tolist()):
+    for row in rows:
+        if int(clip.track.file_index[row]) != file:
+            file = int(clip.track.file_index[row])
+            start = np.column_stack((np.eye(2), framing[file])).astype(np.float32)
         picture, mask = _look(clip, row)
+        found.append(np.full((2, 3), np.nan))
         try:
             likeness, warp = cv2.findTransformECC(
                 reference, picture, start.copy(), cv2.MOTION_EUCLIDEAN, criteria, mask, SOFTNESS
@@ -142,8 +182,9 @@ def _followed(clip: Clip, rows: NDArray[np.int64], reference: NDArray[np.float32
         except cv2.error:  # it found nothing to hold on to
             continue
         if likeness >= LEAST_LIKENESS:
-            found[i] = start = np.asarray(warp, np.float32)
-    return found
+            start = np.asarray(warp, np.float32)
+            found[-1] = start.astype(np.float64)
+    return np.stack(found) if found else np.zeros((0, 2, 3))
 
 
 def _motions(warps: Floats, centre: Floats) -> Floats:
@@ -163,13 +204,10 @@ def _explained(coefficients: Floats, motion: Floats) -> tuple[Floats, Floats]:
     return fit[:-1], motion - columns @ fit
 
 
-def _at_all(
-    known: NDArray[np.int64], values: Floats, count: int, every: int
-) -> NDArray[np.float32]:
-    """Values of some rows, ``every`` apart, at all of ``count``, linear between; zero farther from
-    any."""
-    rows = np.arange(count)
-    after = np.searchsorted(known, rows).clip(1, len(known) - 1)
-    nearest = np.minimum(np.abs(rows - known[after - 1]), np.abs(rows - known[after]))
-    between = np.interp(rows, known, values)
-    return np.where(nearest <= 2 * every, between, 0.0).astype(np.float32)
+def _held_between(known_s: Floats, values: Floats, time_s: Floats) -> NDArray[np.float32]:
+    """Values [P, 3] of some instants at others [T], linear between; zero far from any."""
+    after = np.searchsorted(known_s, time_s).clip(1, max(len(known_s) - 1, 1))
+    before = known_s[after - 1]
+    nearest = np.minimum(np.abs(time_s - before), np.abs(time_s - known_s[after % len(known_s)]))
+    between = [np.interp(time_s, known_s, column) for column in values.T]
+    return np.where(nearest[:, None] <= NEAR_S, np.stack(between, -1), 0.0).astype(np.float32)

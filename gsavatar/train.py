@@ -151,7 +151,8 @@ def train(
             live(recipe.avatar(state), state.step)
         if progress is not None:
             progress(state.step, settings.steps)
-    return to_device(recipe.avatar(averaged(state)), "cpu")
+    with torch.no_grad():
+        return to_device(recipe.avatar(averaged(state)), "cpu")
 
 
 def _recipe(clip: Clip, settings: TrainSettings, device: torch.device | str) -> Recipe:

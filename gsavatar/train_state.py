@@ -23,6 +23,8 @@ from gsavatar.types import Branch
 
 log = logging.getLogger("gsavatar")
 
+FORMAT = 2
+"""Of checkpoints; raised when what training does to the same settings changes."""
 NAN_LIMIT = 3
 NEIGHBOURS = 4
 
@@ -152,6 +154,7 @@ def save_checkpoint(folder: Path, state: TrainState, settings: dict[str, Any]) -
     tensors |= {f"average.{name}": value for name, value in state.average.sums.items()}
     tensors["generator"] = state.generator.get_state()
     info = {
+        "format": FORMAT,
         "step": state.step, "skipped": state.skipped, "skipped_in_row": state.skipped_in_row,
         "names": list(state.adam.params), "averaged": state.average.count, "settings": settings,
     }  # fmt: skip
@@ -178,7 +181,13 @@ def load_checkpoint(folder: Path, settings: dict[str, Any]) -> TrainState | None
         except (SafetensorError, OSError, ValueError, KeyError):
             log.warning("%s is damaged; trying the one before", path)
             continue
-        mine, theirs = flat(json.loads(json.dumps(settings))), flat(info["settings"])
+        if info.get("format") != FORMAT:
+            raise InputError(
+                f"{path}: made by another version of gsavatar, which trained differently; fit "
+                "again into another --out."
+            )
+        wanted = json.loads(json.dumps(settings))
+        mine, theirs = flat(wanted, "train."), flat(info["settings"], "train.")
         other = sorted(key for key in mine | theirs if mine.get(key) != theirs.get(key))
         if other:
             said = ", ".join(f"{key} = {theirs.get(key)}, not {mine.get(key)}" for key in other)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gsavatar.ahead import in_turns, together
+from gsavatar.ahead import in_halves, in_turns, together
 
 
 def test_workers_take_turns_and_results_come_in_order() -> None:
@@ -62,3 +62,24 @@ def test_parts_done_together_come_in_order_with_the_first_error() -> None:
     assert together(len, []) == []
     with pytest.raises(ZeroDivisionError):
         together(lambda n: 1 // n, [1, 0, 2])
+
+
+def test_halves_go_on_together_and_stop_together() -> None:
+    assert in_halves(list, range(5)) == [[0, 1], [2, 3, 4]]
+    assert in_halves(list, []) == [[], []]
+    begun, broken = threading.Event(), threading.Event()
+    taken: list[int] = []
+
+    def walk(items: Iterator[int]) -> None:
+        for item in items:
+            if item < 1000:
+                begun.wait(10)
+                broken.set()
+                raise ValueError("broken film")
+            taken.append(item)
+            begun.set()
+            broken.wait(10)
+
+    with pytest.raises(ValueError, match="broken film"):
+        in_halves(walk, range(2_000_000))
+    assert 1 <= len(taken) < 900_000

@@ -17,7 +17,7 @@ from gsavatar.geometry import quat_to_matrix, rotvec_to_quat
 from gsavatar.motion import torso_coefficients
 from gsavatar.render import crop_camera
 from gsavatar.tracking_sway import Sway, measure_sway
-from gsavatar.types import PROTOCOL_SIZE, Region
+from gsavatar.types import PROTOCOL_SIZE, Camera, Region
 
 FRAMES = 80
 CENTRE = np.array([256.0, 400.0])
@@ -32,7 +32,10 @@ def rigid(motion: np.ndarray) -> np.ndarray:
     return np.column_stack((turn, CENTRE + motion[:2] - turn @ CENTRE))
 
 
-def swaying(truth: np.ndarray, poses: Tensor, lost: tuple[int, ...] = ()) -> Any:
+def swaying(
+    truth: np.ndarray, poses: Tensor, lost: tuple[int, ...] = (),
+    cameras: tuple[Camera, ...] = (tiny_camera(),),
+) -> Any:  # fmt: skip
     """What a clip tells of a textured torso that moves by ``truth`` [T, 3] in front of grey."""
     rng = np.random.default_rng(0)
     texture = cv2.GaussianBlur(rng.uniform(0, 255, (512, 512, 3)).astype(np.float32), (0, 0), 6)
@@ -53,10 +56,13 @@ def swaying(truth: np.ndarray, poses: Tensor, lost: tuple[int, ...] = ()) -> Any
             drawn[row] = frame, np.where(there > 0, np.uint8(Region.TORSO), np.uint8(0))
         return drawn[row]
 
-    track = SimpleNamespace(head_pose=poses, cameras=(tiny_camera(),))
+    track = SimpleNamespace(
+        head_pose=poses, cameras=cameras, file_index=torch.arange(FRAMES) * len(cameras) // FRAMES
+    )
     return SimpleNamespace(
         track=track, time_s=torch.arange(FRAMES) / 25.0, train_rows=np.arange(FRAMES),
         frame=lambda row: draw(row)[0], regions=lambda row: draw(row)[1],
+        camera=lambda row: cameras[int(track.file_index[row])],
     )  # fmt: skip
 
 
@@ -86,7 +92,9 @@ def measured() -> tuple[Sway, np.ndarray]:
 def seen_of(sway: Sway, motion: Tensor) -> np.ndarray:
     """Pixels, pixels and radians about ``CENTRE`` of a motion in tangents about another centre."""
     camera = tiny_camera()
-    arm = (torch.from_numpy(CENTRE).float() - camera.K[:2, 2]) / camera.K[0, 0] - sway.centre
+    seen = camera.world_to_cam[:3, :3] @ sway.centre + camera.world_to_cam[:3, 3]
+    arm = (torch.from_numpy(CENTRE).float() - camera.K[:2, 2]) / camera.K[0, 0]
+    arm = arm - seen[:2] / seen[2]
     moved = motion[..., :2] + motion[..., 2:] * torch.stack((-arm[1], arm[0]))
     return torch.cat((moved * camera.K[0, 0], motion[..., 2:]), -1).numpy()
 
@@ -139,6 +147,19 @@ def test_a_smaller_picture_and_a_crop_are_moved_alike(measured: tuple[Sway, np.n
         sway.pixels(3, means, none, crop_camera(camera, (100, 50, 356, 306))), whole
     )
     assert (sway.pixels(3, means, torch.ones(1), camera) == 0.0).all()
+
+
+def test_another_crop_of_a_second_file_is_no_motion() -> None:
+    poses, own = heads(), own_path()
+    first, second = tiny_camera(), tiny_camera()
+    second.K[:2, 2] += torch.tensor([40.0, -12.0])
+    framed = own + np.where(np.arange(FRAMES)[:, None] < FRAMES // 2, 0.0, [40.0, -12.0, 0.0])
+    left = seen_of(sway := measure_sway(swaying(framed, poses, cameras=(first, second))), sway.left)
+    halves = left[: FRAMES // 2, :2].mean(0) - left[FRAMES // 2 :, :2].mean(0)
+    wanted = own[: FRAMES // 2, :2].mean(0) - own[FRAMES // 2 :, :2].mean(0)
+    assert np.abs(halves - wanted).max() < 1.0 and np.abs(left).max() > 2.0
+    error = left[: FRAMES - 2] - own[: FRAMES - 2]
+    assert np.abs((error - error.mean(0))[:, :2]).mean() < 0.8
 
 
 def test_too_little_of_a_torso_is_left_alone(tiny_clip: Clip) -> None:

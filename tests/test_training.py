@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gsavatar import densify, ops
+from gsavatar import densify, ops, train_state
 from gsavatar.avatar import Avatar
 from gsavatar.batches import Batches
 from gsavatar.clip import Clip
@@ -85,11 +85,12 @@ def test_pictures_get_better_than_the_seeds(trained: tuple[Path, list], tiny_cli
     assert min(gains) > 3.0  # dB
 
 
+@pytest.mark.parametrize("last", [137, 210])
 def test_a_killed_run_ends_bit_equal(
-    trained: tuple[Path, list], tiny_clip: Clip, tmp_path: Path
+    trained: tuple[Path, list], tiny_clip: Clip, tmp_path: Path, last: int
 ) -> None:
     def stop(step: int, _total: int) -> None:
-        if step == 137:
+        if step == last:
             raise Killed
 
     with pytest.raises(Killed):
@@ -118,7 +119,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tiny_clip: Clip, tmp_path: Pat
 
 
 def test_other_settings_do_not_continue_a_run(trained: tuple[Path, list], tiny_clip: Clip) -> None:
-    with pytest.raises(InputError, match=r"other training settings, seed = 0, not 5; "):
+    with pytest.raises(InputError, match=r"other training settings, train.seed = 0, not 5; "):
         train(tiny_clip, settings(seed=5), trained[0])
 
 
@@ -344,3 +345,11 @@ def test_the_avatar_is_the_mean_of_the_last_steps(tiny_clip: Clip, tmp_path: Pat
     mean = state.average.sums["FACE.means"] / 3
     assert torch.equal(avatar.branches[0].raw.means, mean)
     assert not torch.equal(mean, state.adam.params["FACE.means"])
+
+
+def test_a_checkpoint_of_another_version_is_refused(
+    trained: tuple[Path, list], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_state, "FORMAT", train_state.FORMAT + 1)
+    with pytest.raises(InputError, match="another version of gsavatar"):
+        load_checkpoint(trained[0], asdict(settings()))

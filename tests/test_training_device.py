@@ -76,7 +76,7 @@ def test_a_run_on_two_devices_ends_as_one_on_the_cpu(
     with pretended_device(monkeypatch) as device, pytest.raises(Killed):
         training.train(tiny_clip, few, parts, progress=until(8), device=device)
     with pytest.raises(Killed):
-        training.train(tiny_clip, few, parts, progress=until(11))
+        training.train(tiny_clip, few, parts, progress=until(13))
     with pretended_device(monkeypatch) as device:
         ended = parameters(training.train(tiny_clip, few, parts, device=device))
     same(ended, whole)
@@ -104,7 +104,7 @@ def same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
 def test_a_checkpoint_moves_whole(
     tiny_clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = settings("preview", steps=3)
+    few = settings("preview", steps=7)
     training.train(tiny_clip, few, tmp_path)
     state = load_checkpoint(tmp_path, asdict(few))
     assert state is not None and on_device(state, "cpu") is state
@@ -112,6 +112,8 @@ def test_a_checkpoint_moves_whole(
         moved = on_device(state, device)
         tensors = [*moved.adam.state().values(), *moved.seeds.values(), *moved.around.values()]
         tensors += [*moved.head_weights.values(), *(m.sum for m in moved.meters.values())]
+        tensors += moved.average.sums.values()
+        assert len(moved.average.sums) > 0
         assert all(t.device.type == device.type for t in tensors)
 
 

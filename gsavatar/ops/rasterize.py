@@ -56,7 +56,7 @@ def rasterize(
     0..2 (``types.Branch``), K in pixels without skew. ``depth`` is the weighted sum of z: divided
     by ``alpha`` it is the mean depth. ``branch_alpha`` sums to ``alpha``. No Gaussians give the
     background. All float inputs get gradients from all four outputs; that of ``screen_probe``
-    (zeros, added to the projected means) is the gradient by the screen position in pixels.
+    (pixels added to the projected means) is the gradient by the screen position.
     ``extra_channels`` (features, labels, normals) are composited as colours are, over zero, into
     ``extras``, with the projection, the order and the tile lists that the colours have.
 
