@@ -44,7 +44,7 @@ def label_frames(
     with (
         reporter.stage("label the regions") as progress,
         PersonMatte() as one,
-        PersonMatte() as other,
+        PersonMatte(warned=True) as other,
         FrameWriter(root / "regions.bin", nothing.shape, coded=True) as writer,
     ):
         seen = rows[has_face[rows]]

@@ -32,17 +32,19 @@ PART_REGION = np.array([Region.SKIN, Region.HAIR, Region.NECK, Region.TORSO], np
 class PersonMatte:
     """Share of each pixel that is the person, by MediaPipe's selfie model; a context manager.
 
-    Where the model cannot be had a plain outline around the face stands in, with a logged warning.
+    Where the model cannot be had a plain outline around the face stands in, with a logged warning
+    unless another matte has ``warned``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, warned: bool = False) -> None:
         self._segmenter: Any = None
+        self._level = logging.DEBUG if warned else logging.WARNING
 
     def __enter__(self) -> PersonMatte:
         try:
             model = assets.resolve("selfie_segmentation")
         except InputError as error:
-            log.warning("the person's outline is only guessed: %s", error)
+            log.log(self._level, "the person's outline is only guessed: %s", error)
             return self
         import mediapipe as mp
         from mediapipe.tasks.python import BaseOptions, vision
