@@ -302,10 +302,8 @@ def _gradients(
     partial = torch.empty(16 * (count // native.CHUNK + 1) + 3 * _tiles(width, height))
     grad = native.RasterGrad()
     scratch = {"slots": slots, "partial": partial, "channel_slots": channel_slots}
-    for name, tensor in (cotangents | scratch).items():
+    for name, tensor in (cotangents | scratch | results).items():
         setattr(grad, name, native.pointer(tensor))
-    for name, tensor in results.items():
-        setattr(grad, name, tensor.data_ptr())
     if not needs_background:
         grad.background = None
     if channels is not None:
