@@ -14,6 +14,7 @@ beat: the front picture laid on the fitted mesh, and the training frame of neare
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -280,7 +281,7 @@ def measure_film(run: Path, video: Path, work: Path, look: Path | None) -> Row:
         in_camera = (camera.world_to_cam @ other.track.head_pose[row]).double().numpy()
         to_camera = S.seen_by(in_camera)
         head_pose = torch.from_numpy(rest @ to_camera).float()
-        yaw = np.degrees(np.arctan2(head_pose[0, 2], head_pose[2, 2]).item())
+        yaw = math.degrees(math.atan2(float(head_pose[0, 2]), float(head_pose[2, 2])))
         values = coefficients(package, other.track.face.names, other.track.coefficients[row])
         plate = torch.from_numpy(other.plates[0]).float() / 255.0
         K = camera.K.double().numpy()
