@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gsavatar.config import Settings, flat, load_preset, load_settings, save_settings
+from gsavatar.config import Settings, differences, flat, load_preset, load_settings, save_settings
 from gsavatar.errors import InputError
 
 RUNS = Path("runs")
@@ -131,10 +131,8 @@ def _continued(
             "choose another --out."
         )
     if overrides:
-        mine, theirs = flat(asdict(settings)), flat(asdict(wanted))
-        other = [key for key in flat(overrides) if mine.get(key) != theirs.get(key)]
-        if other:
-            said = ", ".join(f"{key} = {mine.get(key)}, not {theirs.get(key)}" for key in other)
+        said = differences(asdict(settings), asdict(wanted), flat(overrides))
+        if said:
             raise InputError(
                 f"{run}: this run has {said}; continue it without that or choose another --out."
             )

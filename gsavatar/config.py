@@ -7,7 +7,7 @@ that a typing error in a file or an override ends in a sentence and not in a str
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -155,6 +155,16 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         inner = isinstance(value, Mapping)
         found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
     return found
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], keys: Iterable[str]) -> str:
+    """In words, what settings already ``there`` hold under dotted keys and those of ``here`` do
+    not; empty if they agree."""
+    told, asked = flat(there), flat(here)
+    return ", ".join(
+        f"{key} = {told.get(key)}, not {asked.get(key)}"
+        for key in keys if told.get(key) != asked.get(key)
+    )  # fmt: skip
 
 
 def _nested(dotted: str, value: Any) -> dict[str, Any]:

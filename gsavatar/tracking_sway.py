@@ -41,7 +41,8 @@ STEPS, ENOUGH, SOFTNESS = 30, 1e-4, 5
 NEAR_S = 0.2
 """How far in time from a frame that was looked at the torso's own path is known."""
 RIDGE = 0.01
-"""Belief that the torso does not follow, of a frame's worth each; coefficients are about one."""
+"""Belief that the torso does not follow, worth this share of the frames; coefficients are about
+one."""
 
 
 @dataclass(frozen=True)

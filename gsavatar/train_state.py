@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gsavatar.avatar import Avatar
-from gsavatar.config import flat
+from gsavatar.config import differences, flat
 from gsavatar.densify import GradientMeter
 from gsavatar.errors import InputError
 from gsavatar.frames import write_bytes_atomic
@@ -186,11 +186,10 @@ def load_checkpoint(folder: Path, settings: dict[str, Any]) -> TrainState | None
                 f"{path}: made by another version of gsavatar, which trained differently; fit "
                 "again into another --out."
             )
-        wanted = json.loads(json.dumps(settings))
-        mine, theirs = flat(wanted, "train."), flat(info["settings"], "train.")
-        other = sorted(key for key in mine | theirs if mine.get(key) != theirs.get(key))
-        if other:
-            said = ", ".join(f"{key} = {theirs.get(key)}, not {mine.get(key)}" for key in other)
+        before = {"train": info["settings"]}
+        wanted = {"train": json.loads(json.dumps(settings))}
+        said = differences(before, wanted, sorted(flat(before) | flat(wanted)))
+        if said:
             raise InputError(
                 f"{path}: made with other training settings, {said}; put those into config.toml or "
                 "choose another --out."
