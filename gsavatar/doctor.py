@@ -147,11 +147,27 @@ def _optional() -> list[Finding]:
             findings.append(Finding(distribution, State.GOOD, version))
         else:
             findings.append(Finding(distribution, State.NOTE, f"{version}, not used: {unused}"))
-    if importlib.util.find_spec("tinycudann") is None:
-        text = "not installed, not needed: the tri-plane of talkinggaussian runs in torch"
-        return [*findings, Finding("tinycudann", State.NOTE, text)]
-    text = "installed, not used: the tri-plane of talkinggaussian runs in torch"
-    return [*findings, Finding("tinycudann", State.NOTE, text)]
+    return [*findings, _planes()]
+
+
+def _planes() -> Finding:
+    """Who reads the planes of talkinggaussian's field on a CUDA device."""
+    from gsavatar.fields_planes import CHOICE, reader
+
+    there = importlib.util.find_spec("tinycudann") is not None
+    try:
+        chosen = reader()
+    except InputError as problem:
+        return Finding("tinycudann", State.BAD, str(problem), f"unset {CHOICE}")
+    if chosen == "torch":
+        there_too = f"installed, not used unless {CHOICE}=tinycudann" if there else "not installed"
+        text = f"{there_too}: torch reads the planes of talkinggaussian"
+        return Finding("tinycudann", State.NOTE, text)
+    if there:
+        return Finding(
+            "tinycudann", State.GOOD, "reads the planes of talkinggaussian on a CUDA device"
+        )
+    return Finding("tinycudann", State.BAD, f"not installed, named by {CHOICE}", f"unset {CHOICE}")
 
 
 def _placed(name: str) -> str:

@@ -5,7 +5,7 @@ small network turns that code, the sound around the instant and, for the face, s
 upper face into the Gaussian's offsets. The last layer starts at zero: an untrained field is the
 canonical cloud. The face's networks have no bias, so outside the box around the head it is still.
 
-The planes are sampled with torch's ``grid_sample``; the same tensors serve every device.
+``fields_planes`` reads the planes.
 """
 
 from __future__ import annotations
@@ -18,15 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gsavatar.fields_planes import AXES, Levels, read_planes
 from gsavatar.hearing import STRIDE_TOKENS, TOKENS, WINDOW_TOKENS, WINDOWS, Hearing
 from gsavatar.types import Branch, Drive, FacePart, FittedFace, Offsets
 
-LEVELS = {
-    Branch.FACE: (16, 18, 19, 21, 22, 24, 26, 28, 31, 33, 36, 39),
-    Branch.MOUTH: (16, 18, 21, 23, 26, 30, 34, 39, 44, 50, 56, 64),
-}
-"""Cells along a side of each grid; every level holds one number per cell and plane."""
-PLANES = ((0, 1), (1, 2), (0, 2))  # xy, yz, xz
+PLANE_LEVELS = {Branch.FACE: Levels(38.4), Branch.MOUTH: Levels(63.5)}
+"""The paper's for the face. Its mouth's grow coarser from level to level; these grow finer."""
 AUDIO_CODE = 32
 CONTROLS = (
     ("browInnerUp",), ("browDown",), ("eyeWide",), ("cheekSquint",), ("eyeSquint",), ("eyeBlink",),
@@ -37,7 +34,8 @@ WIDTHS = {Branch.FACE: (64, 64, 9), Branch.MOUTH: (32, 32, 3)}
 MOVE_UNIT_M = 0.01
 MOUTH_UNITS = (0.2, 1.0, 0.2)
 """The inside of the mouth moves mainly up and down."""
-BOX_GROWTH = 1.25
+BOX_GROWTH = 1.35
+"""Side of the box the planes cover over the head's; only ``INSIDE`` of it is read."""
 GRID_INIT = 1e-4
 LEAK = 0.02
 
@@ -49,9 +47,10 @@ def layout(kind: Branch, channels: int) -> dict[str, tuple[int, ...]]:
     ``listen.*`` and ``look.*`` how much a place heeds sound and controls, ``mix.*`` the controls'
     network and ``decode.*`` the offsets'.
     """
-    code = len(PLANES) * len(LEVELS[kind])
+    sides = PLANE_LEVELS[kind].sides
+    code = len(AXES) * len(sides)
     shapes: dict[str, tuple[int, ...]] = {
-        f"grid.{i}": (len(PLANES), 1, side, side) for i, side in enumerate(LEVELS[kind])
+        f"grid.{i}": (len(AXES), 1, side, side) for i, side in enumerate(sides)
     }
     for i, (a, b) in enumerate(pairwise((channels, 32, 32, 64, 64))):
         shapes |= {f"hear.{i}": (b, a, 3), f"hear.{i}.bias": (b,)}
@@ -107,13 +106,9 @@ class FieldMotion:
 
     def position_code(self, means: Tensor) -> Tensor:
         """What the planes hold at places [N, 3], [N, 36]; zeros outside the box."""
-        unit = (means - self.centre) / self.radius
-        at = torch.stack([unit[:, list(axes)] for axes in PLANES])[:, :, None]  # [3, N, 1, 2]
-        levels = [
-            functional.grid_sample(self.parameters[f"grid.{i}"], at, align_corners=False)
-            for i in range(len(LEVELS[self.kind]))
-        ]
-        return torch.cat(levels, dim=1)[..., 0].flatten(0, 1).T
+        levels = PLANE_LEVELS[self.kind]
+        grids = [self.parameters[f"grid.{i}"] for i in range(len(levels.sides))]
+        return read_planes(grids, (means - self.centre) / self.radius, levels)
 
     def audio_code(self, audio: Tensor) -> Tensor:
         """The sound [*B, 32] of tokens [*B, L, C]: each window's code, weighed over the windows."""

@@ -10,17 +10,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from gsavatar import ops
+from gsavatar import fields_planes, ops
 from gsavatar.avatar_packed import pack
 from gsavatar.batches import Batches
 from gsavatar.clip import Clip
 from gsavatar.config import load_preset
+from gsavatar.fields import PLANE_LEVELS
+from gsavatar.fields_planes import AXES
 from gsavatar.ops import cuda_backend
 from gsavatar.ops.pose_gaussians import Pose
 from gsavatar.render import render
 from gsavatar.train import train
-from gsavatar.types import Camera, Drive, to_device
+from gsavatar.types import Branch, Camera, Drive, to_device
 from tests.test_avatar_packed import back, seen_avatar, seen_camera, turned
+from tests.test_fields_planes import grids, places
 from tests.test_ops_blend_motion import cloud as motion_cloud
 from tests.test_ops_pose_gaussians import cloud as pose_cloud
 from tests.test_ops_rasterize import OUTPUTS, assert_alike, call, scene, single
@@ -261,3 +264,17 @@ def test_training_learns_on_the_device(tiny_clip: Clip, tmp_path: Path) -> None:
         errors.append(float(torch.stack(shown).square().mean()))
     assert errors[1] == pytest.approx(errors[0], rel=0.2)
     assert errors[0] < 0.01
+
+
+def test_tinycudann_reads_planes_as_torch_does_on_the_device() -> None:
+    pytest.importorskip("tinycudann")
+    levels, where = PLANE_LEVELS[Branch.FACE], places(1000)
+    unit = 0.5 * (where.detach().cuda() + 1)
+    at = torch.stack([unit[:, list(axes)] for axes in AXES]).requires_grad_()
+    own = [grid.detach().cuda().requires_grad_() for grid in grids(levels)]
+    results = []
+    for read in (fields_planes._read_by_torch, fields_planes._read_by_tinycudann):
+        code = read(own, at, levels)
+        results.append((code, *torch.autograd.grad(code.square().sum(), [at, *own])))
+    for want, got in zip(*results, strict=True):
+        assert (got - want).norm() <= 1e-4 * want.norm()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 
 import pytest
 
@@ -65,3 +66,15 @@ def test_every_problem_has_a_cure() -> None:
     bad = [f for f in doctor.examine() if f.state is State.BAD]
     assert all(f.cure for f in bad)
     assert doctor.table([Finding("a", State.BAD, "b", "c")]).splitlines()[1].strip() == "-> c"
+
+
+def test_the_reader_of_planes_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert doctor._planes().state is State.NOTE
+    for name in ("tinycudann", "nerfacc"):
+        monkeypatch.setenv("GSAVATAR_PLANES", name)
+        found = doctor._planes()
+        assert found.state is State.BAD and found.cure == "unset GSAVATAR_PLANES"
+    monkeypatch.setenv("GSAVATAR_PLANES", "tinycudann")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    assert doctor._planes().state is State.GOOD
