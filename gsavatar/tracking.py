@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gsavatar import geometry, tracking_known, tracking_shape, tracking_skin
+from gsavatar import geometry, tracking_known, tracking_shape
 from gsavatar.errors import InputError
 from gsavatar.morphable import FITTED_POINTS, Floats, Ints, choose_provider
 from gsavatar.tracking_bundle import Bundle, adjust
@@ -26,9 +26,15 @@ from gsavatar.tracking_flow import SHAKE_SD, SKIN_SHAKE_SD, Flow, Pictures, join
 from gsavatar.tracking_gauge import on_the_face
 from gsavatar.tracking_locate import locate_all
 from gsavatar.tracking_motion import meeting, rest_pose
-from gsavatar.tracking_priors import EXPRESSION_WEIGHT, RIGID_WEIGHT, expression_prior, usual_scores
+from gsavatar.tracking_priors import (
+    EXPRESSION_WEIGHT,
+    RIGID_WEIGHT,
+    SKULL_SKIN_SHAPES,
+    expression_prior,
+    usual_scores,
+)
 from gsavatar.tracking_shape import Fit
-from gsavatar.tracking_skin import FACING, facing
+from gsavatar.tracking_skin import FACING
 from gsavatar.tracking_solve import (
     Lens,
     Poses,
@@ -39,6 +45,7 @@ from gsavatar.tracking_solve import (
     refine_poses,
     steadied,
 )
+from gsavatar.tracking_surface import facing, surface_of
 from gsavatar.types import PROTOCOL_SIZE, Camera, Curves, FittedFace, KnownPoses, Landmarks, Track
 
 log = logging.getLogger("gsavatar")
@@ -207,9 +214,11 @@ def _bundle(
     """Poses and focal length from the skin of the sample frames."""
     start = first_poses(fit.rest, sample.seen_px, RIGID_WEIGHT, lens)
     start = refine_poses(start, fit.rest[None], sample.seen_px, fit.rigid_weight, lens)
+    expressions = _expressions(fit, sample, start, lens, tied=False)
     bundle = adjust(
-        pictures, sample.rows, start, tracking_skin.surface_of(fit), lens, focal_known=focal_known
-    )
+        pictures, sample.rows, start, expressions, surface_of(fit), lens,
+        focal_known=focal_known,
+    )  # fmt: skip
     if bundle is not None and not focal_known:
         log.info(
             "focal length: %.0f px, give or take %.0f %%", bundle.lens.focal,
@@ -243,9 +252,11 @@ def _all_frames(  # noqa: PLR0917
     bone = np.flatnonzero(fit.rigid_weight > 0)
     points, worth, shake = fit.rest[bone], fit.rigid_weight[bone], SHAKE_SD
     shown: Floats = np.ones((len(seen), len(points)))
+    talk: Floats = np.zeros(1)
     count: Floats = np.ones(len(seen))
     if bundle is not None and pictures is not None:
-        located, looked = locate_all(bundle, pictures, footage.rows, raw)
+        expressions = _expressions(fit, footage, raw, lens)
+        located, looked = locate_all(bundle, pictures, footage.rows, raw, expressions)
         if not bundle.shows_depth:  # there a second path is as good, and errs for other reasons
             located = meeting(located, raw, footage.time_s, footage.file_index)
         raw = located
@@ -253,9 +264,10 @@ def _all_frames(  # noqa: PLR0917
         sure = bundle.skin.patches.best(FLOW_POINTS)
         points, worth, shake = sure.points, np.ones(len(sure.points)), SKIN_SHAKE_SD
         shown = (facing(raw, points, sure.normals) > FACING).astype(np.float64)
+        talk = _talk(raw, points, sure.shapes, expressions, lens)
     start_px, _ = project(raw, points[None], lens)
     flow = measure_flow(pictures, footage.rows, start_px)
-    flow = Flow(flow.shift, flow.trust * shown[:-1])
+    flow = Flow(flow.shift - talk, flow.trust * shown[:-1])
     for step in range(2):
         if step > 0 and bundle is None:
             moved = fit.rest + _upper_motion(fit, coefficients)
@@ -270,6 +282,30 @@ def _all_frames(  # noqa: PLR0917
         )
         tell(1 + step)
     return poses, coefficients, _weights(fit, poses, coefficients, steady, lens)
+
+
+def _expressions(
+    fit: Fit, footage: _Footage, poses: Poses, lens: Lens, *, tied: bool = True
+) -> Floats:
+    """Coefficients [T, K] of frames that have these poses, of the shapes that move the skull's skin
+    and zero for others; ``tied`` to those of their neighbours in time."""
+    prior = expression_prior(fit.model.names, footage.scores, fit.usual, footage.time_s)
+    if not tied:
+        prior = replace(prior, change_precision=np.zeros_like(prior.precision))
+    steady, _ = steadied(poses, fit.rest[None], footage.seen_px, fit.rigid_weight, lens)
+    steady = steady - fit.slide.pixels(poses, lens)
+    found = fit_expressions(poses, fit.rest, fit.shapes, steady, EXPRESSION_WEIGHT, lens, prior)
+    return found * np.array([name.startswith(SKULL_SKIN_SHAPES) for name in fit.model.names])
+
+
+def _talk(poses: Poses, points: Floats, shapes: Floats, expressions: Floats, lens: Lens) -> Floats:
+    """Pixels [T - 1, P, 2] by which expressions move patches [P] from each frame to the next."""
+    moved = np.empty((len(poses.t), len(points), 2))
+    for rows in chunks(len(poses.t)):
+        still, _ = project(poses[rows], points[None], lens)
+        shown = points + np.einsum("tk,pkc->tpc", expressions[rows], shapes)
+        moved[rows] = project(poses[rows], shown, lens)[0] - still
+    return np.diff(moved, axis=0)
 
 
 def _on_path(fit: Fit, footage: _Footage, lens: Lens, poses: Poses) -> tuple[Poses, Floats, Floats]:

@@ -9,35 +9,39 @@ from the same patches.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gsavatar.ahead import together
 from gsavatar.morphable import Floats, Ints
 from gsavatar.tracking_flow import Pictures
 from gsavatar.tracking_motion import mean_rotation, reach, rotvecs
-from gsavatar.tracking_skin import Patches, SkinMap, Surface, evened, find, pick
+from gsavatar.tracking_skin import Evened, Patches, SkinMap, evened, find, pick
 from gsavatar.tracking_solve import Lens, Poses, pose_jacobian, rotations
+from gsavatar.tracking_surface import Surface, bent
 
 KEY_FRAMES, ADJUSTED_FRAMES = 14, 60
 CAUCHY = 2.0
-SHARED_ERROR, FOCAL_SHARED_ERROR = 10.0, 25.0
-"""Errors of one patch in frame after frame agree; so many observations count as one. The focal
-length hangs on the smallest of differences, so it is sought with more caution than the poses."""
+SHARED_ERROR, TURNED_SHARED_ERROR, FOCAL_SHARED_ERROR = 10.0, 1.0, 25.0
+"""Errors of one patch in frame after frame agree; so many observations count as one: of heads that
+hardly turn, of others, and while the focal length is sought. That hangs on the smallest of
+differences, so it is sought with more caution than the poses."""
 LEAST_TURN_RAD = 0.25
 """Skin slides on the skull by what it slides, while what a turn shows of a face's depth grows with
 the turn. Where a head turns less than this from its mean, sliding skin widened its nods by 40 % and
 flattened its face: there the face's depth and how widely the head turns are the landmarks' to say.
 """
-CAUTIOUS_PLACES = 0.6
-"""While the focal length is sought, places are held this much closer to the fitted face."""
+CAUTIOUS_PLACES, TURNED_PLACES = 0.6, 2.0
+"""While the focal length is sought, places are held this much closer to the fitted face; of a head
+that turns they are then held this much less, as its skin shows where they are."""
+TURNED_PASSES = 3
+"""How often a turning head's patches are looked for, each time from better poses and places."""
 POSE_SD = np.array([0.02, 0.02, 0.05, 0.05, 0.05, 0.05])
 """How far a landmark pose may be off: metres (x, y, z) and radians. Holds the gauge."""
-SWING_SD, SWING_NOISE_RAD = 0.08, 0.01
+SWING_SD, SWING_NOISE_RAD = 0.3, 0.01
 HELD_SWING_SD, HELD_SWING_NOISE_RAD = 0.001, 0.00005
 """How far, as a share, landmarks may be wrong about how widely a head turns, and by how much a
 landmark pose errs from frame to frame. Wide turns of a flat face and small ones of a deep face look
@@ -64,13 +68,14 @@ class Bundle:
     shows_depth: bool  # whether the head turned enough for its skin to tell the face's shape
 
 
-def adjust(
-    pictures: Pictures | None, rows: Ints, poses: Poses, surface: Surface, lens: Lens, *,
-    focal_known: bool,
+def adjust(  # noqa: PLR0917
+    pictures: Pictures | None, rows: Ints, poses: Poses, expressions: Floats, surface: Surface,
+    lens: Lens, *, focal_known: bool,
 ) -> Bundle | None:  # fmt: skip
     """Poses, focal length and patches of sample frames; None where the pictures say too little.
 
-    ``rows`` are the landmark rows of the frames, ``poses`` where landmarks put the head.
+    ``rows`` are the landmark rows of the frames, ``poses`` where landmarks put the head,
+    ``expressions`` [T, K] what landmarks see of the face's motion.
     """
     shows_depth = reach(poses) >= LEAST_TURN_RAD
     some = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), ADJUSTED_FRAMES)).astype(int))
@@ -79,24 +84,28 @@ def adjust(
     if len(there) < MIN_OBSERVATIONS:
         return None
     index, images = np.array([i for i, _ in there]), [image for _, image in there]
-    own = poses[index]
+    own, shown = poses[index], expressions[index]
     keys = _spread_views(own, KEY_FRAMES)
-    picked = [pick(images[k], own[np.array([k])], surface, lens, n) for n, k in enumerate(keys)]
+    picked = [
+        pick(images[k], own[np.array([k])], shown[k], surface, lens, n) for n, k in enumerate(keys)
+    ]
     parts = [p for p in picked if p is not None]
     if not parts:
         return None
     patches = Patches.join(parts)
-    skin = SkinMap(tuple(images[k] for k in keys), own[keys], patches, surface)
+    skin = SkinMap(tuple(images[k] for k in keys), own[keys], shown[keys], patches, surface)
     new, sigma = own, 0.0
-    for cautious in (True, False):  # from better poses more patches are found, and better
-        seen = _sightings(skin, images, new, lens, keys)
+    shared, loose = (TURNED_SHARED_ERROR, TURNED_PLACES) if shows_depth else (SHARED_ERROR, 1.0)
+    for number in range(TURNED_PASSES if shows_depth else 2):
+        cautious = number == 0
+        seen = _sightings(skin, images, new, shown, lens, keys, coarse=cautious)
         count = np.bincount(seen.point, minlength=len(patches.points))
         seen = seen.at(count[seen.point] >= MIN_SIGHTINGS)
         if len(seen.point) < 10 * MIN_OBSERVATIONS:
             return None
         problem = _Problem(
-            own, patches.points, patches.place_sd * (CAUTIOUS_PLACES if cautious else 1.0), seen,
-            lens, focal_known or not cautious, FOCAL_SHARED_ERROR if cautious else SHARED_ERROR,
+            own, patches.points, patches.place_sd * (CAUTIOUS_PLACES if cautious else loose), seen,
+            lens, focal_known or not cautious, FOCAL_SHARED_ERROR if cautious else shared,
             swing_held=not shows_depth,
         )  # fmt: skip
         solved = problem.solve(new, skin.patches.points, lens)
@@ -105,6 +114,8 @@ def adjust(
         lens, found_sigma, new, places = solved
         sigma = found_sigma if cautious else sigma
         skin = replace(skin, key_poses=new[keys], patches=replace(skin.patches, points=places))
+        if shows_depth:
+            skin = replace(skin, surface=bent(surface, patches.points, places))
     skin = replace(skin, patches=skin.patches.at(np.unique(seen.point)))
     return Bundle(lens, sigma, index, new, skin, shows_depth)
 
@@ -130,20 +141,23 @@ class _Seen:
     point: Ints  # [O]
     frame: Ints  # [O]
     pixels: Floats  # [O, 2], pixel centres at +0.5
-
     trust: Floats  # [O, 2, 2]
+    moved: Floats  # [O, 3], what the frame's expression adds to the patch's place
 
     def at(self, rows: Any) -> _Seen:
-        return _Seen(self.point[rows], self.frame[rows], self.pixels[rows], self.trust[rows])
+        return _Seen(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
-def _sightings(
-    skin: SkinMap, images: list[NDArray[np.uint8]], poses: Poses, lens: Lens, keys: Ints
-) -> _Seen:
+def _sightings(  # noqa: PLR0917
+    skin: SkinMap, images: list[Evened], poses: Poses, expressions: Floats, lens: Lens, keys: Ints,
+    *, coarse: bool,
+) -> _Seen:  # fmt: skip
     """Where every patch is in every frame that sees it from nearly the same side."""
     points, frames, pixels = [], [], []
     found = together(
-        lambda frame: find(skin, images[frame], poses[np.array([frame])], lens, KEY_FRAMES),
+        lambda t: find(
+            skin, images[t], poses[np.array([t])], expressions[t], lens, KEY_FRAMES, coarse=coarse
+        ),
         range(len(images)),
     )
     for frame, (here, at) in enumerate(found):
@@ -156,8 +170,9 @@ def _sightings(
         points.append(mine)
         pixels.append(skin.patches.key_px[mine] + 0.5)
         frames.append(np.full(len(mine), int(key), np.int64))
-    every = np.concatenate(points)
-    return _Seen(every, np.concatenate(frames), np.concatenate(pixels), skin.patches.trust[every])
+    every, of = np.concatenate(points), np.concatenate(frames)
+    shift = np.einsum("ok,okc->oc", expressions[of], skin.patches.shapes[every])
+    return _Seen(every, of, np.concatenate(pixels), skin.patches.trust[every], shift)
 
 
 def moved(poses: Poses, change: Floats) -> Poses:
@@ -174,7 +189,8 @@ def off_start(poses: Poses, start: Poses) -> Floats:
 
 def _residuals(poses: Poses, points: Floats, seen: _Seen, lens: Lens) -> tuple[Floats, Floats]:
     """What sightings differ by [O, 2] in their deviations, and camera coordinates [O, 3]."""
-    at = np.einsum("oab,ob->oa", poses.R[seen.frame], points[seen.point]) + poses.t[seen.frame]
+    there = points[seen.point] + seen.moved
+    at = np.einsum("oab,ob->oa", poses.R[seen.frame], there) + poses.t[seen.frame]
     pixels = at[:, :2] / at[:, 2:] * lens.focal + (lens.cx, lens.cy)
     return np.einsum("oij,oj->oi", seen.trust, seen.pixels - pixels), at
 
@@ -212,6 +228,19 @@ class _Problem:
         for axis in range(3):
             rows[axis, :, 3 + axis] = turns[:, axis] / square[axis] / deviation[axis]
         return rows.reshape(3, -1)
+
+    @cached_property
+    def sums(self) -> tuple[Any, Any]:
+        """Sparse matrices [T, O] and [N, O] that add up what belongs to a frame and to a place."""
+        from scipy.sparse import csr_array
+
+        seen, ones = self.seen, np.ones(len(self.seen.point))
+        each = np.arange(len(ones))
+        sizes = (seen.frame, len(self.start.t)), (seen.point, len(self.places))
+        by_frame, by_place = (
+            csr_array((ones, (index, each)), shape=(count, len(ones))) for index, count in sizes
+        )
+        return by_frame, by_place
 
     def solve(
         self, poses: Poses, points: Floats, lens: Lens
@@ -254,6 +283,12 @@ class _Problem:
         return float(np.log(lens.focal / self.lens.focal))
 
 
+def _summed(matrix: Any, values: Floats) -> Floats:
+    """Sums [C, ...] of values [O, ...] by the rows of a matrix [C, O]."""
+    flat = matrix @ values.reshape(len(values), -1)
+    return np.asarray(flat.reshape(-1, *values.shape[1:]))
+
+
 class _Normal:
     """The normal equations at one state, points eliminated."""
 
@@ -271,22 +306,20 @@ class _Normal:
         self.frame, self.point = seen.frame, seen.point
         # Landmark poses hold the gauge together, as one frame's worth of belief.
         hold = np.diag(1 / POSE_SD**2) / T
-        self.H = np.tile(hold, (T, 1, 1))
-        np.add.at(self.H, seen.frame, np.einsum("oia,oib->oab", Jw, J))
+        by_frame, by_place = problem.sums
+        self.H = hold + _summed(by_frame, np.einsum("oia,oib->oab", Jw, J))
         off = off_start(poses, problem.start)
         self.swings, self.swung = problem.swings, problem.swings @ off.ravel()
         self.g = -off @ hold - (self.swung @ self.swings).reshape(T, 6)
-        np.add.at(self.g, seen.frame, np.einsum("oia,oi->oa", Jw, residual))
+        self.g += _summed(by_frame, np.einsum("oia,oi->oa", Jw, residual))
         tied = 1 / problem.place_sd[:, None] ** 2
         self.V = tied[:, :, None] * np.eye(3)
-        np.add.at(self.V, seen.point, np.einsum("oia,oib->oab", Pw, by_point))
+        self.V += _summed(by_place, np.einsum("oia,oib->oab", Pw, by_point))
         self.v = -(points - problem.places) * tied
-        np.add.at(self.v, seen.point, np.einsum("oia,oi->oa", Pw, residual))
+        self.v += _summed(by_place, np.einsum("oia,oi->oa", Pw, residual))
         self.W = np.einsum("oia,oib->oab", Jw, by_point)  # [O, 6, 3]
-        self.Hf = np.zeros((T, 6))
-        np.add.at(self.Hf, seen.frame, np.einsum("oia,oi->oa", Jw, by_focal))
-        self.Vf = np.zeros((N, 3))
-        np.add.at(self.Vf, seen.point, np.einsum("oia,oi->oa", Pw, by_focal))
+        self.Hf = _summed(by_frame, np.einsum("oia,oi->oa", Jw, by_focal))
+        self.Vf = _summed(by_place, np.einsum("oia,oi->oa", Pw, by_focal))
         self.ff = float((weight[:, None] * by_focal**2).sum()) + 1 / FOCAL_SD**2
         self.f = (
             float((weight[:, None] * by_focal * residual).sum())
@@ -297,7 +330,7 @@ class _Normal:
         """The matrix [6 T, 3 N] of blocks [O, 6, 3] of poses by points."""
         T, N = self.count
         matrix = np.zeros((T, N, 6, 3))
-        np.add.at(matrix, (self.frame, self.point), blocks)
+        matrix[self.frame, self.point] = blocks  # a frame shows a patch once
         return matrix.transpose(0, 2, 1, 3).reshape(6 * T, 3 * N)
 
     def step(self, damping: float) -> tuple[Floats, Floats, float, float] | None:

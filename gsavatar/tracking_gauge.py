@@ -51,6 +51,7 @@ def on_the_face(bundle: Bundle, points: Floats, weight: Floats, seen_px: Floats)
     patches = replace(
         bundle.skin.patches, points=(bundle.skin.patches.points - shift) @ turn / size,
         normals=bundle.skin.patches.normals @ turn, place_sd=bundle.skin.patches.place_sd / size,
+        shapes=bundle.skin.patches.shapes @ turn / size,
     )  # fmt: skip
     skin = replace(bundle.skin, key_poses=moved(bundle.skin.key_poses), patches=patches)
     return replace(bundle, poses=moved(bundle.poses), skin=skin)

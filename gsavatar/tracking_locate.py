@@ -21,35 +21,41 @@ LOOK_EVERY, STILL_LOOK_EVERY = 2, 4
 RESECTION_STEPS = 6
 
 
-def locate(
-    skin: SkinMap, picture: NDArray[np.uint8], start: Poses, lens: Lens, passes: int = 1
-) -> Poses | None:
+def locate(  # noqa: PLR0917
+    skin: SkinMap, picture: NDArray[np.uint8], start: Poses, expression: Floats, lens: Lens,
+    passes: int = 1,
+) -> Poses | None:  # fmt: skip
     """The pose [1] of a head in a picture by its patches; None where too few are found.
 
     ``start`` [1] is right to a few degrees; another pass finds more patches from a better start.
+    ``expression`` [K] says how the face is moved meanwhile.
     """
     image = evened(picture)
     pose = start
-    for _ in range(passes):
-        point, pixels = find(skin, image, pose, lens, NEAREST_KEYS)
+    for number in range(1, passes + 1):
+        point, pixels = find(
+            skin, image, pose, expression, lens, NEAREST_KEYS, coarse=number < passes
+        )
         if len(point) < MIN_POINTS:
             return None
         known = skin.patches.at(point)
-        pose = _resect(pose, start, known.points, pixels, known.trust, lens)
+        places = known.moved(expression)
+        pose = _resect(pose, start, places, pixels, known.trust, lens)
     return pose
 
 
 def locate_all(
-    bundle: Bundle, pictures: Pictures, rows: Ints, raw: Poses
+    bundle: Bundle, pictures: Pictures, rows: Ints, raw: Poses, expressions: Floats
 ) -> tuple[Poses, NDArray[np.bool_]]:
     """Poses of all frames by their patches, and which frames were looked at and recognised.
 
-    ``raw`` [T] are the landmarks' poses. Every few frames are looked at, as optical flow knows the
-    way between them; the others get what their neighbours' patches say of the landmarks' error.
+    ``raw`` [T] are the landmarks' poses, ``expressions`` [T, K] their coefficients. Every few
+    frames are looked at, as optical flow knows the way between them; the others get what their
+    neighbours' patches say of the landmarks' error.
     """
     every = LOOK_EVERY if bundle.shows_depth else STILL_LOOK_EVERY
     walks = in_halves(
-        lambda looks: _walked(bundle, pictures, rows, raw, looks, 2 * every),
+        lambda looks: _walked(bundle, pictures, rows, raw, expressions, looks, 2 * every),
         range(0, len(rows), every),
     )
     R, t = raw.R.copy(), raw.t.copy()
@@ -69,8 +75,9 @@ def locate_all(
 
 
 def _walked(  # noqa: PLR0917
-    bundle: Bundle, pictures: Pictures, rows: Ints, raw: Poses, looks: Iterator[int], near: int
-) -> list[tuple[int, Poses]]:
+    bundle: Bundle, pictures: Pictures, rows: Ints, raw: Poses, expressions: Floats,
+    looks: Iterator[int], near: int,
+) -> list[tuple[int, Poses]]:  # fmt: skip
     """The frames among ``looks`` in which the head is recognised, each with its pose [1].
 
     Each starts from what the one before says of the landmarks' error, if that is at most ``near``
@@ -87,7 +94,7 @@ def _walked(  # noqa: PLR0917
             turn = pose.R[0] @ raw.R[last].T
             start = Poses((turn @ raw.R[i])[None], (raw.t[i] + pose.t[0] - raw.t[last])[None])
             passes = 1
-        pose_here = locate(bundle.skin, picture, start, bundle.lens, passes)
+        pose_here = locate(bundle.skin, picture, start, expressions[i], bundle.lens, passes)
         if pose_here is not None:
             found.append((i, pose_here))
     return found

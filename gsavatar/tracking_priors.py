@@ -71,6 +71,11 @@ whether a mouth is closed, so it counts most."""
 SHAPE_WEIGHT = _weights(0.6, ((FACE_OVAL, 0.25), (LIPS, 1.0), (EYELIDS, 1.0)))
 """How much each landmark says about the person's shape, in 1/px^2."""
 
+SKULL_SKIN_SHAPES = ("jaw", "mouthSmile", "noseSneer")
+"""Beginnings of the names of shapes that move skin on nose and cheekbones and that are known well
+enough to reckon with. (What brows and lids do to the skin around them is told less surely than
+skin tells poses: with them poses got worse.)"""
+
 LOW, HIGH = -0.2, 1.3
 """Bounds of a coefficient: the rig's full shape is 1, some faces go beyond."""
 

@@ -8,27 +8,18 @@ edge leaves unknown is kept as the patch's trust.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gsavatar.morphable import MESH_POINTS, Floats, Ints, canonical_face
-from gsavatar.morphable_surface import vertex_normals
+from gsavatar.morphable import Floats, Ints
 from gsavatar.tracking_motion import rotvecs
-from gsavatar.tracking_priors import (
-    BROWS,
-    CHEEKBONES,
-    EYELIDS,
-    FOREHEAD,
-    NOSE_BRIDGE,
-    NOSE_TIP,
-    TEMPLES,
-)
-from gsavatar.tracking_shape import Fit
+from gsavatar.tracking_priors import BROWS, EYELIDS
 from gsavatar.tracking_solve import Lens, Poses, project
-from gsavatar.types import FacePart
+from gsavatar.tracking_surface import Surface, facing
 
 UInt8 = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
@@ -45,77 +36,18 @@ WEAK_TEXTURE = 60.0
 """Mean squared gradient (evened grey levels a pixel) below which a patch is hard to place."""
 SOBEL_UNIT = 255.0**2 / 4
 """OpenCV scales Sobel's gradients to pictures of 0-1 and twice the step."""
-EVEN_OUT_PX, EVEN_OUT_GAIN, EVEN_OUT_FLOOR = 27, 40.0, 12.0
-"""Pictures are compared by local contrast, so that a turning head's shading matters less."""
+COARSE_PX, FINE_PX, EVEN_OUT_GAIN, EVEN_OUT_FLOOR = 27, 15, 40.0, 12.0
+"""Pictures are compared by local contrast, so that a turning head's shading matters less: over the
+wider square a patch is found from farther away, over the narrower one more exactly."""
 FACING, DRAWN_FACING = 0.35, 0.15
 """Least cosine between skin and view of a patch, and of surface that is drawn."""
 MIN_POINTS = 12
 STILL_M = 0.002
 """Skin that jaw, lips and cheeks move further than this in the clip is not rigid."""
-REACH_M = 0.008
-"""Half the width of a patch on the skin: what moves within it moves the patch."""
 MOVED_SHARE = 0.3
 """Usual motion of speech over its widest: what a patch may be off for it."""
-SKIN_SD_M, HAIR_SD_M = 0.008, 0.015
-"""How far the true surface may be from the fitted one, on the face and where hair grows."""
-SCALP_POINTS, SCALP_LOW_M = 320, 0.0
-"""Points of the scalp that are used, and the height in the head frame from which on."""
 LID_MARGIN, BROW_MARGIN = 0.03, 0.035
 """Nothing is picked this close to lids and brows, over the face's height."""
-RIGID = (*FOREHEAD, *TEMPLES, *NOSE_BRIDGE, *NOSE_TIP, *CHEEKBONES)
-
-
-@dataclass(frozen=True)
-class Surface:
-    """A head's surface as points: the fitted face's landmarks at rest, then points of the scalp."""
-
-    points: Floats  # [S, 3], in the head frame; the first 468 are MediaPipe's
-    normals: Floats  # [S, 3], outward
-    rigid: NDArray[np.bool_]  # [S], whether it moves with the skull alone
-    mobility: Floats  # [S], metres that speech moves it
-    place_sd: Floats  # [S], metres
-
-    def facing(self, poses: Poses) -> Floats:
-        """Cosine [T, S] between the surface and the view."""
-        return facing(poses, self.points, self.normals)
-
-
-def facing(poses: Poses, points: Floats, normals: Floats) -> Floats:
-    """Cosine [T, P] between skin at head points [P, 3] with normals [P, 3] and the view."""
-    seen = points @ poses.R.transpose(0, 2, 1) + poses.t[:, None]
-    turned = normals @ poses.R.transpose(0, 2, 1)
-    return np.asarray(-(turned * seen).sum(-1) / np.linalg.norm(seen, axis=-1))
-
-
-def surface_of(fit: Fit) -> Surface:
-    """The surface of a fitted person."""
-    face = fit.rest[:MESH_POINTS]
-    _, triangles = canonical_face()
-    scalp = np.flatnonzero(
-        (fit.model.part == int(FacePart.SCALP)) & (fit.vertices[:, 1] > SCALP_LOW_M)
-    )
-    scalp = scalp[:: max(len(scalp) // SCALP_POINTS, 1)]
-    normals = np.concatenate(
-        (_forward(face, triangles), _forward(fit.vertices, fit.model.faces)[scalp])
-    )
-    rigid = np.ones(len(normals), dtype=bool)
-    rigid[:MESH_POINTS] = np.isin(np.arange(MESH_POINTS), RIGID)
-    mobility = np.concatenate((_widest(face, fit.mobility[:MESH_POINTS]), np.zeros(len(scalp))))
-    place_sd = np.full(len(normals), SKIN_SD_M)
-    place_sd[MESH_POINTS:] = HAIR_SD_M
-    return Surface(np.concatenate((face, fit.vertices[scalp])), normals, rigid, mobility, place_sd)
-
-
-def _widest(points: Floats, values: Floats) -> Floats:
-    """The largest of ``values`` [P] within a patch's reach of each of ``points`` [P, 3]."""
-    apart = np.linalg.norm(points[:, None] - points[None], axis=-1)
-    return np.asarray(np.where(apart < REACH_M, values, 0.0).max(1))
-
-
-def _forward(vertices: Floats, triangles: Ints) -> Floats:
-    """Normals [V, 3] of a face's mesh that point out of the head."""
-    normals = vertex_normals(vertices, triangles)
-    return normals if normals[:, 2].sum() > 0 else -normals
 
 
 @dataclass(frozen=True)
@@ -128,23 +60,26 @@ class Patches:
     normals: Floats  # [P, 3]
     place_sd: Floats  # [P], metres
     trust: Floats  # [P, 2, 2], root of the information in 1/px
+    shapes: Floats  # [P, K, 3], how expressions move them
 
     def at(self, rows: Any) -> Patches:
         """Some of them."""
-        return Patches(
-            self.key_of[rows], self.key_px[rows], self.points[rows], self.normals[rows],
-            self.place_sd[rows], self.trust[rows],
-        )  # fmt: skip
+        return Patches(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def moved(self, expression: Floats) -> Floats:
+        """Where they are on the head [P, 3] with coefficients [K], or [P, K] each its own."""
+        by = "pk,pkc->pc" if expression.ndim == 2 else "k,pkc->pc"
+        return self.points + np.einsum(by, expression, self.shapes)
 
     @staticmethod
     def join(parts: list[Patches]) -> Patches:
         """All of several."""
-        columns = ("key_of", "key_px", "points", "normals", "place_sd", "trust")
+        columns = [field.name for field in fields(Patches)]
         return Patches(*(np.concatenate([getattr(p, c) for p in parts]) for c in columns))
 
     def best(self, most: int) -> Patches:
         """Those that are surest, spread over the head (farthest point sampling)."""
-        sure = np.linalg.det(self.trust)
+        sure = np.abs(np.linalg.det(self.trust))
         worth = np.flatnonzero(sure >= np.median(sure))
         chosen = [int(worth[sure[worth].argmax()])]
         nearest = np.full(len(worth), np.inf)
@@ -156,34 +91,58 @@ class Patches:
 
 
 @dataclass(frozen=True)
+class Evened:
+    """A picture's local contrast as 8 bits [H, W]."""
+
+    coarse: UInt8
+    fine: UInt8
+
+
+@dataclass(frozen=True)
 class SkinMap:
     """Key frames with their patches: what is needed to place a head in another picture."""
 
-    keys: tuple[UInt8, ...]  # the evened picture of each key frame
-    key_poses: Poses  # [K]
+    keys: tuple[Evened, ...]
+    key_poses: Poses  # [N]
+    key_expressions: Floats  # [N, K]
     patches: Patches
     surface: Surface
 
+    @cached_property
+    def key_points(self) -> Floats:
+        """The surface [N, S, 3] in each key frame's expression."""
+        shown = np.tensordot(self.key_expressions, self.surface.shapes, 1)
+        return np.asarray(self.surface.points + shown)
 
-def evened(picture: UInt8) -> UInt8:
-    """Local contrast of a picture as 8 bits, whatever the light."""
+
+def evened(picture: UInt8) -> Evened:
+    """Local contrast of a picture, whatever the light."""
     import cv2
 
     gray = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY).astype(np.float32)
-    mean = cv2.blur(gray, (EVEN_OUT_PX, EVEN_OUT_PX))
-    off = gray - mean
+    return Evened(_evened(gray, COARSE_PX), _evened(gray, FINE_PX))
+
+
+def _evened(gray: NDArray[np.float32], side: int) -> UInt8:
+    import cv2
+
+    off = gray - cv2.blur(gray, (side, side))
     # OpenCV's running sums leave tiny negative values where a picture is even.
-    spread = np.sqrt(np.maximum(cv2.blur(off * off, (EVEN_OUT_PX, EVEN_OUT_PX)), 0.0))
+    spread = np.sqrt(np.maximum(cv2.blur(off * off, (side, side)), 0.0))
     even = 128 + EVEN_OUT_GAIN * off / (spread + EVEN_OUT_FLOOR)
     return np.asarray(np.clip(even, 0, 255).astype(np.uint8))
 
 
-def pick(image: UInt8, pose: Poses, surface: Surface, lens: Lens, number: int) -> Patches | None:
-    """Patches of one key frame (an evened picture with its pose [1]); None where it shows none."""
+def pick(  # noqa: PLR0917
+    picture: Evened, pose: Poses, expression: Floats, surface: Surface, lens: Lens, number: int
+) -> Patches | None:
+    """Patches of one key frame (a picture with its pose [1] and coefficients [K]); None where it
+    shows none."""
     import cv2
     from scipy.interpolate import LinearNDInterpolator
 
-    flat, _ = project(pose, surface.points[None], lens)
+    image = picture.fine
+    flat, _ = project(pose, surface.at(expression)[None], lens)
     flat = flat[0]
     shown = surface.facing(pose)[0] > FACING
     rigid = shown & surface.rigid
@@ -197,17 +156,18 @@ def pick(image: UInt8, pose: Poses, surface: Surface, lens: Lens, number: int) -
     if corners is None:
         return None
     chosen = corners[:, 0].astype(np.float64)
-    table = np.column_stack((surface.points, surface.normals, surface.mobility, surface.place_sd))[
-        shown
-    ]
-    found = LinearNDInterpolator(flat[shown], table)(chosen + 0.5)
+    by_point = surface.shapes.transpose(1, 0, 2).reshape(len(flat), -1)
+    table = np.column_stack(
+        (surface.points, surface.normals, surface.mobility, surface.place_sd, by_point)
+    )
+    found = LinearNDInterpolator(flat[shown], table[shown])(chosen + 0.5)
     good = np.isfinite(found).all(1) & (found[:, 6] < STILL_M)
     found, chosen = found[good], chosen[good]
     depth = float((pose.R[0] @ surface.points.mean(0) + pose.t[0])[2])
     moved_px = MOVED_SHARE * found[:, 6] * lens.focal / depth
     return Patches(
         np.full(len(found), number, np.int64), chosen, found[:, :3], found[:, 3:6], found[:, 7],
-        _trust(image, chosen, moved_px),
+        _trust(image, chosen, moved_px), found[:, 8:].reshape(len(found), -1, 3),
     )  # fmt: skip
 
 
@@ -244,17 +204,22 @@ def _trust(image: UInt8, pixels: Floats, moved_px: Floats) -> Floats:
     return np.asarray(axes / deviation[:, :, None])
 
 
-def find(skin: SkinMap, image: UInt8, pose: Poses, lens: Lens, nearest: int) -> tuple[Ints, Floats]:
+def find(  # noqa: PLR0917
+    skin: SkinMap, picture: Evened, pose: Poses, expression: Floats, lens: Lens, nearest: int, *,
+    coarse: bool,
+) -> tuple[Ints, Floats]:  # fmt: skip
     """Patches [F] that a picture shows and where [F, 2], from its key frames of nearest view.
 
-    A key frame is first drawn as it would look from here (over the landmarks' surface), so that
-    what is left to find is a small shift.
+    A key frame is first drawn as it would look from here and with this expression (over the
+    landmarks' surface), so that what is left to find is a small shift; ``coarse`` finds a larger
+    one, less exactly.
     """
+    image = picture.coarse if coarse else picture.fine
     turn = rotvecs(skin.key_poses.R @ pose.R[0].T)
     apart = np.linalg.norm(turn[:, :2], axis=1) + 0.5 * np.abs(turn[:, 2])
     keys = [k for k in np.argsort(apart)[:nearest] if apart[k] < NEAR_RAD]
     patches = skin.patches
-    guess, _ = project(pose, patches.points[None], lens)
+    guess, _ = project(pose, patches.moved(expression)[None], lens)
     shown = facing(pose, patches.points, patches.normals)[0] > FACING
     points, pixels = [np.zeros(0, np.int64)], [np.zeros((0, 2))]
     if not keys or not shown.any():
@@ -262,14 +227,15 @@ def find(skin: SkinMap, image: UInt8, pose: Poses, lens: Lens, nearest: int) -> 
     box = _box(guess[0, shown], image.shape)
     if box is None:
         return points[0], pixels[0]
-    maps = _maps(skin, pose, keys, box, lens)
+    maps = _maps(skin, pose, expression, keys, box, lens)
     top, left, bottom, right = box
     crop = np.ascontiguousarray(image[top:bottom, left:right])
     for key, warp in zip(keys, maps, strict=True):
         mine = np.flatnonzero((patches.key_of == key) & shown)
         if len(mine) == 0:
             continue
-        found, at = _matched(skin.keys[key], warp, crop, patches.key_px[mine],
+        drawn = skin.keys[key].coarse if coarse else skin.keys[key].fine
+        found, at = _matched(drawn, warp, crop, patches.key_px[mine],
                              guess[0, mine] - 0.5 - (left, top))  # fmt: skip
         points.append(mine[found])
         pixels.append(np.asarray(at[found] + 0.5 + (left, top), np.float64))
@@ -286,8 +252,8 @@ def _box(pixels: Floats, shape: tuple[int, ...]) -> Box | None:
     return int(top), int(left), int(bottom), int(right)
 
 
-def _maps(
-    skin: SkinMap, pose: Poses, keys: list[int], box: Box, lens: Lens
+def _maps(  # noqa: PLR0917
+    skin: SkinMap, pose: Poses, expression: Floats, keys: list[int], box: Box, lens: Lens
 ) -> list[NDArray[np.float32]]:
     """Per key frame, where in it each pixel of the box comes from: [h, w, 2], integer centres."""
     import cv2
@@ -296,8 +262,8 @@ def _maps(
 
     surface = skin.surface
     shown = surface.facing(pose)[0] > DRAWN_FACING
-    here, _ = project(pose, surface.points[None], lens)
-    there, _ = project(skin.key_poses[np.array(keys)], surface.points[None], lens)
+    here, _ = project(pose, surface.at(expression)[None], lens)
+    there, _ = project(skin.key_poses[np.array(keys)], skin.key_points[keys], lens)
     flat = here[0, shown] - 0.5
     values = there[:, shown].transpose(1, 0, 2).reshape(len(flat), -1) - 0.5
     top, left, bottom, right = box

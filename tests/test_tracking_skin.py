@@ -26,17 +26,18 @@ from gsavatar.tracking_motion import mean_rotation, reach, rotvecs
 from gsavatar.tracking_skin import (
     Patches,
     SkinMap,
-    Surface,
     _trust,
     evened,
-    facing,
     find,
     pick,
 )
 from gsavatar.tracking_solve import Lens, Poses, project, rotations
+from gsavatar.tracking_surface import Surface, bent, facing
 
 LENS = Lens(1100.0, 256.0, 256.0)
 UPRIGHT = np.diag([1.0, -1.0, -1.0])
+STILL = np.zeros(0)
+"""The coefficients of a face without expressions."""
 
 
 def poses_at(turns: np.ndarray, shifts: np.ndarray) -> Poses:
@@ -53,7 +54,7 @@ def a_surface() -> Surface:
     assert count == MESH_POINTS
     return Surface(
         points, vertex_normals(points, triangles), np.ones(count, bool), np.zeros(count),
-        np.full(count, 0.005),
+        np.full(count, 0.005), np.zeros((0, count, 3)),
     )  # fmt: skip
 
 
@@ -75,9 +76,9 @@ def turned_camera(picture: np.ndarray, turn: np.ndarray) -> np.ndarray:
 
 def a_map(picture: np.ndarray) -> SkinMap:
     image, surface = evened(picture), a_surface()
-    patches = pick(image, front(), surface, LENS, 0)
+    patches = pick(image, front(), STILL, surface, LENS, 0)
     assert patches is not None and len(patches.points) > 40
-    return SkinMap((image,), front(), patches, surface)
+    return SkinMap((image,), front(), STILL[None], patches, surface)
 
 
 @pytest.mark.parametrize("turn", [(0.0, 0.0, 0.08), (0.008, -0.01, 0.0), (0.005, 0.01, -0.05)])
@@ -86,7 +87,7 @@ def test_a_turned_camera_is_found(turn: tuple[float, float, float]) -> None:
     angle = np.array(turn)
     R = rotations(angle[None])[0]
     true = Poses((R @ front().R[0])[None], (R @ front().t[0])[None])
-    found = locate(a_map(picture), turned_camera(picture, angle), front(), LENS, passes=2)
+    found = locate(a_map(picture), turned_camera(picture, angle), front(), STILL, LENS, passes=2)
     assert found is not None
     points = a_surface().points[None]
     off = project(found, points, LENS)[0] - project(true, points, LENS)[0]
@@ -96,14 +97,14 @@ def test_a_turned_camera_is_found(turn: tuple[float, float, float]) -> None:
 def test_patches_found_in_the_key_frame_itself_stay_in_place() -> None:
     picture = a_picture(1)
     skin = a_map(picture)
-    point, pixels = find(skin, evened(picture), front(), LENS, 1)
+    point, pixels = find(skin, evened(picture), front(), STILL, LENS, 1, coarse=False)
     assert len(point) > 0.9 * len(skin.patches.points)
     np.testing.assert_allclose(pixels, skin.patches.key_px[point] + 0.5, atol=0.02)
 
 
 def test_another_picture_is_not_recognised() -> None:
     skin = a_map(a_picture(1))
-    assert locate(skin, np.full((512, 512, 3), 90, np.uint8), front(), LENS) is None
+    assert locate(skin, np.full((512, 512, 3), 90, np.uint8), front(), STILL, LENS) is None
 
 
 @pytest.mark.parametrize(("turns", "every"), [(True, LOOK_EVERY), (False, STILL_LOOK_EVERY)])
@@ -117,7 +118,7 @@ def test_a_path_starts_each_search_where_the_last_one_ended(turns: bool, every: 
     poses, good = locate_all(
         bundle,
         lambda row: turned_camera(picture, angles[row]) if row != missing else None,
-        np.arange(count), start,
+        np.arange(count), start, np.zeros((count, 0)),
     )  # fmt: skip
     assert np.flatnonzero(good).tolist() == [0, every, 3 * every, 4 * every]
     turned = rotations(angles) @ start.R
@@ -149,6 +150,47 @@ def test_the_best_patches_are_spread() -> None:
     assert len(few.points) == 10 and gaps[np.triu_indices(10, 1)].min() > 0.01
 
 
+def test_patches_are_trusted_whichever_way_their_axes_turn() -> None:
+    patches = a_map(a_picture(3)).patches
+    mirrored = replace(patches, trust=patches.trust[:, ::-1])  # the determinants change sign
+    np.testing.assert_array_equal(mirrored.best(10).points, patches.best(10).points)
+
+
+def test_what_an_expression_moves_does_not_move_the_head() -> None:
+    """The whole skin slides 4 mm to the side, in the key frame or in the one that is looked at."""
+    picture, aside = a_picture(5), np.array([0.004, 0.0, 0.0])
+    count = MESH_POINTS
+    surface = replace(a_surface(), shapes=np.tile(aside, (1, count, 1)))
+    points = a_surface().points[None]
+    slide = project(front(), points + aside, LENS)[0] - project(front(), points, LENS)[0]
+    shift = slide.mean((0, 1))
+    whole = shift.round().astype(int)
+    slid = np.roll(picture, (whole[1], whole[0]), axis=(0, 1))
+    for key, frame, before, after in ((0.0, 1.0, picture, slid), (1.0, 0.0, slid, picture)):
+        image = evened(before)
+        patches = pick(image, front(), np.array([key]), surface, LENS, 0)
+        assert patches is not None
+        skin = SkinMap((image,), front(), np.array([[key]]), patches, surface)
+        for told, off_px in ((frame, np.linalg.norm(whole - shift)), (key, np.abs(whole).max())):
+            found = locate(skin, after, front(), np.array([told]), LENS, passes=2)
+            assert found is not None
+            off = project(found, points, LENS)[0] - project(front(), points, LENS)[0]
+            assert np.linalg.norm(off.mean((0, 1))) == pytest.approx(off_px, abs=0.15)
+
+
+def test_a_surface_follows_the_places_on_it_and_is_left_alone_elsewhere() -> None:
+    surface = a_surface()
+    some = surface.points[surface.points[:, 1] > 0.0]
+    bulge = 0.003 * np.exp(-0.5 * ((some - some[0]) ** 2).sum(1) / 0.03**2)
+    places = some + bulge[:, None] * (0.0, 0.0, 1.0)
+    followed = bent(surface, some, places)
+    apart = np.linalg.norm(surface.points[:, None] - some[None], axis=-1).min(1)
+    moved = followed.points - surface.points
+    on = apart == 0
+    np.testing.assert_allclose(moved[on], places - some, atol=4e-4)
+    assert np.abs(moved[apart > 0.06]).max() < 2e-4
+
+
 class Scene:
     """Poses, places and where the places are seen."""
 
@@ -165,7 +207,7 @@ class Scene:
         frame, point = (a.ravel() for a in np.mgrid[:count, :150])
         seen = pixels[frame, point] + rng.normal(0, noise_px, (len(frame), 2))
         trust = np.tile(np.eye(2) / 0.25, (len(frame), 1, 1))
-        self.seen = _Seen(point, frame, seen, trust)
+        self.seen = _Seen(point, frame, seen, trust, np.zeros((len(frame), 3)))
         off = rng.normal(0, 1, (count, 6)) * (0.002, 0.002, 0.01, 0.02, 0.02, 0.02)
         self.start = moved(self.poses, off)
         self.guessed = self.places + rng.normal(0, 0.003, self.places.shape)
@@ -237,10 +279,10 @@ def test_the_step_goes_down_the_costs_gradient() -> None:
 
 def test_too_little_to_see_is_said() -> None:
     poses = poses_at(np.zeros((30, 3)), np.tile(front().t, (30, 1)))
-    rows = np.arange(30)
-    assert adjust(None, rows, poses, a_surface(), LENS, focal_known=False) is None
+    rows, still = np.arange(30), np.zeros((30, 0))
+    assert adjust(None, rows, poses, still, a_surface(), LENS, focal_known=False) is None
     gray = np.full((512, 512, 3), 100, np.uint8)
-    nothing = adjust(lambda row: gray, rows, poses, a_surface(), LENS, focal_known=False)
+    nothing = adjust(lambda row: gray, rows, poses, still, a_surface(), LENS, focal_known=False)
     assert nothing is None
 
 
@@ -256,8 +298,9 @@ def test_a_whole_adjustment_of_a_turning_camera(monkeypatch: pytest.MonkeyPatch)
         true, np.random.default_rng(1).normal(0, 0.01, (40, 6)) * (0.1, 0.1, 0.3, 1, 1, 1)
     )
     bundle = adjust(
-        lambda row: pictures[row], np.arange(40), start, a_surface(), LENS, focal_known=True
-    )
+        lambda row: pictures[row], np.arange(40), start, np.zeros((40, 0)), a_surface(), LENS,
+        focal_known=True,
+    )  # fmt: skip
     assert isinstance(bundle, Bundle) and bundle.lens.focal == LENS.focal
     points = a_surface().points[None]
     before = project(start, points, LENS)[0] - project(true, points, LENS)[0]
