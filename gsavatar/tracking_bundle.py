@@ -34,9 +34,9 @@ LEAST_TURN_RAD = 0.25
 the turn. Where a head turns less than this from its mean, sliding skin widened its nods by 40 % and
 flattened its face: there the face's depth and how widely the head turns are the landmarks' to say.
 """
-CAUTIOUS_PLACES, TURNED_PLACES = 0.6, 2.0
-"""While the focal length is sought, places are held this much closer to the fitted face; of a head
-that turns they are then held this much less, as its skin shows where they are."""
+PLACES, TURNED_PLACES = (0.6, 1.0), (1.0, 2.0)
+"""Share of their deviation by which places may leave the fitted face, while the focal length is
+sought and then; of a head that turns more, as its skin shows where they are."""
 TURNED_PASSES = 3
 """How often a turning head's patches are looked for, each time from better poses and places."""
 POSE_SD = np.array([0.02, 0.02, 0.05, 0.05, 0.05, 0.05])
@@ -95,7 +95,9 @@ def adjust(  # noqa: PLR0917
     patches = Patches.join(parts)
     skin = SkinMap(tuple(images[k] for k in keys), own[keys], shown[keys], patches, surface)
     new, sigma = own, 0.0
-    shared, loose = (TURNED_SHARED_ERROR, TURNED_PLACES) if shows_depth else (SHARED_ERROR, 1.0)
+    shared, loose = SHARED_ERROR, PLACES
+    if shows_depth:
+        shared, loose = TURNED_SHARED_ERROR, TURNED_PLACES
     for number in range(TURNED_PASSES if shows_depth else 2):
         cautious = number == 0
         seen = _sightings(skin, images, new, shown, lens, keys, coarse=cautious)
@@ -104,7 +106,7 @@ def adjust(  # noqa: PLR0917
         if len(seen.point) < 10 * MIN_OBSERVATIONS:
             return None
         problem = _Problem(
-            own, patches.points, patches.place_sd * (CAUTIOUS_PLACES if cautious else loose), seen,
+            own, patches.points, patches.place_sd * loose[0 if cautious else 1], seen,
             lens, focal_known or not cautious, FOCAL_SHARED_ERROR if cautious else shared,
             swing_held=not shows_depth,
         )  # fmt: skip
@@ -246,13 +248,13 @@ class _Problem:
         self, poses: Poses, points: Floats, lens: Lens
     ) -> tuple[Lens, float, Poses, Floats] | None:
         """Levenberg-Marquardt over poses, places and the focal length's logarithm."""
-        damping, before, sigma = 1e-3, np.inf, FOCAL_SD
+        damping, before = 1e-3, np.inf
         for _ in range(ROUNDS):
             cost = self.cost(poses, points, lens)
             step = _Normal(self, poses, points, lens).step(damping)
             if step is None:
                 return None
-            d_pose, d_point, d_focal, sigma = step
+            d_pose, d_point, d_focal, _ = step
             tried = moved(poses, d_pose), points + d_point, replace(
                 lens, focal=float(lens.focal * np.exp(d_focal))
             )  # fmt: skip
@@ -265,7 +267,17 @@ class _Problem:
             if before - new < 1e-4 * new:
                 break
             before = new
-        return lens, sigma, poses, points
+        return lens, self.doubt(poses, points, lens), poses, points
+
+    def doubt(self, poses: Poses, points: Floats, lens: Lens) -> float:
+        """Deviation of the focal length's logarithm at an answer; 0 if it is known.
+
+        How widely the head turns is as uncertain as it is, also where it is held: what is held
+        must not pass for what was seen.
+        """
+        loose = replace(self, swing_held=False)
+        step = _Normal(loose, poses, points, lens).step(0.0)
+        return FOCAL_SD if step is None else step[3]
 
     def cost(self, poses: Poses, points: Floats, lens: Lens) -> float:
         """Twice the negative logarithm of the belief in an answer."""

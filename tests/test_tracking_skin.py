@@ -12,6 +12,7 @@ from gsavatar import tracking_bundle
 from gsavatar.morphable import MESH_POINTS, canonical_face
 from gsavatar.morphable_surface import vertex_normals
 from gsavatar.tracking_bundle import (
+    FOCAL_SHARED_ERROR,
     LEAST_TURN_RAD,
     SWING_SD,
     Bundle,
@@ -251,6 +252,17 @@ def test_a_still_head_leaves_the_focal_length_open() -> None:
     )
     assert solved is not None and better is not None
     assert solved[1] > 2 * better[1]
+
+
+def test_a_width_that_is_held_does_not_pass_for_a_focal_length_that_was_seen() -> None:
+    scene = Scene(yaw=0.1, noise_px=0.3)
+    loose = replace(scene.problem(False, scene.lens), shared_error=FOCAL_SHARED_ERROR)
+    held = replace(loose, swing_held=True)
+    at = scene.poses, scene.places, scene.lens
+    conditional = _Normal(held, *at).step(0.0)
+    assert conditional is not None
+    assert held.doubt(*at) == loose.doubt(*at) > 1.15 * conditional[3]
+    assert replace(held, focal_known=True).doubt(*at) == 0.0
 
 
 def test_the_step_goes_down_the_costs_gradient() -> None:
