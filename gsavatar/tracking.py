@@ -214,7 +214,7 @@ def _bundle(
     """Poses and focal length from the skin of the sample frames."""
     start = first_poses(fit.rest, sample.seen_px, RIGID_WEIGHT, lens)
     start = refine_poses(start, fit.rest[None], sample.seen_px, fit.rigid_weight, lens)
-    expressions = _expressions(fit, sample, start, lens, tied=False)
+    expressions = _of_the_skull(fit, _faces(fit, sample, start, lens, tied=False)[0])
     bundle = adjust(
         pictures, sample.rows, start, expressions, surface_of(fit), lens,
         focal_known=focal_known,
@@ -247,15 +247,13 @@ def _all_frames(  # noqa: PLR0917
     seen = footage.seen_px
     start = first_poses(fit.rest, seen, RIGID_WEIGHT, lens)
     raw = refine_poses(start, fit.rest[None], seen, fit.rigid_weight, lens)
-    prior = expression_prior(fit.model.names, footage.scores, fit.usual, footage.time_s)
-    coefficients: Floats = np.zeros((len(seen), len(fit.model.names)))
     bone = np.flatnonzero(fit.rigid_weight > 0)
     points, worth, shake = fit.rest[bone], fit.rigid_weight[bone], SHAKE_SD
     shown: Floats = np.ones((len(seen), len(points)))
     talk: Floats = np.zeros(1)
     count: Floats = np.ones(len(seen))
     if bundle is not None and pictures is not None:
-        expressions = _expressions(fit, footage, raw, lens)
+        expressions = _of_the_skull(fit, _faces(fit, footage, raw, lens)[0])
         located, looked = locate_all(bundle, pictures, footage.rows, raw, expressions)
         if not bundle.shows_depth:  # there a second path is as good, and errs for other reasons
             located = meeting(located, raw, footage.time_s, footage.file_index)
@@ -268,34 +266,40 @@ def _all_frames(  # noqa: PLR0917
     start_px, _ = project(raw, points[None], lens)
     flow = measure_flow(pictures, footage.rows, start_px)
     flow = Flow(flow.shift - talk, flow.trust * shown[:-1])
-    for step in range(2):
-        if step > 0 and bundle is None:
-            moved = fit.rest + _upper_motion(fit, coefficients)
-            raw = refine_poses(raw, moved, seen, fit.rigid_weight, lens, steps=3)
+    tell(1)
+
+    def joined(raw: Poses) -> tuple[Poses, Floats, Floats]:
         poses = join_flow(
             raw, points, worth, flow, footage.time_s, footage.file_index, lens, shake, count
         )
-        steady, _ = steadied(poses, fit.rest[None], seen, fit.rigid_weight, lens)
-        steady = steady - fit.slide.pixels(poses, lens)
-        coefficients = fit_expressions(
-            poses, fit.rest, fit.shapes, steady, EXPRESSION_WEIGHT, lens, prior
-        )
-        tell(1 + step)
+        return poses, *_faces(fit, footage, poses, lens)
+
+    poses, coefficients, steady = joined(raw)
+    if bundle is None:  # landmarks on a face that moves less than they thought tell poses better
+        moved = fit.rest + _upper_motion(fit, coefficients)
+        raw = refine_poses(raw, moved, seen, fit.rigid_weight, lens, steps=3)
+        poses, coefficients, steady = joined(raw)
+    tell(2)
     return poses, coefficients, _weights(fit, poses, coefficients, steady, lens)
 
 
-def _expressions(
+def _faces(
     fit: Fit, footage: _Footage, poses: Poses, lens: Lens, *, tied: bool = True
-) -> Floats:
-    """Coefficients [T, K] of frames that have these poses, of the shapes that move the skull's skin
-    and zero for others; ``tied`` to those of their neighbours in time."""
+) -> tuple[Floats, Floats]:
+    """Coefficients [T, K] of frames that have these poses, ``tied`` to those of their neighbours
+    in time, and the landmarks [T, L, 2] they explain."""
     prior = expression_prior(fit.model.names, footage.scores, fit.usual, footage.time_s)
     if not tied:
         prior = replace(prior, change_precision=np.zeros_like(prior.precision))
     steady, _ = steadied(poses, fit.rest[None], footage.seen_px, fit.rigid_weight, lens)
     steady = steady - fit.slide.pixels(poses, lens)
     found = fit_expressions(poses, fit.rest, fit.shapes, steady, EXPRESSION_WEIGHT, lens, prior)
-    return found * np.array([name.startswith(SKULL_SKIN_SHAPES) for name in fit.model.names])
+    return found, steady
+
+
+def _of_the_skull(fit: Fit, coefficients: Floats) -> Floats:
+    """Coefficients [T, K] of the shapes that move the skull's skin, zero for others."""
+    return coefficients * [name.startswith(SKULL_SKIN_SHAPES) for name in fit.model.names]
 
 
 def _talk(poses: Poses, points: Floats, shapes: Floats, expressions: Floats, lens: Lens) -> Floats:
@@ -310,12 +314,7 @@ def _talk(poses: Poses, points: Floats, shapes: Floats, expressions: Floats, len
 
 def _on_path(fit: Fit, footage: _Footage, lens: Lens, poses: Poses) -> tuple[Poses, Floats, Floats]:
     """Poses as given, and the coefficients [T, K] and weights [T] of every frame on them."""
-    prior = expression_prior(fit.model.names, footage.scores, fit.usual, footage.time_s)
-    steady, _ = steadied(poses, fit.rest[None], footage.seen_px, fit.rigid_weight, lens)
-    steady = steady - fit.slide.pixels(poses, lens)
-    coefficients = fit_expressions(
-        poses, fit.rest, fit.shapes, steady, EXPRESSION_WEIGHT, lens, prior
-    )
+    coefficients, steady = _faces(fit, footage, poses, lens)
     return poses, coefficients, _weights(fit, poses, coefficients, steady, lens)
 
 
