@@ -61,7 +61,8 @@ def read_planes(grids: list[Tensor], places: Tensor, levels: Levels) -> Tensor:
     """What the planes hold at places [N, 3] of -1 to 1, [N, 36]: xy, yz and xz after one another.
 
     ``grids`` holds one tensor [3, 1, side, side] per level. Zeros outside ``INSIDE``. Raises
-    ``InputError`` if ``GSAVATAR_PLANES`` names a reader that is unknown or not installed.
+    ``InputError`` if ``GSAVATAR_PLANES`` names an unknown reader, or one that is not installed and
+    the places are on a CUDA device.
     """
     inside = (places.abs() <= INSIDE).all(dim=-1, keepdim=True)
     unit = 0.5 * (places.clamp(-INSIDE, INSIDE) + 1.0)
@@ -90,7 +91,7 @@ def _read_by_torch(grids: list[Tensor], at: Tensor, levels: Levels) -> Tensor:
 
 def _read_by_tinycudann(grids: list[Tensor], at: Tensor, levels: Levels) -> Tensor:
     """The same from one grid encoding a plane, with the caller's tensors for its own."""
-    encoding = _encoding(levels)
+    encoding = _encoding(levels, at.get_device())
     codes = []
     for plane, own in enumerate(at):
         flat = torch.cat([_padded(grid[plane].flatten()) for grid in grids])
@@ -103,8 +104,8 @@ def _padded(values: Tensor) -> Tensor:
 
 
 @cache
-def _encoding(levels: Levels) -> Any:
-    """tinycudann's grid encoding of a plane; its own parameters are never read."""
+def _encoding(levels: Levels, device: int) -> Any:
+    """tinycudann's grid encoding of a plane on a CUDA device; its own parameters are never read."""
     try:
         import tinycudann
     except ImportError:
@@ -116,4 +117,5 @@ def _encoding(levels: Levels) -> Any:
         "otype": "Grid", "type": "Dense", "n_levels": LEVELS, "n_features_per_level": 1,
         "base_resolution": COARSEST, "per_level_scale": levels.growth, "interpolation": "Linear",
     }  # fmt: skip
-    return tinycudann.Encoding(2, config, dtype=torch.float32)
+    with torch.cuda.device(device):
+        return tinycudann.Encoding(2, config, dtype=torch.float32)

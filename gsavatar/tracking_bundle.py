@@ -117,7 +117,8 @@ def adjust(  # noqa: PLR0917
         sigma = found_sigma if cautious else sigma
         skin = replace(skin, key_poses=new[keys], patches=replace(skin.patches, points=places))
         if shows_depth:
-            skin = replace(skin, surface=bent(surface, patches.points, places))
+            known = np.unique(seen.point)  # nothing says where the others are
+            skin = replace(skin, surface=bent(surface, patches.points[known], places[known]))
     skin = replace(skin, patches=skin.patches.at(np.unique(seen.point)))
     return Bundle(lens, sigma, index, new, skin, shows_depth)
 
@@ -144,7 +145,7 @@ class _Seen:
     frame: Ints  # [O]
     pixels: Floats  # [O, 2], pixel centres at +0.5
     trust: Floats  # [O, 2, 2]
-    moved: Floats  # [O, 3], what the frame's expression adds to the patch's place
+    by_expression: Floats  # [O, 3], what the frame's expression adds to the patch's place
 
     def at(self, rows: Any) -> _Seen:
         return _Seen(*(getattr(self, field.name)[rows] for field in fields(self)))
@@ -173,7 +174,7 @@ def _sightings(  # noqa: PLR0917
         pixels.append(skin.patches.key_px[mine] + 0.5)
         frames.append(np.full(len(mine), int(key), np.int64))
     every, of = np.concatenate(points), np.concatenate(frames)
-    shift = np.einsum("ok,okc->oc", expressions[of], skin.patches.shapes[every])
+    shift = np.einsum("tk,pkc->tpc", expressions, skin.patches.shapes)[of, every]
     return _Seen(every, of, np.concatenate(pixels), skin.patches.trust[every], shift)
 
 
@@ -191,7 +192,7 @@ def off_start(poses: Poses, start: Poses) -> Floats:
 
 def _residuals(poses: Poses, points: Floats, seen: _Seen, lens: Lens) -> tuple[Floats, Floats]:
     """What sightings differ by [O, 2] in their deviations, and camera coordinates [O, 3]."""
-    there = points[seen.point] + seen.moved
+    there = points[seen.point] + seen.by_expression
     at = np.einsum("oab,ob->oa", poses.R[seen.frame], there) + poses.t[seen.frame]
     pixels = at[:, :2] / at[:, 2:] * lens.focal + (lens.cx, lens.cy)
     return np.einsum("oij,oj->oi", seen.trust, seen.pixels - pixels), at
@@ -275,6 +276,8 @@ class _Problem:
         How widely the head turns is as uncertain as it is, also where it is held: what is held
         must not pass for what was seen.
         """
+        if self.focal_known:
+            return 0.0
         loose = replace(self, swing_held=False)
         step = _Normal(loose, poses, points, lens).step(0.0)
         return FOCAL_SD if step is None else step[3]

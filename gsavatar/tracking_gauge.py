@@ -53,5 +53,13 @@ def on_the_face(bundle: Bundle, points: Floats, weight: Floats, seen_px: Floats)
         normals=bundle.skin.patches.normals @ turn, place_sd=bundle.skin.patches.place_sd / size,
         shapes=bundle.skin.patches.shapes @ turn / size,
     )  # fmt: skip
-    skin = replace(bundle.skin, key_poses=moved(bundle.skin.key_poses), patches=patches)
+    surface = bundle.skin.surface
+    surface = replace(
+        surface, points=(surface.points - shift) @ turn / size, normals=surface.normals @ turn,
+        mobility=surface.mobility / size, place_sd=surface.place_sd / size,
+        shapes=surface.shapes @ turn / size,
+    )  # fmt: skip
+    skin = replace(
+        bundle.skin, key_poses=moved(bundle.skin.key_poses), patches=patches, surface=surface
+    )
     return replace(bundle, poses=moved(bundle.poses), skin=skin)

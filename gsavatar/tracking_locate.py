@@ -39,7 +39,7 @@ def locate(  # noqa: PLR0917
         if len(point) < MIN_POINTS:
             return None
         known = skin.patches.at(point)
-        places = known.moved(expression)
+        places = known.shown(expression)
         pose = _resect(pose, start, places, pixels, known.trust, lens)
     return pose
 

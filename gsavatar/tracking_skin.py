@@ -19,7 +19,7 @@ from gsavatar.morphable import Floats, Ints
 from gsavatar.tracking_motion import rotvecs
 from gsavatar.tracking_priors import BROWS, EYELIDS
 from gsavatar.tracking_solve import Lens, Poses, project
-from gsavatar.tracking_surface import Surface, facing
+from gsavatar.tracking_surface import HAIR_SD_M, SKIN_SD_M, Surface, facing
 
 UInt8 = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
@@ -66,10 +66,9 @@ class Patches:
         """Some of them."""
         return Patches(*(getattr(self, field.name)[rows] for field in fields(self)))
 
-    def moved(self, expression: Floats) -> Floats:
-        """Where they are on the head [P, 3] with coefficients [K], or [P, K] each its own."""
-        by = "pk,pkc->pc" if expression.ndim == 2 else "k,pkc->pc"
-        return self.points + np.einsum(by, expression, self.shapes)
+    def shown(self, expression: Floats) -> Floats:
+        """Where they are on the head [P, 3] with coefficients [K]."""
+        return self.points + np.einsum("k,pkc->pc", expression, self.shapes)
 
     @staticmethod
     def join(parts: list[Patches]) -> Patches:
@@ -78,9 +77,13 @@ class Patches:
         return Patches(*(np.concatenate([getattr(p, c) for p in parts]) for c in columns))
 
     def best(self, most: int) -> Patches:
-        """Those that are surest, spread over the head (farthest point sampling)."""
+        """Those that are surest, spread over the face (farthest point sampling); hair, which waves
+        and whose outline slides, only where there is little else."""
         sure = np.abs(np.linalg.det(self.trust))
-        worth = np.flatnonzero(sure >= np.median(sure))
+        usable = self.place_sd < (SKIN_SD_M + HAIR_SD_M) / 2
+        if usable.sum() < most:
+            usable[:] = True
+        worth = np.flatnonzero(usable & (sure >= np.median(sure[usable])))
         chosen = [int(worth[sure[worth].argmax()])]
         nearest = np.full(len(worth), np.inf)
         while len(chosen) < min(most, len(worth)):
@@ -92,10 +95,19 @@ class Patches:
 
 @dataclass(frozen=True)
 class Evened:
-    """A picture's local contrast as 8 bits [H, W]."""
+    """A picture's local contrast, whatever the light."""
 
-    coarse: UInt8
-    fine: UInt8
+    gray: NDArray[np.float32]  # [H, W]
+
+    @cached_property
+    def coarse(self) -> UInt8:
+        """Over wide squares [H, W]."""
+        return _evened(self.gray, COARSE_PX)
+
+    @cached_property
+    def fine(self) -> UInt8:
+        """Over narrow squares [H, W]."""
+        return _evened(self.gray, FINE_PX)
 
 
 @dataclass(frozen=True)
@@ -116,11 +128,11 @@ class SkinMap:
 
 
 def evened(picture: UInt8) -> Evened:
-    """Local contrast of a picture, whatever the light."""
+    """An RGB picture to be compared by its local contrast."""
     import cv2
 
-    gray = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY).astype(np.float32)
-    return Evened(_evened(gray, COARSE_PX), _evened(gray, FINE_PX))
+    gray = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
+    return Evened(gray.astype(np.float32))
 
 
 def _evened(gray: NDArray[np.float32], side: int) -> UInt8:
@@ -167,7 +179,7 @@ def pick(  # noqa: PLR0917
     moved_px = MOVED_SHARE * found[:, 6] * lens.focal / depth
     return Patches(
         np.full(len(found), number, np.int64), chosen, found[:, :3], found[:, 3:6], found[:, 7],
-        _trust(image, chosen, moved_px), found[:, 8:].reshape(len(found), -1, 3),
+        _trust(image, chosen, moved_px), found[:, 8:].reshape(len(found), len(surface.shapes), 3),
     )  # fmt: skip
 
 
@@ -219,7 +231,7 @@ def find(  # noqa: PLR0917
     apart = np.linalg.norm(turn[:, :2], axis=1) + 0.5 * np.abs(turn[:, 2])
     keys = [k for k in np.argsort(apart)[:nearest] if apart[k] < NEAR_RAD]
     patches = skin.patches
-    guess, _ = project(pose, patches.moved(expression)[None], lens)
+    guess, _ = project(pose, patches.shown(expression)[None], lens)
     shown = facing(pose, patches.points, patches.normals)[0] > FACING
     points, pixels = [np.zeros(0, np.int64)], [np.zeros((0, 2))]
     if not keys or not shown.any():

@@ -87,7 +87,7 @@ def _forward(vertices: Floats, triangles: Ints) -> Floats:
 
 def bent(surface: Surface, start: Floats, places: Floats) -> Surface:
     """The surface moved as patches moved that started on it, from ``start`` [P, 3] to ``places``:
-    their mean under a smooth Gaussian field."""
+    their mean under a smooth Gaussian field. Its normals stay."""
     from scipy.interpolate import RBFInterpolator
 
     moved = RBFInterpolator(

@@ -23,7 +23,7 @@ from gsavatar.types import Branch
 
 log = logging.getLogger("gsavatar")
 
-FORMAT = 2
+FORMAT = 3
 """Of checkpoints; raised when what training does to the same settings changes."""
 NAN_LIMIT = 3
 NEIGHBOURS = 4

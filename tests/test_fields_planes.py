@@ -149,7 +149,7 @@ def test_who_reads_is_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tinycudann", None)
     fields_planes._encoding.cache_clear()
     with pytest.raises(InputError, match=r"tinycudann is not installed; .* unset GSAVATAR_PLANES"):
-        fields_planes._encoding(levels)
+        fields_planes._encoding(levels, -1)
     monkeypatch.setenv("GSAVATAR_PLANES", "nerfacc")
     with pytest.raises(InputError, match="no such reader of planes; set torch or tinycudann"):
         read_planes(grids(levels), where, levels)

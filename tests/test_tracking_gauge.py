@@ -45,7 +45,7 @@ def test_a_head_of_another_size_and_frame_comes_onto_the_face(wild: bool) -> Non
         0.003 * np.random.default_rng(2).normal(size=(len(points), 2, 3)),
     )  # fmt: skip
     surface = Surface(
-        points, patches.normals, weight > 0, weight, weight, np.zeros((2, len(points), 3))
+        places, patches.normals, weight > 0, weight, weight, patches.shapes.transpose(1, 0, 2)
     )
     shown = np.array([0.7, -0.4])
     skin = SkinMap((), drifted[np.array([3])], shown[None], patches, surface)
@@ -57,9 +57,11 @@ def test_a_head_of_another_size_and_frame_comes_onto_the_face(wild: bool) -> Non
     np.testing.assert_allclose(found.skin.patches.points, points, atol=tolerance)
     np.testing.assert_allclose(found.skin.key_poses.t, poses.t[3:4], atol=tolerance)
     for expression in (0 * shown, shown):
-        before, _ = project(drifted, patches.moved(expression)[None], LENS)
-        after, _ = project(found.poses, found.skin.patches.moved(expression)[None], LENS)
+        before, _ = project(drifted, patches.shown(expression)[None], LENS)
+        after, _ = project(found.poses, found.skin.patches.shown(expression)[None], LENS)
         np.testing.assert_allclose(after, before, atol=1e-6)
+        drawn, _ = project(found.poses, found.skin.surface.at(expression)[None], LENS)
+        np.testing.assert_allclose(drawn, before, atol=1e-6)
     again = on_the_face(found, points, weight, seen)
     np.testing.assert_allclose(again.poses.t, found.poses.t, atol=1e-5)
     assert replace(found, poses=bundle.poses).focal_sigma == 0.05

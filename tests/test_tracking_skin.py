@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from gsavatar import tracking_bundle
+from gsavatar import tracking, tracking_bundle
 from gsavatar.morphable import MESH_POINTS, canonical_face
 from gsavatar.morphable_surface import vertex_normals
 from gsavatar.tracking_bundle import (
@@ -33,7 +33,7 @@ from gsavatar.tracking_skin import (
     pick,
 )
 from gsavatar.tracking_solve import Lens, Poses, project, rotations
-from gsavatar.tracking_surface import Surface, bent, facing
+from gsavatar.tracking_surface import HAIR_SD_M, Surface, bent, facing
 
 LENS = Lens(1100.0, 256.0, 256.0)
 UPRIGHT = np.diag([1.0, -1.0, -1.0])
@@ -151,6 +151,16 @@ def test_the_best_patches_are_spread() -> None:
     assert len(few.points) == 10 and gaps[np.triu_indices(10, 1)].min() > 0.01
 
 
+def test_hair_is_not_among_the_best_where_there_is_skin() -> None:
+    patches = a_map(a_picture(3)).patches
+    hair = np.arange(len(patches.points)) % 2 == 0
+    mixed = replace(patches, place_sd=np.where(hair, HAIR_SD_M, patches.place_sd))
+    chosen = mixed.best(10).place_sd
+    assert len(chosen) == 10 and (chosen < HAIR_SD_M).all()
+    bald = replace(patches, place_sd=np.full(len(hair), HAIR_SD_M))
+    np.testing.assert_array_equal(bald.best(10).points, patches.best(10).points)
+
+
 def test_patches_are_trusted_whichever_way_their_axes_turn() -> None:
     patches = a_map(a_picture(3)).patches
     mirrored = replace(patches, trust=patches.trust[:, ::-1])  # the determinants change sign
@@ -204,11 +214,13 @@ class Scene:
         self.poses = poses_at(turns, shifts)
         self.lens = Lens(focal, 256.0, 256.0)
         self.places = canonical_face()[0][rng.permutation(MESH_POINTS)[:150]]
-        pixels, _ = project(self.poses, self.places[None], self.lens)
+        talk = np.sin(5 * s)[:, None, None] * rng.normal(0, 0.002, (150, 3))  # [T, 150, 3]
+        pixels, _ = project(self.poses, self.places + talk, self.lens)
         frame, point = (a.ravel() for a in np.mgrid[:count, :150])
+        by_expression = talk[frame, point]
         seen = pixels[frame, point] + rng.normal(0, noise_px, (len(frame), 2))
         trust = np.tile(np.eye(2) / 0.25, (len(frame), 1, 1))
-        self.seen = _Seen(point, frame, seen, trust, np.zeros((len(frame), 3)))
+        self.seen = _Seen(point, frame, seen, trust, by_expression)
         off = rng.normal(0, 1, (count, 6)) * (0.002, 0.002, 0.01, 0.02, 0.02, 0.02)
         self.start = moved(self.poses, off)
         self.guessed = self.places + rng.normal(0, 0.003, self.places.shape)
@@ -352,3 +364,24 @@ def test_a_head_that_hardly_turns_keeps_the_landmarks_width() -> None:
         given = rotvecs(start.R @ mean_rotation(start.R).T)[:, 1]
         widths.append(float((found * given).sum() / (given**2).sum()))
     assert widths[0] < 0.97 < widths[1] < 1.01
+
+
+def test_a_key_frame_whose_skin_all_moves_gives_no_patches() -> None:
+    surface = a_surface()
+    mobile = replace(
+        surface, mobility=np.full(len(surface.points), 0.01),
+        shapes=np.zeros((7, len(surface.points), 3)),
+    )  # fmt: skip
+    found = pick(evened(a_picture()), front(), np.zeros(7), mobile, LENS, 0)
+    assert found is not None and found.shapes.shape == (0, 7, 3)
+
+
+def test_flow_that_is_all_talk_says_that_the_head_holds_still() -> None:
+    rng = np.random.default_rng(8)
+    points = a_surface().points[:30]
+    shapes, amounts = rng.normal(0, 0.004, (30, 2, 3)), rng.uniform(0, 1, (5, 2))
+    head = poses_at(np.zeros((5, 3)), np.tile(front().t, (5, 1)))
+    seen = project(head, points + np.einsum("tk,pkc->tpc", amounts, shapes), LENS)[0]
+    talk = tracking._talk(head, points, shapes, amounts, LENS)
+    np.testing.assert_allclose(np.diff(seen, axis=0), talk, atol=1e-9)
+    assert np.abs(talk).max() > 1.0
