@@ -36,6 +36,8 @@ MIN_SYNC_S = 5.0
 BUDGET_S, BUDGET_SHARE = 10.0, 0.1
 LOOKS_SHARE, STRETCH_SHARE = 0.3, 0.85
 """Shares of the time budget by which the looks and the stretch must have ended."""
+LEAST_LOOKS, LEAST_STRETCH = 8, 30
+"""Looks and frames of the stretch that are taken however slow the machine is."""
 FOCUS_PX = 256
 """Height to which faces are brought before their sharpness is compared."""
 BURNT, BLACK = 250, 6
@@ -125,14 +127,14 @@ def _watch(path: Path, progress: Progress | None) -> Footage:
     with FaceLandmarker() as landmarker:
         for at_s, picture in video.pictures_at(path, wanted.tolist()):
             looks.append(_look(at_s, picture, landmarker))
-            if spent() > LOOKS_SHARE and len(looks) >= 8:
+            if spent() > LOOKS_SHARE and len(looks) >= LEAST_LOOKS:
                 break
         dense = np.arange(first_s, first_s + length_s, 1.0 / min(info.fps, 30.0))
         for at_s, picture in video.pictures_at(path, dense.tolist()):
             faces = landmarker.detect(_small(picture)[0])
             times.append(at_s)
             openings.append(float(mouth_opening(faces[0].points)) if faces else math.nan)
-            if spent() > STRETCH_SHARE:
+            if spent() > STRETCH_SHARE and len(times) >= LEAST_STRETCH:
                 break
     sound = audio.open_sound(path) if info.has_audio else None
     told(100, 100)
@@ -330,7 +332,7 @@ def _sound(footage: Footage) -> Finding:
 
 def _sync(footage: Footage) -> Finding:
     times = footage.stretch_s
-    if footage.sound is None or len(times) < 2:
+    if footage.sound is None:
         return Finding("sync", State.NOTE, "cannot be told without sound")
     if times[-1] - times[0] < MIN_SYNC_S:
         return Finding("sync", State.NOTE, f"cannot be told from {times[-1] - times[0]:.0f} s")

@@ -45,9 +45,11 @@ log = logging.getLogger("gsavatar")
 def _fit(options: Fit) -> None:
     from gsavatar import cli_run, pipeline
     from gsavatar.devices import training_device
+    from gsavatar.fields_planes import reader
 
     started = time.monotonic()
     device = training_device(options.device)
+    reader()  # a mistaken choice is told before minutes are spent on footage
     footage = _footage(options.videos)
     run = cli_run.run_folder(options.videos, options.out)
     overrides, typed = _overrides(options)

@@ -290,7 +290,7 @@ def _branch(
     raw = RawGaussians(
         checked.take(f"{prefix}.means", (count, 3)),
         checked.take(f"{prefix}.raw_quats", (count, 4), 1e6),
-        checked.take(f"{prefix}.log_scales", (count, 3)),
+        checked.take(f"{prefix}.log_scales", (count, 3), 20.0),
         checked.take(f"{prefix}.raw_opacities", (count,)),
         checked.take(f"{prefix}.sh", (count, terms, 3)),
     )

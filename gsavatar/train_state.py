@@ -181,6 +181,9 @@ def load_checkpoint(folder: Path, settings: dict[str, Any]) -> TrainState | None
         except (SafetensorError, OSError, ValueError, KeyError):
             log.warning("%s is damaged; trying the one before", path)
             continue
+        if not all(bool(v.isfinite().all()) for v in t.values() if v.is_floating_point()):
+            log.warning("%s holds numbers that are not finite; trying the one before", path)
+            continue
         if info.get("format") != FORMAT:
             raise InputError(
                 f"{path}: made by another version of gsavatar, which trained differently; fit "

@@ -40,6 +40,20 @@ def test_the_sample_is_good_to_fit(footage: Footage) -> None:
     assert check._sound(footage).state is State.GOOD
 
 
+def test_a_slow_machine_looks_at_enough_to_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "BUDGET_S", 1e-9)
+    monkeypatch.setattr(check, "BUDGET_SHARE", 0.0)
+    try:
+        hurried = check._watch(SAMPLE / "speaker.mp4", None)
+    except InputError as error:
+        pytest.skip(f"no face detector is at hand: {error}")
+    assert (len(hurried.looks), len(hurried.stretch_s)) == (
+        check.LEAST_LOOKS, check.LEAST_STRETCH
+    )  # fmt: skip
+    assert check._mouth(hurried).state is not State.BAD
+    assert "sound" not in check._sync(hurried).text
+
+
 def test_turns_are_those_of_the_truth(footage: Footage) -> None:
     truth = json.loads((SAMPLE / "speaker.truth.json").read_text())
     forward = np.array(truth["head_pose"])[:, :3, 2]  # the camera looks along the room's -z

@@ -232,6 +232,16 @@ def test_wrong_words_make_no_run(
     assert [p.name for p in here.iterdir()] == ["me.mp4"] and not calls
 
 
+def test_a_mistaken_reader_of_planes_makes_no_run(
+    here: Path, calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("GSAVATAR_PLANES", "nerf")
+    assert run("fit", "me.mp4") == 2
+    assert "set torch or tinycudann" in capsys.readouterr().err
+    assert [p.name for p in here.iterdir()] == ["me.mp4"] and not calls
+
+
 def failing(error: BaseException, *, after_decode: bool) -> Callable[..., FitResult]:
     def fit(videos: list[Path], run: Path, *_: Any) -> FitResult:
         (run / "clip").mkdir(exist_ok=True)

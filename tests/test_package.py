@@ -77,6 +77,7 @@ def changed_tensor(saved: Path, name: str, value: torch.Tensor | None) -> bytes:
         ("FACE.means", None, "FACE.means"),
         ("FACE.means", torch.full((200, 3), float("nan")), "not finite"),
         ("FACE.means", torch.full((200, 3), 1e9), "beyond"),
+        ("FACE.log_scales", torch.full((200, 3), 90.0), "beyond"),
         ("FACE.means", torch.zeros(200, 4), r"\(200, 4\)"),
         ("FACE.means", torch.zeros(2_000_000, 3), "2000000 Gaussians"),
         ("FACE.raw_opacities", torch.zeros(199), r"\(199,\)"),

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from gsavatar import densify, ops, train_state
 from gsavatar.avatar import Avatar
@@ -123,14 +125,23 @@ def test_other_settings_do_not_continue_a_run(trained: tuple[Path, list], tiny_c
         train(tiny_clip, settings(seed=5), trained[0])
 
 
+@pytest.mark.parametrize("damage", ["cut short", "not finite"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    trained: tuple[Path, list], tmp_path: Path
+    trained: tuple[Path, list], tmp_path: Path, damage: str
 ) -> None:
     (tmp_path / "checkpoints").mkdir()
     for path in (trained[0] / "checkpoints").iterdir():
         (tmp_path / "checkpoints" / path.name).write_bytes(path.read_bytes())
     newest = sorted((tmp_path / "checkpoints").iterdir())[-1]
-    newest.write_bytes(newest.read_bytes()[:1000])
+    if damage == "cut short":
+        newest.write_bytes(newest.read_bytes()[:1000])
+    else:
+        with safe_open(newest, framework="pt") as file:
+            info, keys = file.metadata(), list(file.keys())
+        tensors = load_file(newest)
+        assert "param.FACE.means" in keys
+        tensors["param.FACE.means"][3, 1] = float("nan")
+        save_file(tensors, newest, metadata=info)
     state = load_checkpoint(tmp_path, asdict(settings()))
     assert state is not None and state.step == 200
 
