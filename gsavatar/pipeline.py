@@ -120,8 +120,19 @@ def _finished(run: Path, clock: _Clock) -> FitResult | None:
     there = all(path.exists() for path in (avatar, report, run / "metrics.json"))
     if not (there and clock.before.get("finished")):
         return None
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = _read(run / "metrics.json")
     return FitResult(avatar, report, metrics, metrics["protocol"]["drive"] == "audio")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What an earlier call noted. Raises ``InputError`` if it cannot be read."""
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: damaged; delete it and continue with --resume.")
+    return found
 
 
 class _Pace:
@@ -293,7 +304,7 @@ class _Clock:
         self.path = run / "timing.json"
         self.reporter = reporter
         run.mkdir(parents=True, exist_ok=True)
-        self.before = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.before = _read(self.path) if self.path.exists() else {}
         self.stages: dict[str, float] = dict(self.before.get("stages", {}))
         self.train_steps = int(self.before.get("train_steps", 0))
         self.train_seconds = float(self.before.get("train_seconds", 0.0))

@@ -14,6 +14,7 @@ import torch
 from gsavatar import pipeline, speech
 from gsavatar.clip import GUARD_S, Clip
 from gsavatar.config import Settings, load_preset
+from gsavatar.errors import InputError
 from gsavatar.package import Package
 from gsavatar.pipeline import IngestOptions, build_package, learn_speech
 from gsavatar.progress import SilentReporter
@@ -107,3 +108,10 @@ def test_memory_is_that_of_the_process_and_its_children(
     used[pipeline.resource.RUSAGE_SELF] = 100  # a resumed run that needed less
     info = pipeline._Clock(tmp_path, SilentReporter()).info(clip, Settings(), "cpu")  # type: ignore[arg-type]
     assert info["peak_rss_mb"] == pytest.approx(340.0) and info["av_offset_ms"] == 80.0
+
+
+@pytest.mark.parametrize("damage", ["{", "", "[1]"])
+def test_damaged_notes_are_named_with_their_cure(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "timing.json").write_text(damage)
+    with pytest.raises(InputError, match="damaged; delete it and continue with --resume"):
+        pipeline._Clock(tmp_path, SilentReporter())
