@@ -288,7 +288,10 @@ def _check(source: Source, size: int, fps: float | None) -> None:
 
 
 def _check_apart(out: Path, curves_out: Path | None, inputs: tuple[Path | None, ...]) -> None:
-    """Raises ``InputError`` if a result would replace what it is made from, or the other one."""
+    """Raises ``InputError`` if a result would replace what it is made from, or the other one, or
+    the curves are to be a folder."""
+    if curves_out is not None and curves_out.is_dir():
+        raise InputError(f"{curves_out}: is a folder; give --curves-out a file's name.")
     for result in (out, curves_out):
         if result is None:
             continue

@@ -378,6 +378,8 @@ def test_no_result_replaces_what_it_is_made_from(
     one = tmp_path / "b.mp4"
     with pytest.raises(InputError, match="both --out and --curves-out"):
         render_film(avatar, one, audio=sound, size=SIZE, curves_out=one)
+    with pytest.raises(InputError, match="is a folder; give --curves-out a file's name"):
+        render_film(avatar, one, audio=sound, size=SIZE, curves_out=tmp_path)
     assert spoken.read_bytes() == before and not one.exists()
     # A folder that is named as a background or a camera is no source.
     monkeypatch.chdir(tmp_path)
