@@ -101,7 +101,7 @@ def _head(name: str, content: Content) -> str:
         else "The video has no usable sound, so its mouth was moved by the tracked expression"
     )
     lead = (
-        f"Measured on {test['frames'] or 0} test frames the avatar never saw. {driven}; head "
+        f"Measured on {test['frames'] or 0} test frames kept from training. {driven}; head "
         "pose and upper face are those of the video."
     )
     return heading(name, lead) + tile_row(tiles(content))

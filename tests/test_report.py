@@ -134,6 +134,12 @@ def test_good_and_weak_are_told_apart(run: Path) -> None:
     worse["test"] |= {"psnr_head": 20.0, "lmd_px": 2.5, "mouth_open_corr": 0.2, "closure_acc": 0.5,
                       "mouth_sharpness": 0.6, "jitter_px": 0.9}  # fmt: skip
     assert not any(finding.good for finding in report_words.findings(worse))
+    assert "Footage" not in found
+    repeated = measured()
+    repeated["baselines"]["nearest_pose_frame"]["psnr_head"] = 60.0
+    told = {finding.title: finding for finding in report_words.findings(repeated)}
+    assert not told["Footage"].good and "Give each recording once" in told["Footage"].text
+    assert "Likeness" not in told
 
 
 @pytest.mark.parametrize(
