@@ -54,11 +54,12 @@ def on_the_face(bundle: Bundle, points: Floats, weight: Floats, seen_px: Floats)
         shapes=bundle.skin.patches.shapes @ turn / size,
     )  # fmt: skip
     surface = bundle.skin.surface
-    surface = replace(
-        surface, points=(surface.points - shift) @ turn / size, normals=surface.normals @ turn,
-        mobility=surface.mobility / size, place_sd=surface.place_sd / size,
-        shapes=surface.shapes @ turn / size,
-    )  # fmt: skip
+    if bundle.shows_depth:  # it followed the patches; of other heads it is the face's as it was
+        surface = replace(
+            surface, points=(surface.points - shift) @ turn / size, normals=surface.normals @ turn,
+            mobility=surface.mobility / size, place_sd=surface.place_sd / size,
+            shapes=surface.shapes @ turn / size,
+        )  # fmt: skip
     skin = replace(
         bundle.skin, key_poses=moved(bundle.skin.key_poses), patches=patches, surface=surface
     )

@@ -62,6 +62,8 @@ def test_a_head_of_another_size_and_frame_comes_onto_the_face(wild: bool) -> Non
         np.testing.assert_allclose(after, before, atol=1e-6)
         drawn, _ = project(found.poses, found.skin.surface.at(expression)[None], LENS)
         np.testing.assert_allclose(drawn, before, atol=1e-6)
+    still = on_the_face(replace(bundle, shows_depth=False), points, weight, seen)
+    assert still.skin.surface is surface  # it has not followed the patches: it is the face's
     again = on_the_face(found, points, weight, seen)
     np.testing.assert_allclose(again.poses.t, found.poses.t, atol=1e-5)
     assert replace(found, poses=bundle.poses).focal_sigma == 0.05
