@@ -7,12 +7,17 @@ twice as large looks the same from twice as far away. The landmarks on the face 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
 from gsavatar.morphable import Floats
 from gsavatar.tracking_bundle import Bundle
+from gsavatar.tracking_skin import Patches
 from gsavatar.tracking_solve import Poses, project, rotations
+from gsavatar.tracking_surface import Surface
+
+Skin_ = TypeVar("Skin_", Patches, Surface)
 
 OUTLIER_PX = 3.0
 """Landmarks slide over turned cheeks by more than they err otherwise."""
@@ -48,18 +53,15 @@ def on_the_face(bundle: Bundle, points: Floats, weight: Floats, seen_px: Floats)
     def moved(poses: Poses) -> Poses:
         return Poses(poses.R @ turn, (poses.t + poses.R @ shift) / size)
 
-    patches = replace(
-        bundle.skin.patches, points=(bundle.skin.patches.points - shift) @ turn / size,
-        normals=bundle.skin.patches.normals @ turn, place_sd=bundle.skin.patches.place_sd / size,
-        shapes=bundle.skin.patches.shapes @ turn / size,
-    )  # fmt: skip
-    surface = bundle.skin.surface
-    if bundle.shows_depth:  # it followed the patches; of other heads it is the face's as it was
-        surface = replace(
-            surface, points=(surface.points - shift) @ turn / size, normals=surface.normals @ turn,
-            mobility=surface.mobility / size, place_sd=surface.place_sd / size,
-            shapes=surface.shapes @ turn / size,
+    def brought(skin: Skin_) -> Skin_:
+        return replace(
+            skin, points=(skin.points - shift) @ turn / size, normals=skin.normals @ turn,
+            place_sd=skin.place_sd / size, shapes=skin.shapes @ turn / size,
         )  # fmt: skip
+
+    patches, surface = brought(bundle.skin.patches), bundle.skin.surface
+    if bundle.shows_depth:  # it followed the patches; of other heads it is the face's as it was
+        surface = replace(brought(surface), mobility=surface.mobility / size)
     skin = replace(
         bundle.skin, key_poses=moved(bundle.skin.key_poses), patches=patches, surface=surface
     )
