@@ -36,7 +36,7 @@ def background_plate(frames: Iterable[tuple[UInt8, UInt8]]) -> tuple[UInt8, floa
     known: np.ndarray = np.asarray(np.stack(seen).any(0))
     for top in range(0, PROTOCOL_SIZE, PATCH_ROWS):  # rows at a time: bounded memory
         rows = slice(top, top + PATCH_ROWS)
-        values = np.stack([p[rows] for p in pictures]).astype(np.float32)
+        values = np.stack([p[rows] for p in pictures])
         behind, person = (np.stack([m[rows] for m in masks]) for masks in (seen, covered))
         shown, worn = _median(values, behind), _median(values, person)
         rare = behind.mean(0) < RARE_SHARE * (behind | person).mean(0)
@@ -45,11 +45,17 @@ def background_plate(frames: Iterable[tuple[UInt8, UInt8]]) -> tuple[UInt8, floa
     return _filled(plate, known), float(1.0 - known.mean())
 
 
-def _median(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _median(values: UInt8, counts: np.ndarray) -> np.ndarray:
     """Median [H, W, 3] of the values [F, H, W, 3] that count [F, H, W]; 0 where none does."""
-    values = np.where(counts[..., None], values, np.nan)
-    values[:, ~counts.any(0)] = 0.0
-    return np.asarray(np.nanmedian(values, axis=0))
+    # What does not count is sorted to the end; bytes are sorted many times faster than floats that
+    # may be missing.
+    ordered = np.sort(np.where(counts[..., None], values, np.uint8(255)), axis=0)
+    number = counts.sum(0)[None, ..., None]
+    low, high = (
+        np.take_along_axis(ordered, np.broadcast_to(at, ordered[:1].shape), axis=0)[0]
+        for at in (np.maximum(number - 1, 0) // 2, np.minimum(number // 2, len(ordered) - 1))
+    )
+    return np.where(number[0] > 0, (low.astype(np.float32) + high) / 2, np.float32(0.0))
 
 
 def _filled(plate: UInt8, known: np.ndarray) -> UInt8:

@@ -24,6 +24,7 @@ from gsavatar.tracking_solve import Lens, Poses, pose_jacobian, rotations
 from gsavatar.tracking_surface import Surface, bent
 
 KEY_FRAMES, ADJUSTED_FRAMES = 14, 60
+SIGHTED_KEYS = 4
 CAUCHY = 2.0
 SHARED_ERROR, TURNED_SHARED_ERROR, FOCAL_SHARED_ERROR = 10.0, 1.0, 25.0
 """Errors of one patch in frame after frame agree; so many observations count as one: of heads that
@@ -159,7 +160,7 @@ def _sightings(  # noqa: PLR0917
     points, frames, pixels = [], [], []
     found = together(
         lambda t: find(
-            skin, images[t], poses[np.array([t])], expressions[t], lens, KEY_FRAMES, coarse=coarse
+            skin, images[t], poses[np.array([t])], expressions[t], lens, KEY_FRAMES if coarse else SIGHTED_KEYS, coarse=coarse
         ),
         range(len(images)),
     )
