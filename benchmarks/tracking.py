@@ -305,7 +305,7 @@ def synthetic(seeds: str, options: Main, scratch: Path) -> Row:
         shown = {k: v for k, v in row.items() if not k.startswith(("rotation_deg", "region"))}
         shown["rotation"] = float(np.median(row["rotation_deg"]))
         shown["miou"] = float(np.mean(list(row["region_iou"].values())))
-        print("  ".join(f"{k} {v:.3g}" for k, v in shown.items() if v is not None), flush=True)
+        print("  ".join(f"{k} {v:.4g}" for k, v in shown.items() if v is not None), flush=True)
     result: Row = {"synthetic": summary(rows)}
     result["ms_per_frame"] = float(np.median([r["ms_per_frame"] for r in rows]))
     for key, value in result["synthetic"].items():

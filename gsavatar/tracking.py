@@ -22,7 +22,15 @@ from gsavatar import geometry, tracking_known, tracking_shape
 from gsavatar.errors import InputError
 from gsavatar.morphable import FITTED_POINTS, Floats, Ints, choose_provider
 from gsavatar.tracking_bundle import Bundle, adjust
-from gsavatar.tracking_flow import SHAKE_SD, SKIN_SHAKE_SD, Flow, Pictures, join_flow, measure_flow
+from gsavatar.tracking_flow import (
+    BY_BOTH,
+    BY_LANDMARKS,
+    BY_SKIN,
+    Flow,
+    Pictures,
+    join_flow,
+    measure_flow,
+)
 from gsavatar.tracking_gauge import on_the_face
 from gsavatar.tracking_locate import locate_all
 from gsavatar.tracking_motion import meeting, rest_pose
@@ -248,19 +256,21 @@ def _all_frames(  # noqa: PLR0917
     start = first_poses(fit.rest, seen, RIGID_WEIGHT, lens)
     raw = refine_poses(start, fit.rest[None], seen, fit.rigid_weight, lens)
     bone = np.flatnonzero(fit.rigid_weight > 0)
-    points, worth, shake = fit.rest[bone], fit.rigid_weight[bone], SHAKE_SD
+    points, worth, doubt = fit.rest[bone], fit.rigid_weight[bone], BY_LANDMARKS
     shown: Floats = np.ones((len(seen), len(points)))
     talk: Floats = np.zeros(1)
     count: Floats = np.ones(len(seen))
     if bundle is not None and pictures is not None:
         expressions = _of_the_skull(fit, _faces(fit, footage, raw, lens)[0])
         located, looked = locate_all(bundle, pictures, footage.rows, raw, expressions)
+        doubt = BY_SKIN
         if not bundle.shows_depth:  # there a second path is as good, and errs for other reasons
+            doubt = BY_BOTH
             located = meeting(located, raw, footage.time_s, footage.file_index)
         raw = located
         count = np.where(looked, 1.0, UNLOOKED)
         sure = bundle.skin.patches.best(FLOW_POINTS)
-        points, worth, shake = sure.points, np.ones(len(sure.points)), SKIN_SHAKE_SD
+        points, worth = sure.points, np.ones(len(sure.points))
         shown = (facing(raw, points, sure.normals) > FACING).astype(np.float64)
         talk = _talk(raw, points, sure.shapes, expressions, lens)
     start_px, _ = project(raw, points[None], lens)
@@ -270,7 +280,7 @@ def _all_frames(  # noqa: PLR0917
 
     def joined(raw: Poses) -> tuple[Poses, Floats, Floats]:
         poses = join_flow(
-            raw, points, worth, flow, footage.time_s, footage.file_index, lens, shake, count
+            raw, points, worth, flow, footage.time_s, footage.file_index, lens, doubt, count
         )
         return poses, *_faces(fit, footage, poses, lens)
 

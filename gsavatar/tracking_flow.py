@@ -31,18 +31,27 @@ RETURN_PX = 0.4
 """A point tracked forth and back that misses its start by more is not believed."""
 FLOW_SD_PX = 0.12
 FLOW_HUBER_PX = 0.35
-LANDMARK_SD_PX = 0.9
 INDEPENDENT_POINTS = 10.0
 """Errors of neighbouring points agree: dozens of points know as much as ten would."""
-SHAKE_SD = np.array([0.6, 0.6, 0.004, 0.003, 0.003, 0.003])
-"""Error that all landmarks of a frame share: pixels of x and y, share of the depth, radians."""
-SKIN_SHAKE_SD = np.array([0.15, 0.15, 0.002, 0.0015, 0.0015, 0.0015])
-"""The same of a pose from patches of skin."""
 BEND_SD = np.array([1.5e-3, 1.5e-3, 5e-4, 5e-3, 5e-3, 5e-3])
 """Usual second difference of a head's path in 40 ms: metres, radians."""
 BEND_HUBER = 1.5
 """Heads rest and jolt: bends beyond this many spreads are believed rather than smoothed."""
 ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """How far a frame's own pose may be off before flow is heard."""
+
+    point_px: float  # error of each point it was found from
+    shake: tuple[float, ...]  # what they share: pixels of x and y, share of the depth, radians
+
+
+BY_LANDMARKS = Doubt(0.9, (0.6, 0.6, 0.004, 0.003, 0.003, 0.003))
+BY_SKIN = Doubt(0.25, (0.15, 0.15, 0.002, 0.0015, 0.0015, 0.0015))
+BY_BOTH = Doubt(BY_LANDMARKS.point_px, BY_SKIN.shake)
+"""Of the path halfway between theirs."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +116,12 @@ def _follow(before: Any, after: Any, start: Floats) -> tuple[Floats, NDArray[np.
 
 def join_flow(
     raw: Poses, points: Floats, weight: Floats, flow: Flow, time_s: Floats, file_index: Ints,
-    lens: Lens, shake: Floats = SHAKE_SD, sure: Floats | None = None,
+    lens: Lens, doubt: Doubt = BY_LANDMARKS, sure: Floats | None = None,
 ) -> Poses:  # fmt: skip
     """The path of poses that agrees best with each frame's own pose ``raw`` and with the flow.
 
     ``points`` [P, 3] are the tracked points in the head frame, ``weight`` [P] their worth,
-    ``shake`` [6] the error of a frame's own pose, ``sure`` [T] how much it counts (1 each).
+    ``doubt`` how far a frame's own pose may be off, ``sure`` [T] how much it counts (1 each).
     """
     R, t = raw.R.copy(), raw.t.copy()
     step = float(np.median(np.diff(time_s))) if len(time_s) > 1 else 0.04
@@ -121,17 +130,17 @@ def join_flow(
         if len(rows) < 4:
             continue
         part = Flow(flow.shift[rows[:-1]], flow.trust[rows[:-1]] * weight)
-        joined = _join_run(raw[rows], points, weight, part, step, lens, shake, counts[rows])
+        joined = _join_run(raw[rows], points, weight, part, step, lens, doubt, counts[rows])
         R[rows], t[rows] = joined.R, joined.t
     return Poses(R, t)
 
 
 def _join_run(  # noqa: PLR0917
     raw: Poses, points: Floats, weight: Floats, flow: Flow, step_s: float, lens: Lens,
-    shake: Floats, sure: Floats,
+    doubt: Doubt, sure: Floats,
 ) -> Poses:  # fmt: skip
     pivot = points.mean(0)
-    belief = _pose_information(raw, points, weight, pivot, lens, shake)
+    belief = _pose_information(raw, points, weight, pivot, lens, doubt)
     bend = 1.0 / (BEND_SD * (step_s / 0.04) ** 1.5) ** 2
     now = raw
     for _ in range(ROUNDS):
@@ -155,15 +164,17 @@ def _jacobians(poses: Poses, points: Floats, pivot: Floats, lens: Lens) -> tuple
 
 
 def _pose_information(  # noqa: PLR0917
-    poses: Poses, points: Floats, weight: Floats, pivot: Floats, lens: Lens, shake_sd: Floats
+    poses: Poses, points: Floats, weight: Floats, pivot: Floats, lens: Lens, doubt: Doubt
 ) -> Floats:
     """Inverse covariance [6, 6] of a frame's pose: own errors of points and their common shake."""
     some = poses[np.unique(np.linspace(0, len(poses.t) - 1, 50).astype(int))]
     _, J = _jacobians(some, points, pivot, lens)
-    share = weight / weight.sum() * INDEPENDENT_POINTS / LANDMARK_SD_PX**2
+    share = weight / weight.sum() * INDEPENDENT_POINTS / doubt.point_px**2
     own = np.einsum("tpia,p,tpib->ab", J, share, J) / len(some.t)
     depth = float(np.median((some.R @ pivot + some.t)[:, 2]))
-    shake = shake_sd * np.array([depth / lens.focal, depth / lens.focal, depth, 1, 1, 1])
+    shake = np.array(doubt.shake) * np.array(
+        [depth / lens.focal, depth / lens.focal, depth, 1, 1, 1]
+    )
     return np.asarray(np.linalg.inv(np.linalg.inv(own) + np.diag(shake**2)))
 
 
