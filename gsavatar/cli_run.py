@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,9 +19,12 @@ from typing import Any
 from gsavatar.config import Settings, differences, flat, load_preset, load_settings, save_settings
 from gsavatar.errors import InputError
 
+log = logging.getLogger("gsavatar")
+
 RUNS = Path("runs")
 DEFAULT_PRESET = "preview"
-KEPT_AFTER_REFUSAL = ("log.txt", "faces.png")
+LOCK = ".lock"
+KEPT_AFTER_REFUSAL = ("log.txt", "faces.png", LOCK)
 """What a folder may hold and still be used: thumbnails to choose from, and what an earlier version
 left behind."""
 
@@ -154,6 +158,33 @@ def _write(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
+
+
+@contextmanager
+def alone_in(run: Path) -> Iterator[None]:
+    """Keeps other processes out of a run; the system lets go when this one ends, however it ends.
+
+    Raises ``InputError`` if one is at work there. Where the file system knows no locks, the log
+    says so and nobody is kept out.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(run / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"{run}: another gsavatar is at work there; wait for it or stop it, then continue "
+            "with --resume, or choose another --out."
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        log.info("no lock on %s: %s", run / LOCK, error)
+    try:
+        yield
+    finally:
+        if os.name == "posix":  # while it is held: whoever comes next makes a new one
+            (run / LOCK).unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager

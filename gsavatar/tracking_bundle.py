@@ -24,9 +24,6 @@ from gsavatar.tracking_solve import Lens, Poses, pose_jacobian, rotations
 from gsavatar.tracking_surface import Surface, bent
 
 KEY_FRAMES, ADJUSTED_FRAMES = 14, 60
-SURE_KEYS = 4
-"""Key frames of nearest view that a turning head's patches are taken from once the focal length is
-known, which hangs on those from afar."""
 CAUCHY = 2.0
 SHARED_ERROR, TURNED_SHARED_ERROR, FOCAL_SHARED_ERROR = 10.0, 1.0, 25.0
 """Errors of one patch in frame after frame agree; so many observations count as one: of heads that
@@ -103,8 +100,7 @@ def adjust(  # noqa: PLR0917
         shared, loose = TURNED_SHARED_ERROR, TURNED_PLACES
     for number in range(TURNED_PASSES if shows_depth else 2):
         cautious = number == 0
-        nearest = SURE_KEYS if shows_depth and not cautious else KEY_FRAMES
-        seen = _sightings(skin, images, new, shown, lens, keys, nearest=nearest, coarse=cautious)
+        seen = _sightings(skin, images, new, shown, lens, keys, coarse=cautious)
         count = np.bincount(seen.point, minlength=len(patches.points))
         seen = seen.at(count[seen.point] >= MIN_SIGHTINGS)
         if len(seen.point) < 10 * MIN_OBSERVATIONS:
@@ -157,13 +153,13 @@ class _Seen:
 
 def _sightings(  # noqa: PLR0917
     skin: SkinMap, images: list[Evened], poses: Poses, expressions: Floats, lens: Lens, keys: Ints,
-    *, nearest: int, coarse: bool,
+    *, coarse: bool,
 ) -> _Seen:  # fmt: skip
-    """Where every patch of the ``nearest`` key frames is in every frame."""
+    """Where every patch is in every frame that sees it from nearly the same side."""
     points, frames, pixels = [], [], []
     found = together(
         lambda t: find(
-            skin, images[t], poses[np.array([t])], expressions[t], lens, nearest, coarse=coarse
+            skin, images[t], poses[np.array([t])], expressions[t], lens, KEY_FRAMES, coarse=coarse
         ),
         range(len(images)),
     )

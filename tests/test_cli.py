@@ -193,6 +193,17 @@ def test_resume_refuses_another_fit(
     assert len(calls) == 1
 
 
+def test_two_processes_do_not_work_in_one_run(
+    here: Path, calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("fit", "me.mp4") == 0
+    with cli_run.alone_in(Path("runs/me")):
+        assert run("fit", "me.mp4", "--resume") == 2
+    assert "another gsavatar is at work there" in capsys.readouterr().err
+    assert run("fit", "me.mp4", "--resume") == 0 and len(calls) == 2
+    assert not Path("runs/me", cli_run.LOCK).exists()
+
+
 def test_resume_of_nothing_is_a_fresh_start(here: Path, calls: list[dict[str, Any]]) -> None:
     assert run("fit", "me.mp4", "--resume") == 0
     assert len(calls) == 1
