@@ -361,11 +361,12 @@ class _Clock:
 
 
 def peak_rss_mb() -> float:
-    """Largest resident memory of this process and its children so far, in MiB."""
+    """Largest resident memory of this process so far, in MiB.
+
+    Whatever it starts is a moment's work, and counted from a fork on would count twice.
+    """
     unit = 1 if sys.platform == "darwin" else 1024
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return (own + children) * unit / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 __all__ = ["FitResult", "IngestOptions", "find_avatar", "fit", "track"]
