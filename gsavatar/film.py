@@ -168,7 +168,8 @@ def perform(
         return _playing(video_curves(source.drive, package, reporter), rate)
     assert sound is not None
     frames = performance.frame_count(len(sound) / SAMPLE_RATE, rate)
-    return Playing(frames, rate, _spoken(SpeechStream(performer(package, rate)), sound, package))
+    stream = SpeechStream(performer(package, rate))
+    return Playing(frames, rate, _spoken(stream, sound, package, reporter))
 
 
 def _playing(curves: Curves, rate: float) -> Playing:
@@ -188,11 +189,15 @@ def performer(package: Package, rate: float) -> Performer:
     return Performer(package.speech, idle, package.names, rate, package.rest, hearing)
 
 
-def _spoken(stream: SpeechStream, sound: Sound, package: Package) -> Iterator[Curves]:
+def _spoken(
+    stream: SpeechStream, sound: Sound, package: Package, reporter: Reporter
+) -> Iterator[Curves]:
     """The performance of a speech, a piece of it at a time."""
     for start in range(0, len(sound), HEARD_SAMPLES):
         yield within_limits(stream.push(sound[start : start + HEARD_SAMPLES]), package)
     yield within_limits(stream.finish(), package)
+    if not stream.heard_speech:
+        reporter.note("No speech was heard in the sound, so the mouth stays at rest.")
 
 
 def within_limits(curves: Curves, package: Package) -> Curves:

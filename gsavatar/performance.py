@@ -28,7 +28,7 @@ from gsavatar.hearing import Hearing
 from gsavatar.idle import IdlePath
 from gsavatar.speech_encoders import SAMPLE_RATE
 from gsavatar.speech_features import FeatureSource, FeatureStream, SpeechFeatures
-from gsavatar.speech_motion import SpeechMotion
+from gsavatar.speech_motion import VOICE_ON, SpeechMotion
 from gsavatar.types import Curves, is_upper_face
 
 logger = logging.getLogger("gsavatar")
@@ -125,6 +125,11 @@ class SpeechStream:
         self._features.finish()
         duration_s = self._features.samples / SAMPLE_RATE
         return self._leave(max(self._next, frame_count(duration_s, self._performer.fps)))
+
+    @property
+    def heard_speech(self) -> bool:
+        """Whether anything so far was taken for speech; before, the mouth rests."""
+        return self._features.surest_voice >= VOICE_ON
 
     def _certain(self, frame: int) -> bool:
         _, tokens, voice = self._performer.reach(frame / self._performer.fps)

@@ -180,6 +180,7 @@ class FeatureStream:
         self._voice: list[float] = []
         self._values_at = self._voice_at = 0  # token at which the lists start
         self._ended = False
+        self._surest_voice = 0.0
 
     @property
     def encoder(self) -> str:
@@ -207,6 +208,11 @@ class FeatureStream:
         return self._voice_at + len(self._voice)
 
     @property
+    def surest_voice(self) -> float:
+        """The highest chance of speech so far."""
+        return self._surest_voice
+
+    @property
     def ended(self) -> bool:
         """Whether no more sound will come."""
         return self._ended
@@ -227,6 +233,7 @@ class FeatureStream:
         for token in range(self.voice_length, ready):
             chance = self._voice_of.step(self._sound, self._sound_at, token, ended=self._ended)
             self._voice.append(chance)
+            self._surest_voice = max(self._surest_voice, chance)
         ready = self._ready()
         for tokens in self._new(ready):
             self._values.extend(tokens[: ready - self.length])

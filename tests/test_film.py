@@ -165,6 +165,20 @@ def test_the_film_moves_with_the_very_sound_it_carries(
     assert agreement(0.0) > max(agreement(-0.12), agreement(0.12))
 
 
+def test_sound_without_speech_is_told(
+    avatar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = tmp_path / "rising.wav", tmp_path / "film"
+    write_wav(path, rising(1.0), RATE)
+    notes = Notes()
+    render_film(avatar, out, audio=path, size=SIZE, reporter=notes)
+    assert notes.said == ["No speech was heard in the sound, so the mouth stays at rest."]
+    monkeypatch.setattr(speech_features, "open_voice", Loudness)
+    notes.said.clear()
+    render_film(avatar, tmp_path / "again", audio=path, size=SIZE, reporter=notes)
+    assert notes.said == []
+
+
 def onset_s(samples: NDArray[np.floating], rate: int) -> float:
     """When a sound begins."""
     mono = np.abs(np.asarray(samples, np.float64).reshape(len(samples), -1)).max(1)
