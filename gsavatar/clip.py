@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -107,6 +108,14 @@ class Clip:
             return 0.0
         first, last = (float(self.time_s[int(self.train_rows[i])]) for i in (0, -1))
         return last - first
+
+    @cached_property
+    def training_part(self) -> str:
+        """A fingerprint of the footage that a fit may learn from: whose frames, and which."""
+        digest = hashlib.sha256(self.train_rows.astype("<i8").tobytes())
+        for values in (self.time_s, self.landmarks.points):
+            digest.update(values[torch.from_numpy(self.train_rows)].float().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     @cached_property
     def features(self) -> SpeechFeatures | None:

@@ -61,13 +61,18 @@ def evaluate(
     ``composite`` "pasted" the rendered head on the real picture. ``fit_info`` holds what only the
     fit knows (fit_seconds, stages, peak_rss_mb, train_iters_per_s, av_offset_ms, seed); without it
     the values of an existing file stay. Raises ``InputError`` if the run has no clip, avatar or
-    test frames.
+    test frames, or the avatar was trained on other frames than the clip says.
     """
     from gsavatar.pipeline import find_avatar
 
     clip = open_clip(run_dir / "clip")
     avatar = find_avatar(run_dir)
     package = load_package(avatar)
+    if package.card.get("training_part", clip.training_part) != clip.training_part:
+        raise InputError(
+            f"{avatar}: was not trained on the training part of {run_dir / 'clip'}, so its test "
+            "frames prove nothing; fit again into another --out."
+        )
     if len(clip.test_rows) == 0:
         raise InputError(f"{run_dir}: the clip has no test frames; fit a longer video.")
     if drive == "expression" and package.avatar.hearing is not None:

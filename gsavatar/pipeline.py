@@ -232,6 +232,7 @@ def build_package(
     card = {
         "program": f"gsavatar {__version__}",
         "sources": [Path(s["path"]).name for s in clip.meta["sources"]],
+        "training_part": clip.training_part,
         "preset": settings.preset,
         "train": asdict(settings.train),
         "provider": clip.meta["provider"],
@@ -361,12 +362,14 @@ class _Clock:
 
 
 def peak_rss_mb() -> float:
-    """Largest resident memory of this process so far, in MiB.
+    """Largest resident memory so far of any one process of the tree, in MiB.
 
-    Whatever it starts is a moment's work, and counted from a fork on would count twice.
+    The fit is one process. What it forks for a moment shares its pages, which the system counts
+    again for the child: a sum would count them twice.
     """
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(part).ru_maxrss for part in who) * unit / 2**20
 
 
 __all__ = ["FitResult", "IngestOptions", "find_avatar", "fit", "track"]

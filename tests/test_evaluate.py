@@ -449,6 +449,18 @@ def test_a_run_without_an_avatar_is_refused(run: Path) -> None:
     assert not (run / "metrics.json").exists()
 
 
+def test_an_avatar_of_other_frames_is_refused(run: Path, package: Package) -> None:
+    meta = json.loads((run / "clip" / "clip.json").read_text())
+    last = open_clip(run / "clip").time_s[-1].item()
+    moved = meta | {"test_from_s": last - 0.5}
+    (run / "clip" / "clip.json").write_text(json.dumps(moved))
+    with pytest.raises(InputError, match="was not trained on the training part of"):
+        evaluate.evaluate(run)
+    package.card["training_part"] = open_clip(run / "clip").training_part
+    save_package(run / "tiny.gsavatar", package)
+    assert evaluate.evaluate(run)["protocol"]["drive"] == "expression"
+
+
 def test_a_place_that_cannot_hold_frames_is_refused_before_work(tmp_path: Path) -> None:
     taken = tmp_path / "frames"
     taken.write_text("a file")

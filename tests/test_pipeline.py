@@ -91,10 +91,11 @@ def test_a_fit_from_seconds_says_so_before_it_trains(
     assert any("--preset fewshot" in note for note in told) == (preset == "preview")
 
 
-def test_memory_is_that_of_the_process_and_its_children(
+def test_memory_is_that_of_the_process_over_all_its_starts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    used = {pipeline.resource.RUSAGE_SELF: 300, pipeline.resource.RUSAGE_CHILDREN: 40}
+    # Of a child the system counts what it shares with the process it was forked from once more.
+    used = {pipeline.resource.RUSAGE_SELF: 340, pipeline.resource.RUSAGE_CHILDREN: 330}
     unit = 1 << 20 if sys.platform == "darwin" else 1 << 10  # bytes there, kilobytes elsewhere
     monkeypatch.setattr(
         pipeline.resource, "getrusage",
