@@ -108,6 +108,16 @@ def _head(test: Values, base: Mapping[str, Values]) -> Finding | None:
     if ours is None or not rivals:
         return None
     gain = ours - max(rivals)
+    alike = [
+        test["ssim_head"],
+        *(base[n]["ssim_head"] for n in ("mean_frame", "nearest_pose_frame")),
+    ]
+    if gain > 0 and None not in alike and alike[0] <= max(alike[1:]):
+        return Finding(
+            False, "Likeness", f"The head is {gain:.1f} dB closer to the real frames than training "
+            f"frames are, but its structure is no more like them (SSIM {alike[0]:.2f} against "
+            f"{max(alike[1:]):.2f}): it is blurred or noisy.",
+        )  # fmt: skip
     if gain > 0:
         return Finding(
             True, "Likeness", f"The head is {gain:.1f} dB closer to the real frames than the "
@@ -136,6 +146,13 @@ def _lips(test: Values, base: Mapping[str, Values]) -> Finding | None:
     if ours is None or not still:
         return None
     ratio = ours / still
+    r = test["mouth_open_corr"]
+    if ratio <= 0.9 and r is not None and r < TIMED_CORR:
+        return Finding(
+            False, "Lip shapes", f"Lip landmarks are {100 * (1 - ratio):.0f} % closer to the truth "
+            "than with a mouth held at its mean, but do not open with the real ones: another still "
+            "mouth might do as well.",
+        )  # fmt: skip
     if ratio <= 0.9:
         return Finding(
             True, "Lip shapes", f"Lip landmarks are {100 * (1 - ratio):.0f} % closer to the truth "

@@ -64,7 +64,7 @@ def measured() -> dict:
     }  # fmt: skip
     content["test"] |= good
     for name in metrics_file.BASELINES:
-        content["baselines"][name] |= good | {"psnr_head": 22.0, "lmd_px": 2.4}
+        content["baselines"][name] |= good | {"psnr_head": 22.0, "ssim_head": 0.72, "lmd_px": 2.4}
     content["ci"]["psnr_head"] = [30.5, 31.5]
     content["speed"] |= {"fit_seconds": 400.0, "stages": {"decode": 30.0, "train": 300.0}}
     content["notes"] = ["test.lpips: the optional package lpips is not installed"]
@@ -161,6 +161,17 @@ def test_a_mouth_that_had_better_held_still_is_weak(
     assert moved in found["Moving the mouth"].text
     assert not found["Lip shapes"].good and lip_words in found["Lip shapes"].text
     assert "still" not in found["Likeness"].text
+
+
+def test_noise_and_a_better_still_mouth_are_not_called_good() -> None:
+    noisy = measured()
+    noisy["test"]["ssim_head"] = 0.31
+    told = {finding.title: finding for finding in report_words.findings(noisy)}
+    assert not told["Likeness"].good and "SSIM 0.31 against 0.72" in told["Likeness"].text
+    shut = measured()
+    shut["test"]["mouth_open_corr"] = 0.1
+    told = {finding.title: finding for finding in report_words.findings(shut)}
+    assert not told["Lip shapes"].good and "38 % closer" in told["Lip shapes"].text
 
 
 def test_a_mouth_that_never_moves_follows_nothing(run: Path) -> None:
