@@ -12,6 +12,7 @@ from gsavatar.morphable import Floats, Ints
 from gsavatar.tracking_bundle import POSE_SD, SHARED_ERROR, Bundle, moved, off_start, robust
 from gsavatar.tracking_flow import Pictures
 from gsavatar.tracking_motion import rotvecs
+from gsavatar.tracking_priors import BROW_SD
 from gsavatar.tracking_skin import MIN_POINTS, SkinMap, evened, find
 from gsavatar.tracking_solve import Lens, Poses, pose_jacobian, project, rotations
 
@@ -39,8 +40,8 @@ def locate(  # noqa: PLR0917
         if len(point) < MIN_POINTS:
             return None
         known = skin.patches.at(point)
-        places = known.shown(expression)
-        pose = _resect(pose, start, places, pixels, known.trust, lens)
+        brows = np.einsum("gk,pkc->pgc", skin.surface.brows, known.shapes)
+        pose = _resect(pose, start, known.shown(expression), brows, pixels, known.trust, lens)
     return pose
 
 
@@ -101,17 +102,26 @@ def _walked(  # noqa: PLR0917
 
 
 def _resect(  # noqa: PLR0917
-    start: Poses, belief: Poses, points: Floats, pixels: Floats, trust: Floats, lens: Lens
-) -> Poses:
-    """The pose [1] that puts known places [P, 3] onto pixels [P, 2], held weakly to ``belief``."""
-    pose = start
-    hold = 1 / (POSE_SD * (0.1, 0.1, 1, 1, 1, 1)) ** 2 * 1e-2
+    start: Poses, belief: Poses, points: Floats, brows: Floats, pixels: Floats, trust: Floats,
+    lens: Lens,
+) -> Poses:  # fmt: skip
+    """The pose [1] that puts known places [P, 3] onto pixels [P, 2], held weakly to ``belief``.
+
+    What brows do to the places meanwhile, combinations of ``brows`` [P, G, 3], is sought with it:
+    a lifted forehead is no nod.
+    """
+    pose, lifted = start, np.zeros(brows.shape[1])
+    hold = np.full(6 + len(lifted), 1 / BROW_SD**2)
+    hold[:6] = 1 / (POSE_SD * (0.1, 0.1, 1, 1, 1, 1)) ** 2 * 1e-2
     for _ in range(RESECTION_STEPS):
-        at, seen = project(pose, points[None], lens)
+        at, seen = project(pose, (points + np.einsum("g,pgc->pc", lifted, brows))[None], lens)
         residual = np.einsum("pij,pj->pi", trust, pixels - at[0])
         weight = robust(residual, SHARED_ERROR)
-        J = trust @ pose_jacobian(seen, seen - pose.t[:, None], lens)[0]
+        by_pose = pose_jacobian(seen, seen - pose.t[:, None], lens)[0]
+        by_brows = by_pose[:, :, :3] @ pose.R[0] @ brows.transpose(0, 2, 1)
+        J = trust @ np.concatenate((by_pose, by_brows), axis=2)
         H = np.einsum("pia,p,pib->ab", J, weight, J) + np.diag(hold)
-        g = np.einsum("pia,p,pi->a", J, weight, residual) - hold * off_start(pose, belief)[0]
-        pose = moved(pose, np.linalg.solve(H, g)[None])
+        off = np.concatenate((off_start(pose, belief)[0], lifted))
+        step = np.linalg.solve(H, np.einsum("pia,p,pi->a", J, weight, residual) - hold * off)
+        pose, lifted = moved(pose, step[None, :6]), lifted + step[6:]
     return pose

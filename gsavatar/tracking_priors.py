@@ -76,6 +76,20 @@ SKULL_SKIN_SHAPES = ("jaw", "mouthSmile", "noseSneer")
 enough to reckon with. (What brows and lids do to the skin around them is told less surely than
 skin tells poses: with them poses got worse.)"""
 
+BROW_MOTIONS = (("browInnerUp",), ("browDown",), ("browOuterUp",))
+"""Beginnings of the names of shapes that move the forehead and the hair above it, by what they do.
+Too little is known of them to reckon with, and so much skin that looked for without them a head
+nods by a third of a degree with its brows: they are found with every pose."""
+BROW_SD = 0.4
+"""How far such a motion goes."""
+
+
+def brow_motions(names: tuple[str, ...]) -> Floats:
+    """Shares [G, K] of the named shapes in each motion of the brows that they can express."""
+    groups = [[float(name.startswith(starts)) for name in names] for starts in BROW_MOTIONS]
+    return np.array([row for row in groups if any(row)]).reshape(-1, len(names))
+
+
 LOW, HIGH = -0.2, 1.3
 """Bounds of a coefficient: the rig's full shape is 1, some faces go beyond."""
 

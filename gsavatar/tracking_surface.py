@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 
 from gsavatar.morphable import MESH_POINTS, Floats, Ints, canonical_face
 from gsavatar.morphable_surface import vertex_normals
-from gsavatar.tracking_priors import CHEEKBONES, FOREHEAD, NOSE_BRIDGE, NOSE_TIP, TEMPLES
+from gsavatar.tracking_priors import (
+    CHEEKBONES,
+    FOREHEAD,
+    NOSE_BRIDGE,
+    NOSE_TIP,
+    TEMPLES,
+    brow_motions,
+)
 from gsavatar.tracking_shape import Fit
 from gsavatar.tracking_solve import Poses
 from gsavatar.types import FacePart
@@ -35,6 +42,7 @@ class Surface:
     mobility: Floats  # [S], metres that speech moves it
     place_sd: Floats  # [S], metres
     shapes: Floats  # [K, S, 3], how expressions move it
+    brows: Floats  # [G, K], what brows do that is found with every pose
 
     def at(self, expression: Floats) -> Floats:
         """Its points [S, 3] with coefficients [K]."""
@@ -70,7 +78,8 @@ def surface_of(fit: Fit) -> Surface:
     place_sd[MESH_POINTS:] = HAIR_SD_M
     shapes = np.concatenate((fit.shapes[:, :MESH_POINTS], fit.model.expression[:, scalp]), axis=1)
     points = np.concatenate((face, fit.vertices[scalp]))
-    return Surface(points, normals, rigid, mobility, place_sd, shapes)
+    brows = brow_motions(fit.model.names)
+    return Surface(points, normals, rigid, mobility, place_sd, shapes, brows)
 
 
 def _widest(points: Floats, values: Floats) -> Floats:

@@ -22,8 +22,15 @@ from gsavatar.tracking_bundle import (
     adjust,
     moved,
 )
-from gsavatar.tracking_locate import LOOK_EVERY, STILL_LOOK_EVERY, locate, locate_all
+from gsavatar.tracking_locate import (
+    LOOK_EVERY,
+    STILL_LOOK_EVERY,
+    _resect,
+    locate,
+    locate_all,
+)
 from gsavatar.tracking_motion import mean_rotation, reach, rotvecs
+from gsavatar.tracking_priors import brow_motions
 from gsavatar.tracking_skin import (
     Patches,
     SkinMap,
@@ -55,7 +62,7 @@ def a_surface() -> Surface:
     assert count == MESH_POINTS
     return Surface(
         points, vertex_normals(points, triangles), np.ones(count, bool), np.zeros(count),
-        np.full(count, 0.005), np.zeros((0, count, 3)),
+        np.full(count, 0.005), np.zeros((0, count, 3)), np.zeros((0, 0)),
     )  # fmt: skip
 
 
@@ -171,7 +178,8 @@ def test_what_an_expression_moves_does_not_move_the_head() -> None:
     """The whole skin slides 4 mm to the side, in the key frame or in the one that is looked at."""
     picture, aside = a_picture(5), np.array([0.004, 0.0, 0.0])
     count = MESH_POINTS
-    surface = replace(a_surface(), shapes=np.tile(aside, (1, count, 1)))
+    shapes = np.tile(aside, (1, count, 1))
+    surface = replace(a_surface(), shapes=shapes, brows=np.zeros((0, 1)))
     points = a_surface().points[None]
     slide = project(front(), points + aside, LENS)[0] - project(front(), points, LENS)[0]
     shift = slide.mean((0, 1))
@@ -187,6 +195,26 @@ def test_what_an_expression_moves_does_not_move_the_head() -> None:
             assert found is not None
             off = project(found, points, LENS)[0] - project(front(), points, LENS)[0]
             assert np.linalg.norm(off.mean((0, 1))) == pytest.approx(off_px, abs=0.15)
+
+
+def test_a_lifted_forehead_is_no_nod() -> None:
+    points = a_surface().points[::4]
+    lift = np.where(points[:, 1:2] > 0.02, [0.0, 0.005, 0.0], 0.0)[:, None]  # [P, 1, 3]
+    true = poses_at(np.array([[0.01, 0.02, 0.0]]), front().t)
+    pixels = project(true, (points + 0.4 * lift[:, 0])[None], LENS)[0][0]
+    trust = np.tile(4.0 * np.eye(2), (len(points), 1, 1))
+
+    def nod_off(brows: np.ndarray) -> float:
+        found = _resect(front(), front(), points, brows, pixels, trust, LENS)
+        return float(np.abs(rotvecs(found.R @ true.R.transpose(0, 2, 1))[0, 0]))
+
+    assert nod_off(lift) < 0.1 * nod_off(lift[:, :0])
+
+
+def test_brows_move_what_the_model_can_say() -> None:
+    names = ("jawOpen", "browDownLeft", "browDownRight", "browInnerUp")
+    assert brow_motions(names).tolist() == [[0, 0, 0, 1], [0, 1, 1, 0]]
+    assert brow_motions(("jawOpen",)).shape == (0, 1)
 
 
 def test_a_surface_follows_the_places_on_it_and_is_left_alone_elsewhere() -> None:
