@@ -80,8 +80,8 @@ BROW_MOTIONS = (("browInnerUp",), ("browDown",), ("browOuterUp",))
 """Beginnings of the names of shapes that move the forehead and the hair above it, by what they do.
 Too little is known of them to reckon with, and so much skin that looked for without them a head
 nods by a third of a degree with its brows: they are found with every pose."""
-BROW_SD = 0.4
-"""How far such a motion goes."""
+BROW_SD = 0.2
+"""How far such a motion goes, as in ``SPREADS``."""
 
 
 def brow_motions(names: tuple[str, ...]) -> Floats:
