@@ -51,7 +51,8 @@ def encode_window(window: Float) -> Float:
     """Tokens 385-394 [10, 384] of an 8 s window [128000]."""
     mel = whisper_log_mel(window)[None]
     (tokens,) = _encoder_session().run([ENCODER_OUTPUT], {"input_features": mel})
-    return np.asarray(tokens[0, FIRST_TOKEN : FIRST_TOKEN + BLOCK_TOKENS], np.float32)
+    # A copy: a part of it would keep all 400 tokens of the window in memory.
+    return np.array(tokens[0, FIRST_TOKEN : FIRST_TOKEN + BLOCK_TOKENS], np.float32)
 
 
 @cache
