@@ -213,7 +213,8 @@ def _first_pass(
                 )
                 if face is not None:
                     centre = face.points[:, :2].mean(0)
-                points.append(np.full((478, 3), np.nan) if face is None else face.points)
+                seen = np.full((478, 3), np.nan) if face is None else face.points
+                points.append(seen.astype(np.float32))  # what is kept of an hour is kept small
                 scores.append(None if face is None else face.scores)
                 ids.append(start_id + index)
                 times.append(start_s + time_s)
@@ -231,7 +232,7 @@ def _first_pass(
     if known is not None:
         blank = np.full_like(known, np.nan)
         table = torch.from_numpy(np.stack([blank if s is None else s for s in scores])).float()
-    stacked = torch.from_numpy(np.stack(points)).float()
+    stacked = torch.from_numpy(np.stack(points))
     landmarks = Landmarks(stacked, torch.isfinite(stacked[:, 0, 0]), table)
     return Sequence(np.array(ids), np.array(times), np.array(files), landmarks), durations
 
