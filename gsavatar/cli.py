@@ -301,8 +301,8 @@ def _working_on(run: Path) -> Iterator[None]:
     from gsavatar import cli_run
 
     with (
-        cli_run.unlogged_if_undone(run), cli_run.alone_in(run),
-        cli_env.logging_to(run / "log.txt"), _explained(run), cli_run.undone_if_refused(run),
+        cli_run.unlogged_if_undone(run), cli_env.logging_to(run / "log.txt"),
+        cli_run.alone_in(run), _explained(run), cli_run.undone_if_refused(run),
     ):  # fmt: skip
         yield
 

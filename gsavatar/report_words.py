@@ -108,15 +108,13 @@ def _head(test: Values, base: Mapping[str, Values]) -> Finding | None:
     if ours is None or not rivals:
         return None
     gain = ours - max(rivals)
-    alike = [
-        test["ssim_head"],
-        *(base[n]["ssim_head"] for n in ("mean_frame", "nearest_pose_frame")),
-    ]
-    if gain > 0 and None not in alike and alike[0] <= max(alike[1:]):
+    alike = test["ssim_head"]
+    rival = max(base[n]["ssim_head"] or 0.0 for n in ("mean_frame", "nearest_pose_frame"))
+    if gain > 0 and alike is not None and alike <= rival:
         return Finding(
             False, "Likeness", f"The head is {gain:.1f} dB closer to the real frames than training "
-            f"frames are, but its structure is no more like them (SSIM {alike[0]:.2f} against "
-            f"{max(alike[1:]):.2f}): it is blurred or noisy.",
+            f"frames are, but its structure is no more like them (SSIM {alike:.2f} against "
+            f"{rival:.2f}): it is blurred or noisy.",
         )  # fmt: skip
     if gain > 0:
         return Finding(

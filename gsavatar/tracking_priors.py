@@ -78,8 +78,8 @@ skin tells poses: with them poses got worse.)"""
 
 BROW_MOTIONS = (("browInnerUp",), ("browDown",), ("browOuterUp",))
 """Beginnings of the names of shapes that move the forehead and the hair above it, by what they do.
-Too little is known of them to reckon with, and so much skin that looked for without them a head
-nods by a third of a degree with its brows: they are found with every pose."""
+Too little is known of them to reckon with, and they move so much skin that a head nods by up to a
+third of a degree with its brows: what they do is found with every pose."""
 BROW_SD = 0.2
 """How far such a motion goes, as in ``SPREADS``."""
 
