@@ -43,12 +43,14 @@ from gsavatar.frames import (
 from gsavatar.idle import jump_cuts
 from gsavatar.ingest_labels import label_frames
 from gsavatar.landmarks import FaceDetection, FaceLandmarker, mouth_opening
+from gsavatar.memory import give_back_freed
 from gsavatar.plate import background_plate
 from gsavatar.progress import Reporter
 from gsavatar.sequence import Sequence, choose_frames, load_sequence, save_sequence
 from gsavatar.tracking import fit_track
+from gsavatar.tracking_observations import observed
 from gsavatar.tracking_shape import OWN_FILES, load_own
-from gsavatar.types import PROTOCOL_SIZE, Landmarks, Track
+from gsavatar.types import PROTOCOL_SIZE, KnownPoses, Landmarks, Track
 
 log = logging.getLogger("gsavatar")
 
@@ -89,21 +91,39 @@ def ingest(
     footage = [as_footage(video) for video in videos]
     folder = the_folder(footage)
     known = ingest_folder.known_poses(footage, options.poses)
+    # Each stage reads what it needs of the first pass and keeps none of it: hours of footage.
     meta = _decode(footage, root, options, reporter)
-    sequence, stored = load_sequence(root)
-    speech_meta = _speech(footage, meta, root, sequence, options, reporter)
+    give_back_freed()
+    meta |= _speech(footage, meta, root, options, reporter)
+    give_back_freed()
     box = meta["sources"][0]["crop"]
     label_frames(
-        root, sequence, stored, lambda row: ingest_folder.person(folder, box, row), reporter
+        root, *load_sequence(root), lambda row: ingest_folder.person(folder, box, row), reporter
     )
+    give_back_freed()
+    track = _fit(root, meta, options, known, folder, reporter)
+    give_back_freed()
+    _finish(root, meta, track, folder, reporter)
+    return open_clip(root)
+
+
+def _fit(
+    root: Path, meta: dict[str, Any], options: IngestOptions, known: KnownPoses | None,
+    folder: PictureFolder | None, reporter: Reporter,
+) -> Track:  # fmt: skip
+    """The fit of the face in every frame that shows it."""
     focal_px, principal_point = ingest_folder.lens(folder, meta["sources"])
+    sequence, stored = load_sequence(root)
+    seen = observed(
+        sequence.landmarks, torch.from_numpy(sequence.time_s),
+        torch.from_numpy(sequence.file_index), torch.from_numpy(sequence.frame_ids), known,
+        stored >= 0,
+    )  # fmt: skip
+    del sequence
+    pictures = FrameStore(root / "frames.bin")
     with reporter.stage("fit the face") as progress:
-        pictures = FrameStore(root / "frames.bin")
-        track = fit_track(
-            sequence.landmarks,
-            torch.from_numpy(sequence.time_s),
-            torch.from_numpy(sequence.file_index),
-            torch.from_numpy(sequence.frame_ids),
+        return fit_track(
+            seen,
             provider=options.provider,
             model_file=options.model_file,
             focal_px=options.focal_px or focal_px,
@@ -112,8 +132,6 @@ def ingest(
             pictures=lambda row: None if stored[row] < 0 else pictures[int(stored[row])],
             progress=progress,
         )
-    _finish(root, meta | speech_meta, sequence, stored, track, folder, reporter)
-    return open_clip(root)
 
 
 def _check_face_model(options: IngestOptions, reporter: Reporter) -> None:
@@ -276,8 +294,8 @@ def _second_pass(
 
 
 def _speech(
-    footage: list[Footage], meta: dict[str, Any], root: Path, sequence: Sequence,
-    options: IngestOptions, reporter: Reporter,
+    footage: list[Footage], meta: dict[str, Any], root: Path, options: IngestOptions,
+    reporter: Reporter,
 ) -> dict[str, Any]:  # fmt: skip
     """Sound on the clip's clock with its offset corrected, and its features."""
     done = root / "speech.json"
@@ -298,6 +316,7 @@ def _speech(
         return result
     with reporter.stage("hear the speech") as progress:
         quick = speech.extract(samples, encoder="log_mel")
+        sequence, _ = load_sequence(root)
         found = sequence.landmarks.found
         opening = mouth_opening(sequence.landmarks.points)[found].numpy()
         offset_ms, confidence = speech.estimate_av_offset(
@@ -333,10 +352,11 @@ def _shifted(samples: NDArray[np.float32], late_s: float) -> NDArray[np.float32]
 
 
 def _finish(
-    root: Path, meta: dict[str, Any], sequence: Sequence, stored: NDArray[np.int64], track: Track,
-    folder: PictureFolder | None, reporter: Reporter,
+    root: Path, meta: dict[str, Any], track: Track, folder: PictureFolder | None,
+    reporter: Reporter,
 ) -> None:  # fmt: skip
     """Track file, plates and the clip's description."""
+    sequence, stored = load_sequence(root)
     rows = np.searchsorted(sequence.frame_ids, track.frame_ids.numpy())
     scores = sequence.landmarks.scores
     picked = torch.from_numpy(rows)

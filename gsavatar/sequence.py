@@ -14,6 +14,9 @@ from gsavatar.frames import write_bytes_atomic
 from gsavatar.landmarks import mouth_opening
 from gsavatar.types import Landmarks
 
+RUN_FRAMES = 10
+"""Frames are kept in runs of this many: the tracker follows skin from one to the next."""
+
 
 @dataclass(frozen=True)
 class Sequence:
@@ -29,7 +32,8 @@ def choose_frames(sequence: Sequence, test_from_s: float | None = None) -> NDArr
     """Position in the shard of each kept frame, -1 for the others.
 
     The test part is kept whole (up to its limit); the training part by variety of head position,
-    turn and mouth opening: frames are taken in rounds from the cells of a coarse grid.
+    turn and mouth opening: frames are taken in rounds from the cells of a coarse grid, each with
+    its neighbours in time.
     """
     points = sequence.landmarks.points
     everything = np.zeros(len(sequence.time_s), dtype=np.int64)
@@ -52,11 +56,30 @@ def choose_frames(sequence: Sequence, test_from_s: float | None = None) -> NDArr
         rank[i] = counts.get(int(cell[i]), 0)
         counts[int(cell[i])] = rank[i] + 1
     room = MAX_FRAMES - min(len(test), TEST_MAX_FRAMES)
-    chosen = train[np.lexsort((order, rank))[:room]]
+    chosen = train[_with_neighbours(train, np.lexsort((order, rank)), room)]
     kept = np.sort(np.concatenate((chosen, test[:TEST_MAX_FRAMES])))
     stored = np.full(len(everything), -1, dtype=np.int64)
     stored[kept] = np.arange(len(kept))
     return stored
+
+
+def _with_neighbours(
+    rows: NDArray[np.int64], order: NDArray[np.int64], room: int
+) -> NDArray[np.int64]:
+    """Positions in ``rows`` of the first of ``order`` and the frames around each, ``room`` in all.
+
+    A position's run ends where successive rows are not successive frames.
+    """
+    taken, free = np.zeros(len(rows), dtype=bool), min(room, len(rows))
+    for i in order:
+        if free <= 0:
+            break
+        near = np.arange(max(i - RUN_FRAMES // 2, 0), min(i + RUN_FRAMES // 2, len(rows)))
+        near = near[(rows[near] - rows[i] == near - i) & ~taken[near]]
+        near = near[np.argsort(np.abs(near - i), kind="stable")][:free]
+        taken[near] = True
+        free -= len(near)
+    return np.flatnonzero(taken)
 
 
 def save_sequence(root: Path, sequence: Sequence, stored: NDArray[np.int64]) -> None:

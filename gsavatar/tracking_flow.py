@@ -58,8 +58,8 @@ BY_BOTH = Doubt(BY_LANDMARKS.point_px, BY_SKIN.shake)
 class Flow:
     """How far points went from each frame to the next."""
 
-    shift: Floats  # [T - 1, P, 2] pixels
-    trust: Floats  # [T - 1, P], 0 where nothing is known
+    shift: Floats  # [T - 1, P, 2] pixels, single precision
+    trust: Floats  # [T - 1, P], 0 where nothing is known; single precision
 
 
 def measure_flow(pictures: Pictures | None, rows: Ints, start_px: Floats) -> Flow:
@@ -68,7 +68,8 @@ def measure_flow(pictures: Pictures | None, rows: Ints, start_px: Floats) -> Flo
     Without pictures nothing is known of it.
     """
     count, points = start_px.shape[:2]
-    shift, trust = np.zeros((max(count - 1, 0), points, 2)), np.zeros((max(count - 1, 0), points))
+    shape = max(count - 1, 0), points
+    shift, trust = np.zeros((*shape, 2), np.float32), np.zeros(shape, np.float32)
     if pictures is None:
         return Flow(shift, trust)
     flow = Flow(shift, trust)

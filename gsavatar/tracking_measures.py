@@ -185,19 +185,18 @@ def reprojection(clip: Clip) -> Fit | None:
     corners = face.landmark_corners.numpy()
     rest = (face.vertices.double().numpy()[corners] * shares).sum(1)  # [L, 3]
     basis = (face.basis.double().numpy()[:, corners] * shares).sum(2)  # [K, L, 3]
-    seen = clip.landmarks.points.double().numpy()[:, FITTED_POINTS, :2]
     values = track.coefficients.double().numpy()
-    away = np.empty(seen.shape[:2])
-    for row in range(len(seen)):
+    away = np.empty((len(values), len(FITTED_POINTS)), np.float32)
+    for row, every in enumerate(clip.landmarks.points.numpy()):
         points = rest + np.tensordot(values[row], basis, 1)
         pixels = path_px(track, np.array([row]), points)[0]
-        away[row] = np.hypot(*(pixels - seen[row]).T)
+        away[row] = np.hypot(*(pixels - every[FITTED_POINTS, :2]).T)
     place = {int(point): i for i, point in enumerate(FITTED_POINTS)}
     parts = {
-        name: float(away[:, [place[p] for p in points if p in place]].mean())
+        name: float(away[:, [place[p] for p in points if p in place]].mean(dtype=np.float64))
         for name, points in FACE_PARTS.items()
     }
-    return Fit(away.mean(1), parts)
+    return Fit(away.mean(1, dtype=np.float64), parts)
 
 
 def steadiness(clip: Clip, progress: Progress | None = None) -> Steadiness | None:

@@ -136,7 +136,9 @@ def fit_person(
             )
         slid = slide.pixels(poses, lens)
         steady = steady - slid
-        c = fit_expressions(poses, rest, shapes, steady, EXPRESSION_WEIGHT, lens, belief)
+        c = fit_expressions(
+            poses, rest, shapes, steady.__getitem__, EXPRESSION_WEIGHT, lens, belief
+        )
         calm = resting(c, steady)
         at_rest, c = np.clip(at_rest + calm, -REST_LIMIT, REST_LIMIT), c - calm
         moved, posture = np.tensordot(c, shapes, 1), np.tensordot(at_rest, shapes, 1)

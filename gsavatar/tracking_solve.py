@@ -6,6 +6,7 @@ Shapes: T frames, L landmarks, K expressions. Poses are head -> camera (OpenCV):
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,6 +93,8 @@ def first_poses(points: Floats, seen_px: Floats, weight: Floats, lens: Lens) -> 
 
     ``points`` [L, 3], ``seen_px`` [T, L, 2], ``weight`` [L].
     """
+    used = np.flatnonzero(weight > 0)
+    points, seen_px, weight = points[used], seen_px[:, used], weight[used]
     middle = (points * weight[:, None]).sum(0) / weight.sum()
     root = np.sqrt(weight)[:, None]
     design = root * np.column_stack((points - middle, np.ones(len(points))))
@@ -194,19 +197,21 @@ SEGMENT, OVERLAP = 2048, 24
 
 
 def fit_expressions(
-    poses: Poses, rest: Floats, shapes: Floats, seen_px: Floats, weight: Floats, lens: Lens,
-    prior: ExpressionPrior,
+    poses: Poses, rest: Floats, shapes: Floats, seen_px: Callable[[slice], Floats], weight: Floats,
+    lens: Lens, prior: ExpressionPrior,
 ) -> Floats:  # fmt: skip
     """Coefficients [T, K] of bounded least squares with the prior and smoothness in time.
 
     ``rest`` [L, 3] and ``shapes`` [K, L, 3] are in the head frame; ``weight`` [L] is in 1/px^2.
+    ``seen_px`` gives the landmarks [t, L, 2] of some frames, so that no more of them need be
+    there at once.
     """
     total = len(poses.t)
     result = np.empty((total, len(shapes)))
     for core in chunks(total, SEGMENT):
         rows = slice(max(core.start - OVERLAP, 0), min(core.stop + OVERLAP, total))
         H, g = _expression_systems(
-            poses[rows], rest, shapes, seen_px[rows], weight, lens, prior.told
+            poses[rows], rest, shapes, seen_px(rows), weight, lens, prior.told
         )
         solved = _bounded_solve(H, g, prior, prior.mean[rows])
         result[core] = solved[core.start - rows.start : core.stop - rows.start]

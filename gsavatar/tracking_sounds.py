@@ -49,8 +49,8 @@ class SoundKind:
 
 def sound_kinds(clip: Clip) -> list[SoundKind]:
     """Every kind of speech sound with its occurrences; without sound by the lips alone."""
-    points = clip.landmarks.points.double()
-    opening = mouth_opening(points).numpy()
+    points = clip.landmarks.points
+    opening = mouth_opening(points).double().numpy()
     width = _distance(points.numpy(), MOUTH_CORNERS) / _distance(points.numpy(), EYE_CORNERS)
     closed = opening < CLOSED
     usual = float(np.median(width[closed])) if closed.sum() >= 5 else float(np.median(width))

@@ -23,6 +23,7 @@ from gsavatar.footage import PictureFolder
 from gsavatar.frames import decode_png
 from gsavatar.ingest import IngestOptions
 from gsavatar.progress import SilentReporter
+from gsavatar.tracking_observations import observed
 from gsavatar.types import HEAD_REGIONS, KnownPoses, Region
 
 SAMPLE = Path(__file__).resolve().parents[1] / "datasets" / "sample" / "speaker.mp4"
@@ -163,17 +164,15 @@ def test_a_path_in_another_head_frame_and_unit_is_followed(exported: Exported) -
     clip = exported.clip
     files = torch.zeros(len(clip), dtype=torch.int64)
     # A known path is placed by landmarks, so the track it is compared with is one of landmarks.
-    by_landmarks = tracking.fit_track(clip.landmarks, clip.time_s, files, clip.frame_ids, **options)
+    seen = observed(clip.landmarks, clip.time_s, files, clip.frame_ids)
+    by_landmarks = tracking.fit_track(seen, **options)
     clip = replace(clip, track=by_landmarks)
     ours = export_adnerf.poses(clip)
     turn = geometry.so3_exp(torch.tensor([0.05, -0.07, 0.02], dtype=torch.float64))
     other = geometry.rigid(turn, torch.tensor([0.02, -0.01, 0.02], dtype=torch.float64))
     theirs = ours @ geometry.se3_invert(other)
     theirs[:, :3, 3] *= 10.0
-    track = tracking.fit_track(
-        clip.landmarks, clip.time_s, files, clip.frame_ids, **options,
-        known=KnownPoses(clip.frame_ids, theirs),
-    )  # fmt: skip
+    track = tracking.fit_track(seen, **options, known=KnownPoses(clip.frame_ids, theirs))
     moved = geometry.se3_invert(clip.track.head_pose) @ track.head_pose
     assert float(geometry.angle_deg(moved[:, :3, :3]).max()) < 0.3
     assert float(moved[:, :3, 3].norm(dim=-1).max()) < 0.003
@@ -184,10 +183,7 @@ def test_a_path_in_another_head_frame_and_unit_is_followed(exported: Exported) -
         torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)))  # fmt: skip
     mixed.head_to_cam[::2, 0, 3] += 1.5
     with pytest.raises(InputError, match="the given poses miss the face"):
-        tracking.fit_track(
-            clip.landmarks, clip.time_s, torch.zeros(len(clip), dtype=torch.int64),
-            clip.frame_ids, provider=clip.track.face.provider, known=mixed,
-        )  # fmt: skip
+        tracking.fit_track(seen, provider=clip.track.face.provider, known=mixed)
 
 
 def test_the_command_refuses_what_it_cannot_export(

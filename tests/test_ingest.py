@@ -13,7 +13,7 @@ from gsavatar import ingest
 from gsavatar.clip import Clip
 from gsavatar.frames import decode_png
 from gsavatar.progress import SilentReporter
-from gsavatar.sequence import Sequence
+from gsavatar.sequence import Sequence, save_sequence
 from gsavatar.types import Region
 
 RATE = 16_000
@@ -51,7 +51,8 @@ def test_the_offset_is_noted_and_corrected_where_it_is_sure(
     monkeypatch.setattr(ingest.speech, "extract", listened)
     monkeypatch.setattr(ingest.speech, "estimate_av_offset", lambda *_: found)
     meta: dict[str, Any] = {"sources": []}
-    told = ingest._speech([], meta, tmp_path, sequence_of(tiny_clip), options, SilentReporter())
+    save_sequence(tmp_path, sequence_of(tiny_clip), tiny_clip.stored)
+    told = ingest._speech([], meta, tmp_path, options, SilentReporter())
     assert (told["av_offset_ms"], told["av_offset_confidence"]) == found
     kept = np.load(tmp_path / "audio.npy")
     middle = 2 * RATE
@@ -65,9 +66,8 @@ def test_the_plate_of_a_clip_shows_no_person(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip", frames=40)
     (clip.root / "plate0.png").unlink()
     meta: dict[str, Any] = {"sources": [{"crop": [0.0, 0.0, 512.0, 512.0]}], "notes": []}
-    ingest._finish(
-        clip.root, meta, sequence_of(clip), clip.stored, clip.track, None, SilentReporter()
-    )
+    save_sequence(clip.root, sequence_of(clip), clip.stored)
+    ingest._finish(clip.root, meta, clip.track, None, SilentReporter())
     plate = decode_png((clip.root / "plate0.png").read_bytes())
     first, labels = clip.frame(0), clip.regions(0)
     person = labels != int(Region.BACKGROUND)

@@ -15,6 +15,7 @@ from gsavatar.morphable import FITTED_POINTS, MorphableModel
 from gsavatar.morphable_clip import learn_clip_model
 from gsavatar.tracking_flow import Flow, join_flow, measure_flow
 from gsavatar.tracking_motion import meeting, rest_pose, rotvecs, runs
+from gsavatar.tracking_observations import observed
 from gsavatar.tracking_solve import Lens, Poses, first_poses, project, refine_poses, rotations
 from gsavatar.types import Landmarks, Track
 
@@ -42,9 +43,8 @@ class Truth:
     def track(self, provider: str, **options: Any) -> Track:
         count = len(self.time_s)
         files = torch.zeros(count, dtype=torch.int64)
-        return tracking.fit_track(
-            self.landmarks, self.time_s, files, torch.arange(count), provider=provider, **options
-        )
+        seen = observed(self.landmarks, self.time_s, files, torch.arange(count))
+        return tracking.fit_track(seen, provider=provider, **options)
 
 
 def head_path(count: int = FRAMES) -> Poses:
@@ -209,10 +209,9 @@ def messy_track(clip_truth: Truth) -> Track:
     points[~found] = float("nan")
     points[30, :, :2] += 12 * torch.randn(478, 2, generator=torch.Generator().manual_seed(0))
     files = (torch.arange(FRAMES) >= 60).long()
-    return tracking.fit_track(
-        Landmarks(points, found, None), clip_truth.time_s, files, torch.arange(FRAMES) + 1000,
-        provider="clip",
-    )  # fmt: skip
+    landmarks = Landmarks(points, found, None)
+    seen = observed(landmarks, clip_truth.time_s, files, torch.arange(FRAMES) + 1000)
+    return tracking.fit_track(seen, provider="clip")
 
 
 def test_room_frame_is_the_rest_pose_of_each_file(messy_track: Track) -> None:
@@ -240,10 +239,24 @@ def test_frames_with_wild_landmarks_weigh_less(messy_track: Track) -> None:
     assert float(messy_track.weight.median()) > 0.95
 
 
+def test_the_face_is_learned_from_frames_whose_picture_is_kept() -> None:
+    count, pictured = 3000, np.zeros(3000, bool)
+    for start in range(0, count, 250):
+        pictured[start : start + 20] = True
+    landmarks = Landmarks(torch.zeros(count, 478, 3), torch.ones(count, dtype=torch.bool), None)
+    time_s, files = torch.arange(count).double() / 25, torch.zeros(count, dtype=torch.int64)
+    seen = observed(landmarks, time_s, files, torch.arange(count), pictured=pictured)
+    rows = tracking._sample(seen, 120)
+    assert len(rows) == 120 and pictured[rows].all() and rows[0] == 0 and rows[-1] == 2769
+    few = observed(landmarks, time_s, files, torch.arange(count), pictured=pictured & False)
+    rows = tracking._sample(few, 120)  # landmarks are better than nothing
+    assert len(rows) == 120 and rows[-1] == count - 1
+
+
 def test_no_face_is_an_input_error() -> None:
     empty = Landmarks(torch.full((5, 478, 3), float("nan")), torch.zeros(5).bool(), None)
     with pytest.raises(InputError, match="0 of 5 frames show a face"):
-        tracking.fit_track(empty, torch.arange(5).double(), torch.zeros(5).long(), torch.arange(5))
+        observed(empty, torch.arange(5).double(), torch.zeros(5).long(), torch.arange(5))
 
 
 def test_the_fit_is_deterministic_and_reports_progress(

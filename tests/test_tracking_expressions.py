@@ -90,7 +90,7 @@ def test_a_slide_with_the_view_is_told_from_expression(slide_px: float) -> None:
     off = (found - true)[:, lips] - (found - true)[:, lips].mean(0)  # its mean is the face's shape
     assert np.sqrt((off**2).sum(-1).mean()) < 0.6 + 0.2 * slide_px
     before, after = (
-        fit_expressions(poses, rest, shapes, px, EXPRESSION_WEIGHT, LENS, prior)[:, 0]
+        fit_expressions(poses, rest, shapes, px.__getitem__, EXPRESSION_WEIGHT, LENS, prior)[:, 0]
         for px in (seen, seen - found)
     )
     assert np.abs(after).mean() < 0.05
@@ -114,7 +114,7 @@ def test_errors_that_neighbours_share_are_not_expression() -> None:
     sides, parted = {}, {}
     for told in (True, False):
         prior = belief(np.zeros((FRAMES, 2)), told=told)
-        got = fit_expressions(poses, rest, shapes, seen, EXPRESSION_WEIGHT, LENS, prior)
+        got = fit_expressions(poses, rest, shapes, seen.__getitem__, EXPRESSION_WEIGHT, LENS, prior)
         sides[told], parted[told] = np.abs(got[:, 0]).mean(), got[-1, 1]
     assert sides[True] < 0.75 * sides[False]
     assert sides[False] > 0.1

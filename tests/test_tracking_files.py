@@ -18,6 +18,7 @@ from gsavatar.errors import InputError
 from gsavatar.landmarks import FaceLandmarker, mouth_opening
 from gsavatar.morphable import FITTED_POINTS, MorphableModel
 from gsavatar.seeding import SeedCounts, seed_avatar
+from gsavatar.tracking_observations import observed
 from gsavatar.tracking_shape import load_own
 from gsavatar.types import Branch, Drive, Landmarks, Track
 
@@ -57,10 +58,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def track(landmarks: Landmarks, provider: str, file: Path | None) -> Track:
     count = len(landmarks.found)
-    return tracking.fit_track(
-        landmarks, torch.arange(count).double() / 25, torch.zeros(count, dtype=torch.int64),
-        torch.arange(count), provider=provider, model_file=file,
-    )  # fmt: skip
+    files = torch.zeros(count, dtype=torch.int64)
+    seen = observed(landmarks, torch.arange(count).double() / 25, files, torch.arange(count))
+    return tracking.fit_track(seen, provider=provider, model_file=file)
 
 
 def reprojection_px(
