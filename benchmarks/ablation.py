@@ -1,6 +1,6 @@
 """What each part of the model and of its training is worth, on frames kept for choices.
 
-    python benchmarks/ablation.py runs/me --steps 2000 --json-out out.json
+    python benchmarks/ablation.py runs/me --steps 2000 --json out.json
 
 Trains the clip of a run again, one part changed at a time, and measures the validation frames: they
 are spread over the training part and never drawn; test frames are not read. Expressions are the
@@ -87,7 +87,7 @@ def main(
     steps: int = 2000,
     only: tuple[str, ...] = (),
     work: Path = Path("runs/ablation"),
-    json_out: Path | None = None,
+    json_out: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
 ) -> int:
     """Trains and measures every variant, or those whose names hold a word of ``only``."""
     clip = open_clip(run / "clip")

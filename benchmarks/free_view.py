@@ -1,7 +1,7 @@
 """How an avatar looks from where it was not filmed, against true pictures from there.
 
-    python benchmarks/free_view.py synthetic --seeds 3000 --preset preview --json-out out.json
-    python benchmarks/free_view.py real runs/person head.mkv --json-out out.json
+    python benchmarks/free_view.py synthetic --seeds 3000 --preset preview --json out.json
+    python benchmarks/free_view.py real runs/person head.mkv --json out.json
 
 Synthetic: a subject who turns the head by 12 degrees at most is fitted, then rendered from eight
 cameras at frames it was not trained on. The fitted head frame is mapped to the true one by the
@@ -318,7 +318,7 @@ class Synthetic:
     preset: str = "preview"
     cache: Path = Path("~/.cache/gsavatar/synthetic")
     work: Path = Path("runs/free_view")
-    json_out: Path | None = None
+    json_out: Annotated[Path | None, tyro.conf.arg(name="json")] = None
     look: Path | None = None
     """Folder for true, rendered and baseline pictures side by side."""
 
@@ -330,7 +330,7 @@ class Real:
     run: Annotated[Path, tyro.conf.Positional]
     film: Annotated[Path, tyro.conf.Positional]
     work: Path | None = None
-    json_out: Path | None = None
+    json_out: Annotated[Path | None, tyro.conf.arg(name="json")] = None
     look: Path | None = None
     """Folder for real, rendered and nearest training pictures side by side."""
 

@@ -1,6 +1,6 @@
 """Fits clips with presets, measures them, and shows them side by side.
 
-    python benchmarks/quality.py --clips a.mp4 b.mp4 --presets preview standard --json-out out.json
+    python benchmarks/quality.py --clips a.mp4 b.mp4 --presets preview standard --json out.json
 
 Every fit is a ``gsavatar fit --resume`` of its own in ``--work``: an interrupted benchmark goes on
 where it stopped, and a finished fit is not repeated. Besides the table there is one HTML page with
@@ -16,7 +16,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import tyro
@@ -33,8 +33,15 @@ Row = dict[str, Any]
 
 
 def fitted(clip: Path, preset: str, work: Path) -> Path:
-    """The run of one clip and preset, finished; the program's own progress is shown."""
+    """The run of one clip and preset, finished; the program's own progress is shown.
+
+    Stops the program if the work folder has a run of this name that another clip gave.
+    """
     run = work / f"{clip.stem}-{preset}"
+    if (run / "run.json").exists():
+        made_of = json.loads((run / "run.json").read_text())["videos"]
+        if made_of != [{"name": clip.name, "bytes": clip.stat().st_size}]:
+            sys.exit(f"{run} was made of another {clip.name}; give another --work folder.")
     if not (run / "metrics.json").exists():
         command = [sys.executable, "-m", "gsavatar", "fit", str(clip), "--out", str(run)]
         there = (run / "config.toml").exists()
@@ -130,7 +137,7 @@ def main(
     clips: tuple[Path, ...],
     presets: tuple[str, ...] = ("preview",),
     work: Path = Path("runs/quality"),
-    json_out: Path | None = None,
+    json_out: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     speech: Path | None = None,
 ) -> None:
     """Fits what is not fitted yet, prints the table, and writes ``quality.html`` into ``work``."""

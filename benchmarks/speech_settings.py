@@ -1,6 +1,6 @@
 """Chooses the settings of the speech model on training parts, and only there.
 
-    python benchmarks/speech_settings.py RUN [RUN ...] [--json-out out.json]
+    python benchmarks/speech_settings.py RUN [RUN ...] [--json out.json]
 
 Each RUN is the folder of a ``gsavatar track`` or ``fit``. Its training part is cut into five
 chronological folds; a whole speech model is learnt on four and predicts the fifth, half a second
@@ -15,7 +15,7 @@ import json
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from unittest.mock import patch
 
 import numpy as np
@@ -127,7 +127,9 @@ def score(part: Part) -> dict[str, float]:
 
 
 def main(
-    runs: tyro.conf.Positional[tuple[Path, ...]], json_out: Path | None = None, only: str = ""
+    runs: tyro.conf.Positional[tuple[Path, ...]],
+    json_out: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+    only: str = "",
 ) -> None:
     """Prints a table: the mean over the clips for every value tried, shipped values marked."""
     parts = [part for run in runs if (part := training_part(run)) is not None]

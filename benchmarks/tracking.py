@@ -8,13 +8,14 @@ turns the head and at the end opens the jaw while the skull holds still; filmed 
 focal length (``--focal-px``), which the tracker is not told. Films are made once and kept in
 ``--cache`` (needs flite and VTK). Real (``tracking_real.py``): steadiness of rigid skin against
 MediaPipe's own pose, how the measured offset follows a sound that is moved on purpose, a wide turn,
-a small face, time and memory, each beside its bar; ``--parts`` chooses among them.
+a small face, time and memory, each beside its bar; ``--parts`` chooses among them. The JSON has
+``synthetic`` and ``ms_per_frame``, and of real footage ``real`` by clip (``jitter_ratio``,
+``av_offset_ms``, ``tracked_share``), ``peak_rss_mb`` by minutes and all ``rows``.
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -322,13 +323,13 @@ def main(options: Main) -> None:
         if seeds is not None:
             result |= synthetic(seeds, options, Path(scratch))
         if options.real is not None:
-            result["real"] = tracking_real.measure(
+            result["rows"] = tracking_real.measure(
                 tracking_real.Options(
                     options.real, options.parts, options.work or Path(scratch), options.tracked,
                     options.frames, options.minutes, options.only,
                 )
             )  # fmt: skip
-    result["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            result |= tracking_real.keyed(result["rows"])
     if options.json:
         options.json.write_text(json.dumps(result, indent=1))
 

@@ -84,10 +84,30 @@ class Options:
         return open_clip(run / "clip")
 
 
-def row(part: Part, clip: str, measure: str, value: float, bar: str, met: bool) -> Row:  # noqa: PLR0917
-    """One number beside its bar, printed at once."""
+def keyed(rows: list[Row]) -> Row:
+    """The keys of all rows: ``real`` by clip and ``peak_rss_mb`` by minutes, as far as measured.
+
+    ``jitter_ratio`` is the second difference that our pose leaves over what MediaPipe's leaves,
+    ``motion_ratio`` the same of the motion itself.
+    """
+    real: dict[str, Row] = {}
+    peaks: Row = {}
+    for found in rows:
+        if found["part"] == "memory":
+            peaks |= found["keys"]
+        elif found["keys"]:
+            real.setdefault(found["clip"], {}).update(found["keys"])
+    return {"real": real} | ({"peak_rss_mb": peaks} if peaks else {})
+
+
+def row(  # noqa: PLR0917
+    part: Part, clip: str, measure: str, value: float, bar: str, met: bool,
+    keys: dict[str, float] | None = None,
+) -> Row:  # fmt: skip
+    """One number beside its bar, printed at once; ``keys`` are numbers of it for ``keyed``."""
     found = {
         "part": part, "clip": clip, "measure": measure, "value": value, "bar": bar, "met": met,
+        "keys": keys or {},
     }  # fmt: skip
     words = "met" if met else "MISSED"
     print(f"{part:8} {clip:10} {measure:34} {value:9.3f}  bar {bar:22} {words}", flush=True)
@@ -135,7 +155,8 @@ def offsets(options: Options) -> Iterator[Row]:
         worst = max(off, key=abs)
         ok = abs(worst) <= SHIFT_BAR_MS
         bar = f"+- {SHIFT_BAR_MS:.0f}"
-        yield row("offset", name, "worst miss of a moved sound, ms", worst, bar, ok)
+        yield row("offset", name, "worst miss of a moved sound, ms", worst, bar, ok,
+                  {"av_offset_ms": at_rest})  # fmt: skip
         least = min(c for _, c in found.values())
         yield row("offset", name, "least confidence", least, ">= 0.5, to be used", least >= 0.5)
 
@@ -192,12 +213,13 @@ def jitter(options: Options) -> Iterator[Row]:
             lambda t, clip=clip, rows=rows: clip.frame(int(rows[t])), paths, reference, centres,
             np.diff(rows) == 1,
         )  # fmt: skip
-        for words, a, b in (
-            ("motion left, px", ours.rms_px, raw.rms_px),
-            ("its second difference, px", ours.jitter_px, raw.jitter_px),
+        share = {"tracked_share": len(clip) / total_frames(clip)}
+        for words, key, a, b in (
+            ("motion left, px", "motion_ratio", ours.rms_px, raw.rms_px),
+            ("its second difference, px", "jitter_ratio", ours.jitter_px, raw.jitter_px),
         ):
             bar = f"<= {raw_bar(b):.3f} (1/3 of {b:.3f})"
-            yield row("jitter", name, words, a, bar, a <= raw_bar(b))
+            yield row("jitter", name, words, a, bar, a <= raw_bar(b), {key: a / b} | share)
 
 
 def raw_bar(theirs_px: float) -> float:
@@ -255,7 +277,7 @@ def turns(options: Options) -> Iterator[Row]:
     clip = options.clip("turns")
     share = len(clip) / total_frames(clip)
     yield row("turns", "turns", "share of frames tracked", share, f">= {SHARE_BAR}",
-              share >= SHARE_BAR)  # fmt: skip
+              share >= SHARE_BAR, {"tracked_share": share})  # fmt: skip
     yaw = head_angles(clip)[0]
     for side, reach in (("right", -float(yaw.min())), ("left", float(yaw.max()))):
         yield row("turns", "turns", f"turn to the {side}, degrees", reach,
@@ -274,7 +296,8 @@ def small(options: Options) -> Iterator[Row]:
         yield row("small", "small", "refused with a cure", float(cured), "tracked or this", cured)
         return
     share = len(clip) / total_frames(clip)
-    yield row("small", "small", "share of frames tracked", share, ">= 0.9 or refused", share >= 0.9)
+    yield row("small", "small", "share of frames tracked", share, ">= 0.9 or refused",
+              share >= 0.9, {"tracked_share": share})  # fmt: skip
 
 
 # Cost
@@ -304,7 +327,8 @@ def memory(options: Options) -> Iterator[Row]:
         peaks.append(peak_mb)
         bar = f"<= {MEMORY_BAR * peaks[0]:.0f} MB"
         words = f"peak MB, {minutes:g} min"
-        yield row("memory", "lieu", words, peak_mb, bar, peak_mb <= MEMORY_BAR * peaks[0])
+        yield row("memory", "lieu", words, peak_mb, bar, peak_mb <= MEMORY_BAR * peaks[0],
+                  {f"{minutes:g}": peak_mb})  # fmt: skip
         print(f"         {frames} frames, {1000 * seconds / frames:.0f} ms each", flush=True)
 
 

@@ -1,6 +1,6 @@
 """Whether an avatar stays the person in voices it never heard, and is silent when nobody speaks.
 
-    python benchmarks/voices.py RUN voice.wav another.flac --json-out out.json
+    python benchmarks/voices.py RUN voice.wav another.flac --json out.json
 
 Every file is performed and drawn from the front; the landmarker that looked at the footage looks at
 the drawn frames. Printed beside each other: how far the mouth opens, how often it is closed, how
@@ -142,7 +142,7 @@ def silences(samples: Samples) -> dict[str, Samples]:
 def main(
     run: Annotated[Path, tyro.conf.Positional],
     speech: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    json_out: Path | None = None,
+    json_out: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
 ) -> int:
     """Performs, draws and watches; prints a line for the footage and for every file."""
     clip, package = open_clip(run / "clip"), load_package(find_avatar(run))
