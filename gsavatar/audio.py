@@ -78,6 +78,15 @@ def open_sound(path: str | Path, longest_s: float = math.inf) -> Sound:
     return sound
 
 
+def sound_of_video(path: Path) -> Sound | None:
+    """The sound of a video that has a track for it, as ``open_sound``; None if the track is empty.
+
+    Raises ``InputError`` if it cannot be decoded.
+    """
+    sound = _from_video(path, math.inf)
+    return sound if len(sound) else None
+
+
 def _from_file(path: Path, longest_s: float) -> Sound:
     """Sound by libsndfile, or by the video decoder where it gives up."""
     import soundfile

@@ -136,7 +136,7 @@ def _watch(path: Path, progress: Progress | None) -> Footage:
             openings.append(float(mouth_opening(faces[0].points)) if faces else math.nan)
             if spent() > STRETCH_SHARE and len(times) >= LEAST_STRETCH:
                 break
-    sound = audio.open_sound(path) if info.has_audio else None
+    sound = audio.sound_of_video(path) if info.has_audio else None
     told(100, 100)
     return Footage(info, tuple(looks), np.array(times), np.array(openings), sound)
 
@@ -334,8 +334,9 @@ def _sync(footage: Footage) -> Finding:
     times = footage.stretch_s
     if footage.sound is None:
         return Finding("sync", State.NOTE, "cannot be told without sound")
-    if times[-1] - times[0] < MIN_SYNC_S:
-        return Finding("sync", State.NOTE, f"cannot be told from {times[-1] - times[0]:.0f} s")
+    length_s = float(np.ptp(times)) if len(times) else 0.0  # a damaged file may end before
+    if length_s < MIN_SYNC_S:
+        return Finding("sync", State.NOTE, f"cannot be told from {length_s:.0f} s")
     first_s = max(0.0, times[0] - 1.0)
     part = footage.sound[
         round(first_s * audio.SAMPLE_RATE) : round((times[-1] + 1.0) * audio.SAMPLE_RATE)
@@ -343,7 +344,7 @@ def _sync(footage: Footage) -> Finding:
     features = speech.extract(part, encoder="log_mel")
     offset_ms, sure = speech.estimate_av_offset(features, times - first_s, footage.opening)
     if sure < MIN_OFFSET_CONFIDENCE:
-        return Finding("sync", State.NOTE, f"cannot be told from {times[-1] - times[0]:.0f} s")
+        return Finding("sync", State.NOTE, f"cannot be told from {length_s:.0f} s")
     side = "late" if offset_ms > 0 else "early"
     if abs(offset_ms) > OFFSET_MS:
         text = f"the sound seems about {abs(offset_ms):.0f} ms {side}; a fit measures and corrects"

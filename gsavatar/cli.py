@@ -156,8 +156,9 @@ def _render(options: Render) -> None:
     with cli_env.logging_to(None), _storable(options.out):
         result = film.render_film(
             options.avatar, options.out, audio=options.audio, curves=options.curves,
-            drive=options.drive, camera=options.camera, size=options.size, fps=options.fps,
-            background=options.background, curves_out=options.curves_out, reporter=make_reporter(),
+            drive=options.drive, face=options.face, camera=options.camera, size=options.size,
+            fps=options.fps, background=options.background, curves_out=options.curves_out,
+            reporter=make_reporter(),
         )  # fmt: skip
     sound = "with sound" if result.has_sound else "without sound"
     _say(f"film    {result.path} ({result.frames} frames, {result.duration_s:.2f} s, {sound})")
@@ -180,6 +181,7 @@ def _sample_sentence() -> Path:
 
 
 def _evaluate(options: Evaluate) -> None:
+    from gsavatar import cli_run
     from gsavatar.evaluate import evaluate
     from gsavatar.report import write_report
 
@@ -188,8 +190,12 @@ def _evaluate(options: Evaluate) -> None:
         raise InputError(
             f"{run}: not the folder of a finished run; fit first, then give that folder."
         )
-    with cli_env.logging_to(run / "log.txt"), _explained(run):
-        with make_reporter().stage("measure on the test frames") as progress:
+    reporter = make_reporter()
+    with cli_env.logging_to(run / "log.txt"), cli_run.alone_in(run), _explained(run):
+        unfinished = cli_run.unfinished(run)
+        if unfinished is not None:
+            reporter.note(unfinished)
+        with reporter.stage("measure on the test frames") as progress:
             metrics = evaluate(
                 run, frames_dir=options.frames, drive=options.drive,
                 composite=options.composite, progress=progress,

@@ -152,6 +152,8 @@ class Render:
     """Curves to play, from --curves-out, ARKit JSON or a Live Link Face CSV."""
     drive: OptionalPath = None
     """Video whose expressions and head motion to copy."""
+    face: Annotated[str | None, _shown("left|right|N")] = None
+    """Whose face in --drive, if it shows several, counted from the left."""
     camera: Annotated[str, tyro.conf.arg(metavar="front|orbit|PATH.json")] = "front"
     """Point of view."""
     size: int = 512

@@ -160,6 +160,21 @@ def _write(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
+def unfinished(run: Path) -> str | None:
+    """What to say of a run whose fit has not ended, where the avatar it has so far is measured."""
+    from gsavatar.package import load_package
+    from gsavatar.pipeline import avatar_name
+
+    live = run / "live.gsavatar"
+    if (run / f"{avatar_name(run)}.gsavatar").exists() or not live.exists():
+        return None
+    steps = load_package(live).card.get("step", "some")
+    return (
+        f"The fit of {run} is not finished: this is its avatar after {steps} steps. Continue with "
+        "gsavatar fit --resume."
+    )
+
+
 @contextmanager
 def alone_in(run: Path) -> Iterator[None]:
     """Keeps other processes out of a run; the system lets go when this one ends, however it ends.

@@ -90,6 +90,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.mouth_init": (16, 1_000_000),
     "train.torso_init": (16, 1_000_000),
     "train.sh_degree": (0, 3),
+    "train.basis_pull": (0, 0.05),
+    "train.basis_blend": (0, 0.05),
     "train.checkpoint_every": (1, 10_000_000),
     "train.validate_every": (1, 10_000_000),
     "train.seed": (0, 2**63 - 1),
@@ -120,6 +122,11 @@ def load_preset(
         option = (typed or {}).get(dotted)
         source = "--set" if option is None else f"{option} {value}"
         settings = _filled(settings, _nested(dotted, value), source, "")
+    if settings.train.refine_poses and settings.train.model == "field":
+        raise InputError(
+            "train.refine_poses = true: the field of talkinggaussian has no such corrections; "
+            "leave it away or choose another preset."
+        )
     return settings
 
 

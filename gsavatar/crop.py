@@ -37,6 +37,7 @@ FACE_UP = 0.06
 """How far the face stands above the crop's middle, over the crop's side."""
 MIN_FACE_PX = 48
 AMBIGUOUS_SHARE = 0.6
+ASKED_SHARE = 0.1
 """A second face seen this often as the first makes the choice the user's."""
 
 
@@ -243,21 +244,21 @@ def _plan_one(
 def _choose(path: Path, scan: _Scan, face: str | None, thumbnail: Path | None) -> _Person:
     """The subject among the people of a file."""
     people = sorted(scan.people, key=lambda p: -len(p.boxes))
-    longest = len(people[0].boxes)
-    rivals = [
-        p for p in people if len(p.boxes) >= AMBIGUOUS_SHARE * longest and _together(p, people[0])
-    ]
     if face is not None and face not in ("left", "right") and not face.isdigit():
         raise InputError(f"{path}: --face {face} is not left, right or a number.")
-    if len(rivals) == 1:
+    least = (AMBIGUOUS_SHARE if face is None else ASKED_SHARE) * len(people[0].boxes)
+    rivals = [p for p in people if len(p.boxes) >= least and _together(p, people[0])]
+    if face is None and len(rivals) == 1:
         return people[0]
     rivals.sort(key=lambda p: float(np.median([b[1] + b[3] for b in p.boxes.values()])))
     if face is None:
+        counted = "counted from the left"
         if thumbnail is not None:
             _number(rivals, thumbnail)
+            counted = f"as numbered in {thumbnail}"
         raise InputError(
             f"{path}: {len(rivals)} faces are visible equally long; choose one with --face left, "
-            f"--face right or --face N as numbered in {thumbnail or 'the picture'}."
+            f"--face right or --face N, {counted}."
         )
     if face in ("left", "right"):
         return rivals[0 if face == "left" else -1]

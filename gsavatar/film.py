@@ -66,6 +66,8 @@ class Source:
     audio: Path | None = None
     curves: Path | None = None
     drive: Path | None = None
+    face: str | None = None
+    """Whose face in ``drive``, if it shows several: left, right or a number from the left."""
 
 
 def render_film(
@@ -75,6 +77,7 @@ def render_film(
     audio: Path | None = None,
     curves: Path | None = None,
     drive: Path | None = None,
+    face: str | None = None,
     camera: str = "front",
     size: int = 512,
     fps: float | None = None,
@@ -85,13 +88,13 @@ def render_film(
     """Writes the film ``out`` of an avatar file or run, and says what it holds.
 
     Exactly one of ``audio``, ``curves`` and ``drive`` moves the mouth; ``audio`` beside another is
-    only the sound track. The sound is exactly as long as the picture. Raises ``InputError`` for
-    anything that cannot be done; then nothing is written.
+    only the sound track, whose clock the others then keep. The sound is exactly as long as the
+    picture. Raises ``InputError`` for anything that cannot be done; then nothing is written.
     """
     from gsavatar.pipeline import find_avatar
 
     reporter = reporter if reporter is not None else SilentReporter()
-    source = Source(audio, curves, drive)
+    source = Source(audio, curves, drive, face)
     _check(source, size, fps)
     check_destination(out, alpha=background == "none")
     file = find_avatar(avatar)
@@ -160,20 +163,23 @@ def perform(
         )
     if source.curves is not None:
         curves = retarget(performance.load_curves(source.curves), package, source.curves, reporter)
-        return _playing(curves, fps if fps is not None else frame_rate(curves.time_s.numpy()))
+        rate = fps if fps is not None else frame_rate(curves.time_s.numpy())
+        return _playing(curves, rate, sound)
     rate = fps if fps is not None else DEFAULT_FPS
     if source.drive is not None:
         from gsavatar.reenact import video_curves
 
-        return _playing(video_curves(source.drive, package, reporter), rate)
+        copied = video_curves(source.drive, package, reporter, source.face)
+        return _playing(retarget(copied, package, source.drive, reporter), rate, sound)
     assert sound is not None
     frames = performance.frame_count(len(sound) / SAMPLE_RATE, rate)
     stream = SpeechStream(performer(package, rate))
     return Playing(frames, rate, _spoken(stream, sound, package, reporter))
 
 
-def _playing(curves: Curves, rate: float) -> Playing:
-    even = resampled(curves, rate)
+def _playing(curves: Curves, rate: float, sound: Sound | None) -> Playing:
+    """Given curves; beside a sound they keep its clock: the first row is held until it comes."""
+    even = resampled(curves, rate, float(curves.time_s[0]) if sound is None else 0.0)
     return Playing(len(even.time_s), rate, iter([even]))
 
 
@@ -262,9 +268,12 @@ def frame_rate(time_s: NDArray[np.float64]) -> float:
     return float(Fraction(rate).limit_denominator(1001))
 
 
-def resampled(curves: Curves, rate: float) -> Curves:
-    """The same performance with one row every 1 / rate seconds from 0; given rows stay exact."""
-    times = curves.time_s.numpy() - float(curves.time_s[0])
+def resampled(curves: Curves, rate: float, start_s: float) -> Curves:
+    """The same performance with one row every 1 / rate seconds, ``start_s`` being 0 of the result.
+
+    Given rows stay exact; before the first one there is the first one.
+    """
+    times = curves.time_s.numpy() - start_s
     count = round(float(times[-1]) * rate) + 1
     wanted = np.arange(count) / rate
     right = np.clip(np.searchsorted(times, wanted - SAME_TIME_S), 0, len(times) - 1)
@@ -284,8 +293,10 @@ def _check(source: Source, size: int, fps: float | None) -> None:
     """Raises ``InputError`` unless one thing moves the mouth and the numbers make sense."""
     if source.curves is not None and source.drive is not None:
         raise InputError("--curves and --drive both move the avatar; give one of them.")
-    if source == Source():
+    if source.audio is None and source.curves is None and source.drive is None:
         raise InputError("nothing moves the avatar; give --audio, --curves or --drive.")
+    if source.face is not None and source.drive is None:
+        raise InputError("--face chooses among the faces of --drive; give that video, or leave it.")
     if not SIZES[0] <= size <= SIZES[1] or size % 2:
         raise InputError(f"--size {size}: should be an even number from {SIZES[0]} to {SIZES[1]}.")
     if fps is not None and not (math.isfinite(fps) and RATES[0] <= fps <= RATES[1]):

@@ -61,8 +61,9 @@ class VideoFile:
         return video.decode(self.path)
 
     def sound(self) -> Float | None:
-        """The sound of the file, or None without an audio track."""
-        return audio.load(self.path) if self.probe().has_audio else None
+        """The sound of the file, or None without an audio track or with nothing in it."""
+        sound = audio.sound_of_video(self.path) if self.probe().has_audio else None
+        return None if sound is None else sound[:]
 
 
 @dataclass(frozen=True)

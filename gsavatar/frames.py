@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from types import TracebackType
 
@@ -18,6 +19,8 @@ from gsavatar.errors import InputError
 
 RAW_LIMIT = 2 << 30
 """Largest raw shard in bytes; more frames than fit are stored coded."""
+SPARE_BYTES = 200 << 20
+"""Room for labels, sound and a small avatar."""
 
 UInt8 = NDArray[np.uint8]
 
@@ -73,6 +76,21 @@ class FrameWriter:
             return
         self._file.close()
         self._partial.unlink(missing_ok=True)
+
+
+def check_room(folder: Path, frames: int, shape: tuple[int, ...]) -> None:
+    """Raises ``InputError`` if the disk of a folder has no room for a shard of so many pictures.
+
+    Of coded pictures half their size is reckoned, which few exceed.
+    """
+    size = frames * int(np.prod(shape))
+    needed = (size if size <= RAW_LIMIT else size // 2) + SPARE_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"{folder}: {frames} pictures need {needed / 1e9:.1f} GB and its disk has "
+            f"{free / 1e9:.1f} GB left; make room, or choose a folder on another disk."
+        )
 
 
 class FrameStore:

@@ -36,13 +36,14 @@ from gsavatar.frames import (
     FrameStore,
     FrameWriter,
     UInt8,
+    check_room,
     encode_png,
     write_bytes_atomic,
     write_text_atomic,
 )
 from gsavatar.idle import jump_cuts
 from gsavatar.ingest_labels import label_frames
-from gsavatar.landmarks import FaceDetection, FaceLandmarker, mouth_opening
+from gsavatar.landmarks import FaceDetection, FaceLandmarker, mouth_opening, nearest
 from gsavatar.memory import give_back_freed
 from gsavatar.plate import background_plate
 from gsavatar.progress import Reporter
@@ -155,6 +156,7 @@ def _decode(
         )
     total = sum(p.last_index - p.first_index + 1 for p in plans)
     keep_all = total <= MAX_FRAMES
+    check_room(root, min(total, MAX_FRAMES), SHAPE)
     with reporter.stage("decode and find landmarks") as progress:
         writer = _shard(root, total) if keep_all else None
         sequence, durations = _first_pass(plans, writer, lambda done: progress(done, total))
@@ -224,11 +226,7 @@ def _first_pass(
         for file, plan in enumerate(plans):
             centre = np.array([PROTOCOL_SIZE / 2, PROTOCOL_SIZE / 2])
             for (index, time_s, picture), found in _detected(plan, (one, other)):
-                face = min(
-                    found,
-                    key=lambda f: float(np.hypot(*(f.points[:, :2].mean(0) - centre))),
-                    default=None,
-                )
+                face = nearest(found, centre)
                 if face is not None:
                     centre = face.points[:, :2].mean(0)
                 seen = np.full((478, 3), np.nan) if face is None else face.points

@@ -129,6 +129,15 @@ class FaceLandmarker:
         return found[:MAX_FACES]
 
 
+def nearest(faces: list[FaceDetection], centre: NDArray[Any]) -> FaceDetection | None:
+    """The face nearest to a place [2] of the picture, such as where it was before; None of none."""
+    return min(
+        faces,
+        key=lambda face: float(np.hypot(*(face.points[:, :2].mean(0) - centre))),
+        default=None,
+    )
+
+
 def _same(a: Float, b: Float) -> bool:
     """Whether two detections are of one face."""
     size = max(float(np.ptp(a[:, 0])), 1.0)

@@ -8,26 +8,30 @@ import numpy as np
 import torch
 
 from gsavatar import crop, tracking
-from gsavatar.landmarks import FaceLandmarker
+from gsavatar.landmarks import FaceLandmarker, nearest
 from gsavatar.package import Package
 from gsavatar.progress import Progress, Reporter
-from gsavatar.types import PROTOCOL_SIZE, Curves, FittedFace, Landmarks
+from gsavatar.types import PROTOCOL_SIZE, Curves, Landmarks
 
 POINTS = 478
 
 
-def video_curves(path: Path, package: Package, reporter: Reporter) -> Curves:
-    """The performance in a video in the avatar's names, one row per frame that shows the face.
+def video_curves(
+    path: Path, package: Package, reporter: Reporter, face: str | None = None
+) -> Curves:
+    """The performance in a video in the names of its own fit, one row per frame with the face.
 
-    The driver's face is fitted on its own, so it may be anybody's. Raises ``InputError`` if the
-    file is no video or shows no face.
+    The driver's face is fitted on its own, so it may be anybody's; ``face`` tells whose, as for
+    ``crop.plan``. Raises ``InputError`` if the file is no video, shows no face, or several.
     """
     with reporter.stage("look through the driving video") as progress:
-        plan = crop.plan([path], progress=progress)[0]
+        plan = crop.plan([path], face=face, progress=progress)[0]
     with reporter.stage("find its landmarks") as progress:
         landmarks, time_s = _landmarks(plan, progress)
     with reporter.stage("fit its face") as progress:
-        return tracking.drive_curves(landmarks, time_s, _names_only(package), progress=progress)
+        # A face learned from its clip has coefficients of its own scale, which only it fits.
+        provider = "clip" if package.card.get("provider") == "clip" else "auto"
+        return tracking.drive_curves(landmarks, time_s, provider, progress=progress)
 
 
 def _landmarks(plan: crop.CropPlan, progress: Progress) -> tuple[Landmarks, torch.Tensor]:
@@ -35,6 +39,7 @@ def _landmarks(plan: crop.CropPlan, progress: Progress) -> tuple[Landmarks, torc
     total = plan.last_index - plan.first_index + 1
     points, times = [], []
     scores: list[np.ndarray | None] = []
+    centre = np.full(2, PROTOCOL_SIZE / 2)
     with FaceLandmarker() as landmarker:
         for index, time_s, rgb in plan.footage.decode():
             if index > plan.last_index:
@@ -42,8 +47,11 @@ def _landmarks(plan: crop.CropPlan, progress: Progress) -> tuple[Landmarks, torc
             if index < plan.first_index:
                 continue
             faces = landmarker.detect(crop.apply_crop(rgb, plan.box, PROTOCOL_SIZE))
-            points.append(faces[0].points if faces else np.full((POINTS, 3), np.nan))
-            scores.append(faces[0].scores if faces else None)
+            face = nearest(faces, centre)
+            if face is not None:
+                centre = face.points[:, :2].mean(0)
+            points.append(np.full((POINTS, 3), np.nan) if face is None else face.points)
+            scores.append(None if face is None else face.scores)
             times.append(time_s)
             progress(len(times), total)
     known = next((s for s in scores if s is not None), None)
@@ -54,15 +62,3 @@ def _landmarks(plan: crop.CropPlan, progress: Progress) -> tuple[Landmarks, torc
     stacked = torch.from_numpy(np.stack(points)).float()
     found = torch.isfinite(stacked[:, 0, 0])
     return Landmarks(stacked, found, table), torch.tensor(times, dtype=torch.float64)
-
-
-def _names_only(package: Package) -> FittedFace:
-    """What ``drive_curves`` reads of the avatar's face: how it was fitted and its names."""
-    nothing = torch.zeros(0, 3)
-    # A face learned from its clip has coefficients of its own scale, which only it fits.
-    provider = "clip" if package.card.get("provider") == "clip" else "auto"
-    return FittedFace(
-        provider, package.names, nothing,
-        torch.zeros(len(package.names), 0, 3), torch.zeros(0, 3, dtype=torch.int64),
-        torch.zeros(0, dtype=torch.uint8),
-    )  # fmt: skip

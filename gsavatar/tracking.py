@@ -54,7 +54,7 @@ from gsavatar.tracking_solve import (
     steadied,
 )
 from gsavatar.tracking_surface import facing, surface_of
-from gsavatar.types import PROTOCOL_SIZE, Camera, Curves, FittedFace, KnownPoses, Landmarks, Track
+from gsavatar.types import PROTOCOL_SIZE, Camera, Curves, KnownPoses, Landmarks, Track
 
 log = logging.getLogger("gsavatar")
 
@@ -133,26 +133,22 @@ def fit_track(
 
 
 def drive_curves(
-    landmarks: Landmarks, time_s: Tensor, face: FittedFace, *, focal_px: float | None = None,
+    landmarks: Landmarks, time_s: Tensor, provider: str, *, focal_px: float | None = None,
     image_size: int = PROTOCOL_SIZE, pictures: Pictures | None = None,
     progress: Progress | None = None,
 ) -> Curves:  # fmt: skip
-    """A driving video's performance in the coefficients of an avatar's fitted face.
+    """A driving video's performance in the coefficients of a fit of its own, by that provider.
 
-    The driver's own face is fitted with the provider of ``face``, so that it may be anybody's; the
-    head's path starts from the driver's own rest pose. Raises as ``observed`` and ``fit_track`` do.
+    The driver may be anybody; the head's path starts from the driver's own rest pose. Raises as
+    ``observed`` and ``fit_track`` do.
     """
     count = len(time_s)
     seen = observed(landmarks, time_s, torch.zeros(count, dtype=torch.int64), torch.arange(count))
     track = fit_track(
-        seen, provider=face.provider, focal_px=focal_px, image_size=image_size, pictures=pictures,
+        seen, provider=provider, focal_px=focal_px, image_size=image_size, pictures=pictures,
         progress=progress,
     )  # fmt: skip
-    values = track.coefficients.new_zeros(len(track.time_s), len(face.names))
-    for column, name in enumerate(face.names):
-        if name in track.face.names:
-            values[:, column] = track.coefficients[:, track.face.names.index(name)]
-    return Curves(face.names, track.time_s, values, track.head_pose)
+    return Curves(track.face.names, track.time_s, track.coefficients, track.head_pose)
 
 
 def posed_mesh(track: Track, row: int) -> Tensor:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -19,7 +18,6 @@ from gsavatar.batches import Batches, Sample
 from gsavatar.clip import Clip
 from gsavatar.config import TrainSettings
 from gsavatar.densify import BRANCH_AXES
-from gsavatar.frames import write_bytes_atomic
 from gsavatar.gaussians import RawGaussians
 from gsavatar.losses import (
     contrast_terms,
@@ -38,6 +36,7 @@ from gsavatar.seeding import SeedCounts, seed_avatar
 from gsavatar.surround import Surround
 from gsavatar.tether import PULL_EVERY, Tether
 from gsavatar.tracking_sway import Sway, measure_sway
+from gsavatar.train_history import History
 from gsavatar.train_state import (
     TrainState,
     averaged,
@@ -137,7 +136,7 @@ def train(
     recipe = recipe or _recipe(clip, settings, device)
     state = load_checkpoint(folder, asdict(settings)) or recipe.start()
     state = on_device(state, device)
-    history = _History(folder / "train_log.jsonl", state.step)
+    history = History(folder / "train_log.jsonl", state.step)
     while state.step < settings.steps:
         loss = recipe.step(state)
         state.step += 1
@@ -221,8 +220,7 @@ def learning_rates(share: float, stage: Stage) -> dict[str, float]:
 
 def _start(clip: Clip, settings: TrainSettings, sway: Sway | None = None) -> TrainState:
     generator = torch.Generator().manual_seed(settings.seed)
-    counts = SeedCounts(settings.face_init, settings.mouth_init, settings.torso_init)
-    avatar = seed_avatar(clip, counts, settings.sh_degree, generator, sway)
+    avatar = seed_avatar(clip, seed_counts(settings), settings.sh_degree, generator, sway)
     params: dict[str, Tensor] = {}
     for branch in avatar.branches:
         tensors = {**branch.raw.parameters(), "basis": branch.linear.basis}
@@ -238,6 +236,13 @@ def _start(clip: Clip, settings: TrainSettings, sway: Sway | None = None) -> Tra
         state.poses = PoseCorrections(PoseCorrections.count(clip.time_s))
     reset_growth(state)
     return state
+
+
+def seed_counts(settings: TrainSettings) -> SeedCounts:
+    """How many Gaussians training starts with: the settings' own, within their largest number."""
+    counts = settings.face_init, settings.mouth_init, settings.torso_init
+    share = min(1.0, settings.gaussians_max / sum(counts))
+    return SeedCounts(*(int(share * count) for count in counts))
 
 
 def current_avatar(state: TrainState, names: tuple[str, ...]) -> Avatar:
@@ -337,8 +342,8 @@ def grow(
     axes: dict[str, int] = BRANCH_AXES,
 ) -> None:
     """One round of pruning and growing in some branches, within the budget of each."""
-    starts = {Branch.FACE: settings.face_init, Branch.MOUTH: settings.mouth_init,
-              Branch.TORSO: settings.torso_init}  # fmt: skip
+    counts = seed_counts(settings)
+    starts = {Branch.FACE: counts.face, Branch.MOUTH: counts.mouth, Branch.TORSO: counts.torso}
     scale = settings.gaussians_max / sum(starts.values())
     for kind in kinds:
         name, start = kind.name, starts[kind]
@@ -367,22 +372,3 @@ def validate(avatar: Avatar, batches: Batches) -> float:
         mse = (squared * sample.masks.head).sum() / sample.masks.head.sum().clamp_min(1.0)
         values.append(-10.0 * torch.log10(mse.clamp_min(1e-6)))
     return float(torch.stack(values).mean()) if values else float("nan")
-
-
-class _History:
-    """The training curve as JSON lines; a resumed run drops what lies after its checkpoint."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        write_bytes_atomic(path, "".join(line + "\n" for line in kept).encode())
-
-    def add(self, **values: Any) -> None:
-        """Appends one row; numbers that are not finite become null."""
-        row = {
-            k: None if isinstance(v, float) and not math.isfinite(v) else v
-            for k, v in values.items()
-        }
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")

@@ -27,8 +27,8 @@ from gsavatar.losses import mean_over, size_term
 from gsavatar.motion import LinearMotion, regularise
 from gsavatar.optimizer import RowAdam
 from gsavatar.render import render
-from gsavatar.seeding import SeedCounts, seed_avatar
-from gsavatar.train import GROW_EVERY, RATES, REGULARISE_EVERY, SPLATS, grow
+from gsavatar.seeding import seed_avatar
+from gsavatar.train import GROW_EVERY, RATES, REGULARISE_EVERY, SPLATS, grow, seed_counts
 from gsavatar.train_state import TrainState, descend, measure, reset_growth
 from gsavatar.types import Branch, Region, Rendering, to_device
 
@@ -98,8 +98,7 @@ class FieldRecipe:
         """``Recipe``: seeds on the fitted mesh, fields that do not move anything yet."""
         settings = self.settings
         generator = torch.Generator().manual_seed(settings.seed)
-        counts = SeedCounts(settings.face_init, settings.mouth_init, settings.torso_init)
-        avatar = seed_avatar(self.clip, counts, settings.sh_degree, generator)
+        avatar = seed_avatar(self.clip, seed_counts(settings), settings.sh_degree, generator)
         params: dict[str, Tensor] = {}
         for branch in avatar.branches:
             tensors = branch.raw.parameters()

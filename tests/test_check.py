@@ -133,6 +133,12 @@ def test_sounds(footage: Footage) -> None:
     assert "cannot be told" in check._sync(replace(footage, sound=None)).text
 
 
+def test_a_damaged_file_without_its_middle_is_judged_by_what_there_is(footage: Footage) -> None:
+    found = check._sync(replace(footage, stretch_s=np.zeros(0), opening=np.zeros(0)))
+    assert found.text == "cannot be told from 0 s"
+    assert check._mouth(replace(footage, opening=np.zeros(0))).state is State.BAD
+
+
 @pytest.mark.parametrize("late_s", [0.0, 0.2])
 def test_late_sound_is_told(footage: Footage, late_s: float) -> None:
     assert footage.sound is not None

@@ -65,6 +65,9 @@ def test_overrides_replace_single_values() -> None:
         ({"clip.provider": "flume"}, "must be one of auto, ict, clip"),
         ({"train.model": "mesh"}, "must be one of linear, field"),
         ({"train": 3}, "must be a table"),
+        ({"train.basis_blend": 7.0}, "must be from 0 to 0.05"),
+        ({"train.basis_pull": float("nan")}, "must be from 0 to 0.05"),
+        ({"train.refine_poses": True, "train.model": "field"}, "has no such corrections; leave"),
     ],
 )
 def test_bad_overrides_are_refused(overrides: dict[str, object], words: str) -> None:

@@ -7,6 +7,7 @@ import math
 import wave
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from gsavatar import (
     speech_features,
     video,
 )
+from gsavatar.audio import Sound
 from gsavatar.clip import Clip
 from gsavatar.config import Settings
 from gsavatar.errors import InputError
@@ -309,12 +311,22 @@ def ramp(times: list[float]) -> Curves:
 
 def test_curves_are_resampled_linearly_and_given_rows_stay_exact() -> None:
     given = ramp([5.0, 5.1, 5.3, 5.4])
-    dense = resampled(given, 20.0)
+    dense = resampled(given, 20.0, 5.0)
     assert dense.time_s.tolist() == pytest.approx([0.05 * i for i in range(9)])
     assert dense.values[:, 0].tolist() == pytest.approx([5 + 0.05 * i for i in range(9)])
     assert torch.equal(dense.values[[0, 2, 6, 8]], given.values)
     assert torch.equal(dense.head_pose[[0, 2, 6, 8]], given.head_pose)
     assert dense.head_pose[4, 0, 3].item() == pytest.approx(5.2)
+
+
+def test_given_curves_keep_the_clock_of_the_sound_beside_them() -> None:
+    given = ramp([1.0, 1.1, 1.2])
+    beside = film._playing(given, 10.0, Sound())
+    (played,) = beside.pieces
+    assert beside.frames == 13 and played.time_s[-1].item() == pytest.approx(1.2)
+    assert played.values[:, 0].tolist() == pytest.approx([1.0] * 11 + [1.1, 1.2])
+    alone = film._playing(given, 10.0, None)  # nothing to keep in step with
+    assert alone.frames == 3 and torch.equal(next(alone.pieces).values, given.values)
 
 
 def test_names_that_the_avatar_lacks_are_left_out(package: Package, tmp_path: Path) -> None:
@@ -359,13 +371,44 @@ def test_a_film_of_a_video_tells_how_to_hear_it(
 ) -> None:
     spoken = tmp_path / "spoken.mp4"
     render_film(avatar, spoken, audio=sound, size=SIZE)
-    monkeypatch.setattr(reenact, "video_curves", lambda *_: ramped(load_package(avatar)))
+    monkeypatch.setattr(reenact, "video_curves", lambda *_, **__: ramped(load_package(avatar)))
     notes = Notes()
     render_film(avatar, tmp_path / "a.mp4", drive=spoken, size=SIZE, reporter=notes)
     assert any(f"--audio {spoken}" in text for text in notes.said)
     notes.said.clear()
     render_film(avatar, tmp_path / "b.mp4", drive=spoken, audio=sound, size=SIZE, reporter=notes)
     assert notes.said == []
+
+
+def test_a_drivers_own_names_are_translated(
+    avatar: Path, sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver fitted with another face model must not lose what the avatar has no word for."""
+    spoken, written = tmp_path / "spoken.mp4", tmp_path / "written.json"
+    render_film(avatar, spoken, audio=sound, size=SIZE)
+    time = torch.arange(3, dtype=torch.float64) / 25.0
+    values = torch.tensor([[0.2, 0.4, 1.0]]).repeat(3, 1)
+    theirs = Curves(
+        ("jawOpenLeft", "jawOpenRight", "tongueOut"), time, values, torch.eye(4).repeat(3, 1, 1)
+    )
+    asked: list[str | None] = []
+
+    def curves_of(path: Path, package: Package, reporter: Any, face: str | None) -> Curves:
+        asked.append(face)
+        return theirs
+
+    monkeypatch.setattr(reenact, "video_curves", curves_of)
+    notes = Notes()
+    render_film(
+        avatar, tmp_path / "a.mp4", drive=spoken, face="left", size=SIZE, curves_out=written,
+        reporter=notes,
+    )  # fmt: skip
+    got = performance.load_curves(written)
+    assert asked == ["left"]
+    assert got.values[:, got.names.index("jawOpen")].tolist() == pytest.approx([0.3] * 3)
+    assert any("no tongueOut; ignored" in text for text in notes.said)
+    with pytest.raises(InputError, match="--face chooses among the faces of --drive"):
+        render_film(avatar, tmp_path / "b.mp4", audio=sound, face="left", size=SIZE)
 
 
 def ramped(package: Package) -> Curves:

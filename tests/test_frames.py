@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gsavatar.errors import InputError
-from gsavatar.frames import FrameStore, FrameWriter, decode_png, encode_png
+from gsavatar.frames import FrameStore, FrameWriter, check_room, decode_png, encode_png
 
 
 @pytest.mark.parametrize("coded", [False, True])
@@ -41,6 +42,18 @@ def test_a_shortened_shard_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"123")
     with pytest.raises(InputError, match="3 bytes but its index says 16"):
         FrameStore(tmp_path / "a.bin")
+
+
+def test_a_full_disk_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(
+        "gsavatar.frames.shutil.disk_usage", lambda _: usage._replace(free=1_000_000_000)
+    )
+    check_room(tmp_path, 900, (512, 512, 3))
+    with pytest.raises(InputError, match=r"1200 pictures need 1\.2 GB.* has 1\.0 GB left; make"):
+        check_room(tmp_path, 1200, (512, 512, 3))
 
 
 def test_a_wrong_shape_is_refused(tmp_path: Path) -> None:

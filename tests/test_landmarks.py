@@ -148,6 +148,18 @@ def test_two_faces_ask_for_a_choice_with_a_numbered_picture(
         crop.plan([path], face="7")
 
 
+def test_the_face_that_was_asked_for_is_taken_although_it_shows_less() -> None:
+    path, near, aside = Path("two.mp4"), crop._Person(), crop._Person()
+    near.boxes = {scan: (100.0, 300.0, 200.0, 400.0) for scan in range(100)}
+    aside.boxes = {scan: (100.0, 50.0, 200.0, 150.0) for scan in range(40)}
+    scan = crop._Scan([], [], [near, aside], [], 0, 0.0, 1.0)
+    assert crop._choose(path, scan, None, None) is near
+    assert crop._choose(path, scan, "left", None) is aside
+    assert crop._choose(path, scan, "2", None) is near
+    with pytest.raises(InputError, match="--face 9 is not left, right or a number from 1 to 2"):
+        crop._choose(path, scan, "9", None)
+
+
 def test_the_longest_scene_is_kept_after_a_cut(
     tmp_path: Path, frames: dict[int, np.ndarray]
 ) -> None:

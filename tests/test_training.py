@@ -28,9 +28,19 @@ from gsavatar.losses import (
 from gsavatar.losses_perceptual import contrast_distance
 from gsavatar.optimizer import RowAdam
 from gsavatar.render import render
+from gsavatar.seeding import SeedCounts
 from gsavatar.surround import Surround
 from gsavatar.tracking_sway import measure_sway
-from gsavatar.train import _start, _step, current_avatar, learning_rates, stage_at, train
+from gsavatar.train import (
+    _start,
+    _step,
+    current_avatar,
+    learning_rates,
+    seed_counts,
+    stage_at,
+    train,
+)
+from gsavatar.train_history import History
 from gsavatar.train_state import averaged, load_checkpoint
 from gsavatar.types import Branch, Region, Rendering
 
@@ -63,6 +73,21 @@ def test_the_curve_falls_and_the_cloud_grows_within_budget(trained: tuple[Path, 
     assert [r["step"] for r in rows] == [55, 110, 165, 220]
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert 500 < rows[-1]["gaussians"] <= 700
+
+
+def test_a_curve_that_was_cut_short_is_continued(tmp_path: Path) -> None:
+    """A full disk or a lost supply leaves half a line; that must not end the run for good."""
+    path = tmp_path / "train_log.jsonl"
+    path.write_text('{"step": 5, "loss": 1.0}\n{"step": 10, "lo')
+    History(path, 10).add(step=15, loss=0.5)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [5, 15]
+
+
+def test_no_more_gaussians_than_were_asked_for() -> None:
+    settings = TrainSettings(gaussians_max=1000, face_init=6000, mouth_init=1500, torso_init=2500)
+    assert seed_counts(settings) == SeedCounts(600, 150, 250)
+    roomy = replace(settings, gaussians_max=14_000)
+    assert seed_counts(roomy) == SeedCounts(6000, 1500, 2500)
 
 
 def test_pictures_get_better_than_the_seeds(trained: tuple[Path, list], tiny_clip: Clip) -> None:

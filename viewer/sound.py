@@ -80,7 +80,9 @@ def heard(
     if sound.curves is not None and sound.version == version:
         return sound
     if package.speech is None:
-        raise InputError("This avatar's video had no sound, so it cannot be driven by speech.")
+        raise InputError(
+            "this avatar's video had no sound, so speech cannot drive it; move it with the sliders."
+        )
     from gsavatar import film, speech
 
     features = sound.features
