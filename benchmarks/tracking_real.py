@@ -22,10 +22,10 @@ import numpy as np
 from mediapipe.tasks.python import BaseOptions, vision
 from numpy.typing import NDArray
 
-from gsavatar import assets, ingest, pipeline, progress, speech
+from gsavatar import assets, ingest, ingest_sound, pipeline, progress, speech
 from gsavatar.clip import Clip, open_clip
 from gsavatar.errors import InputError
-from gsavatar.footage import VideoFile, joined_sound
+from gsavatar.footage import VideoFile, sounds_of
 from gsavatar.landmarks import FaceLandmarker, mouth_opening, quiet_stderr
 from gsavatar.morphable import CANONICAL_ORIGIN_M, canonical_face
 from gsavatar.sequence import load_sequence
@@ -143,7 +143,7 @@ def offsets(options: Options) -> Iterator[Row]:
         times, opening, samples = lips_and_sound(options, name)
         found = {}
         for shift in SHIFTS_MS:
-            moved = ingest._shifted(samples, -shift / 1000.0)
+            moved = ingest_sound.shifted(samples, -shift / 1000.0)
             features = speech.extract(moved, encoder="log_mel")
             found[shift] = speech.estimate_av_offset(features, times, opening)
         at_rest = found[0][0]
@@ -173,10 +173,10 @@ def lips_and_sound(options: Options, name: str) -> tuple[Float, Float, NDArray[n
         durations = [s["duration_s"] for s in open_clip(made).meta["sources"]]
     else:
         times, opening, durations = _look(files)
-    samples = joined_sound(files, durations)
-    if samples is None:
+    parts = sounds_of(files, durations)
+    if parts is None:
         raise ValueError(f"{name}: no sound")
-    return times, opening, samples
+    return times, opening, np.concatenate(parts)
 
 
 def _look(files: list[VideoFile]) -> tuple[Float, Float, list[float]]:

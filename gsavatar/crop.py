@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -38,7 +38,9 @@ FACE_UP = 0.06
 MIN_FACE_PX = 48
 AMBIGUOUS_SHARE = 0.6
 ASKED_SHARE = 0.1
-"""A second face seen this often as the first makes the choice the user's."""
+"""A second face seen this often as the first makes the choice the user's, and may be asked for."""
+ALIKE_SHARE = 0.1
+"""Crops whose middles lie within this share of their side become one."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,30 @@ def plan(
             scan = _look(each, landmarker, told)
             plans.append(_plan_one(each, info, scan, face, thumbnail))
             before += info.frames
-    return plans
+    return plans if len(plans) == 1 else _framed_alike(plans)
+
+
+def _framed_alike(plans: list[CropPlan]) -> list[CropPlan]:
+    """Plans whose crops of pictures of one size are equally large: the same camera must have the
+    same focal length in all of them, and the same middle where heads are nearly in one place."""
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for i, plan in enumerate(plans):
+        by_size.setdefault((plan.info.width, plan.info.height), []).append(i)
+    framed = list(plans)
+    for (width, height), members in by_size.items():
+        boxes = np.array([plans[i].box for i in members])
+        side = float((boxes[:, 2] - boxes[:, 0]).max())
+        middles = np.stack((boxes[:, ::2].mean(1), boxes[:, 1::2].mean(1)), 1)
+        if float(np.ptp(middles, axis=0).max()) <= ALIKE_SHARE * side:
+            middles = np.repeat(np.median(middles, axis=0, keepdims=True), len(middles), axis=0)
+        for i, (y, x) in zip(members, middles, strict=True):
+            y0, x0 = _inside(y - side / 2, side, height), _inside(x - side / 2, side, width)
+            framed[i] = replace(plans[i], box=(y0, x0, y0 + side, x0 + side))
+    if len(by_size) > 1:
+        sizes = ", ".join(f"{width} x {height}" for width, height in by_size)
+        note = f"The files are of several sizes ({sizes}); one lens is assumed for all crops."
+        framed[0] = replace(framed[0], notes=(*framed[0].notes, note))
+    return framed
 
 
 def apply_crop(picture: UInt8, box: Box, size: int) -> UInt8:

@@ -197,8 +197,8 @@ def _decoded(path: Path) -> UInt8:
     return pixels
 
 
-def joined_sound(sources: Sequence[Footage], durations_s: Sequence[float]) -> Float | None:
-    """Sound of all sources, each padded or cut to its picture's length; None if there is none."""
+def sounds_of(sources: Sequence[Footage], durations_s: Sequence[float]) -> list[Float] | None:
+    """Sound of each source, padded or cut to its picture's length; None if none has any."""
     parts: list[Float] = []
     heard = False
     for source, duration_s in zip(sources, durations_s, strict=True):
@@ -209,4 +209,4 @@ def joined_sound(sources: Sequence[Footage], durations_s: Sequence[float]) -> Fl
         else:
             heard = heard or not audio.is_silent(part)
         parts.append(np.pad(part[:length], (0, max(0, length - len(part)))))
-    return np.concatenate(parts) if heard else None
+    return parts if heard else None

@@ -18,19 +18,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gsavatar import crop, ingest_folder, speech
+from gsavatar import crop, ingest_folder
 from gsavatar.ahead import in_turns
 from gsavatar.clip import (
     MAX_FRAMES,
     Clip,
     open_clip,
-    save_features,
     save_meta,
     save_track,
     split_rows,
 )
 from gsavatar.errors import InputError
-from gsavatar.footage import Footage, PictureFolder, as_footage, joined_sound, the_folder
+from gsavatar.footage import Footage, PictureFolder, as_footage, the_folder
 from gsavatar.frames import (
     RAW_LIMIT,
     FrameStore,
@@ -43,7 +42,8 @@ from gsavatar.frames import (
 )
 from gsavatar.idle import jump_cuts
 from gsavatar.ingest_labels import label_frames
-from gsavatar.landmarks import FaceDetection, FaceLandmarker, mouth_opening, nearest
+from gsavatar.ingest_sound import hear
+from gsavatar.landmarks import FaceDetection, FaceLandmarker, nearest
 from gsavatar.memory import give_back_freed
 from gsavatar.plate import background_plate
 from gsavatar.progress import Reporter
@@ -56,14 +56,10 @@ from gsavatar.types import PROTOCOL_SIZE, KnownPoses, Landmarks, Track
 log = logging.getLogger("gsavatar")
 
 SHAPE = (PROTOCOL_SIZE, PROTOCOL_SIZE, 3)
-SAMPLE_RATE = 16_000
 MIN_USABLE_S = 2.0
 PLATE_FRAMES = 48
 MAX_PAUSE_S = 0.2
 """After a longer pause between tracked frames a head may be elsewhere without any cut."""
-MIN_OFFSET_CONFIDENCE = 0.5
-MIN_OFFSET_MS = 40.0
-"""Less than a frame is neither visible nor surely measured."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,8 @@ def ingest(
     # Each stage reads what it needs of the first pass and keeps none of it: hours of footage.
     meta = _decode(footage, root, options, reporter)
     give_back_freed()
-    meta |= _speech(footage, meta, root, options, reporter)
+    durations_s = [source["duration_s"] for source in meta["sources"]]
+    meta |= hear(footage, durations_s, root, reporter, correct_offset=options.correct_offset)
     give_back_freed()
     box = meta["sources"][0]["crop"]
     label_frames(
@@ -289,64 +286,6 @@ def _second_pass(
                     writer.append(picture)
                 row += 1
                 progress(row, len(stored))
-
-
-def _speech(
-    footage: list[Footage], meta: dict[str, Any], root: Path, options: IngestOptions,
-    reporter: Reporter,
-) -> dict[str, Any]:  # fmt: skip
-    """Sound on the clip's clock with its offset corrected, and its features."""
-    done = root / "speech.json"
-    if done.exists():
-        loaded: dict[str, Any] = json.loads(done.read_text())
-        return loaded
-    samples = joined_sound(footage, [source["duration_s"] for source in meta["sources"]])
-    result: dict[str, Any] = {
-        "av_offset_ms": None,
-        "av_offset_confidence": None,
-        "speech_notes": [],
-    }
-    if samples is None:
-        result["speech_notes"].append(
-            "The video has no usable sound: only expression drive is trained, not speech drive."
-        )
-        write_text_atomic(done, json.dumps(result))
-        return result
-    with reporter.stage("hear the speech") as progress:
-        quick = speech.extract(samples, encoder="log_mel")
-        sequence, _ = load_sequence(root)
-        found = sequence.landmarks.found
-        opening = mouth_opening(sequence.landmarks.points)[found].numpy()
-        offset_ms, confidence = speech.estimate_av_offset(
-            quick, sequence.time_s[found.numpy()], opening
-        )
-        result |= {"av_offset_ms": float(offset_ms), "av_offset_confidence": float(confidence)}
-        sure = confidence >= MIN_OFFSET_CONFIDENCE and abs(offset_ms) >= MIN_OFFSET_MS
-        if options.correct_offset and sure:
-            samples = _shifted(samples, offset_ms / 1000.0)
-            result["speech_notes"].append(
-                f"The sound was {abs(offset_ms):.0f} ms "
-                f"{'late' if offset_ms > 0 else 'early'}; corrected."
-            )
-        features = speech.extract(samples, progress=progress)
-    save_features(root / "features.safetensors", features)
-    partial = root / "audio.partial.npy"
-    np.save(partial, samples)
-    partial.replace(root / "audio.npy")
-    result["encoder"] = features.encoder
-    write_text_atomic(done, json.dumps(result))
-    return result
-
-
-def _shifted(samples: NDArray[np.float32], late_s: float) -> NDArray[np.float32]:
-    """Sound that came ``late_s`` too late, moved to its place; the length stays."""
-    shift = round(late_s * SAMPLE_RATE)
-    moved = np.zeros_like(samples)
-    if shift >= 0:
-        moved[: len(samples) - shift] = samples[shift:]
-    else:
-        moved[-shift:] = samples[:shift]
-    return moved
 
 
 def _finish(

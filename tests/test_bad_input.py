@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gsavatar import cli, crop, ingest, video
 from gsavatar.clip import Clip
 from gsavatar.film_sinks import write_wav
-from gsavatar.footage import VideoFile, joined_sound
+from gsavatar.footage import VideoFile, sounds_of
 from gsavatar.frames import FrameWriter, decode_png
 from gsavatar.ingest import IngestOptions
 from gsavatar.progress import Progress, SilentReporter
@@ -218,7 +218,7 @@ def test_a_silent_track_is_no_sound(tmp_path: Path, head: Pictures) -> None:
     heard = {}
     for name, sound in sounds.items():
         path = movie(tmp_path / name, head, sound=sound)
-        heard[name] = joined_sound([VideoFile(path)], [FRAMES / FPS])
+        heard[name] = sounds_of([VideoFile(path)], [FRAMES / FPS])
     assert heard["silent.mp4"] is None and heard["loud.mp4"] is not None
 
 

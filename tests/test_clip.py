@@ -10,7 +10,7 @@ import torch
 
 from gsavatar.clip import Clip, open_clip, split_rows
 from gsavatar.errors import InputError
-from gsavatar.ingest import _shifted
+from gsavatar.ingest_sound import shifted
 from gsavatar.plate import background_plate
 from gsavatar.seeding import SeedCounts, project, seed_avatar
 from gsavatar.sequence import Sequence, choose_frames
@@ -96,7 +96,7 @@ def test_a_collar_labelled_wrongly_in_some_frames_is_no_background() -> None:
 @pytest.mark.parametrize("late_s", [0.25, -0.25, 0.0])
 def test_late_sound_moves_forward(late_s: float) -> None:
     samples = np.arange(16_000, dtype=np.float32)
-    moved = _shifted(samples, late_s)
+    moved = shifted(samples, late_s)
     assert len(moved) == len(samples)
     middle = 8000
     assert moved[middle] == samples[middle + round(late_s * 16_000)]

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from conftest import make_clip
 
-from gsavatar import ingest
+from gsavatar import ingest, ingest_sound
 from gsavatar.clip import Clip
+from gsavatar.footage import VideoFile
 from gsavatar.frames import decode_png
 from gsavatar.progress import SilentReporter
 from gsavatar.sequence import Sequence, save_sequence
@@ -26,33 +27,33 @@ def sequence_of(clip: Clip) -> Sequence:
 
 
 @pytest.mark.parametrize(
-    ("found", "options", "moved_s"),
+    ("found", "correct", "moved_s"),
     [
-        ((200.0, 0.9), ingest.IngestOptions(), 0.2),
-        ((-80.0, 0.9), ingest.IngestOptions(), -0.08),
-        ((200.0, 0.3), ingest.IngestOptions(), 0.0),  # a guess
-        ((30.0, 0.9), ingest.IngestOptions(), 0.0),  # less than a frame
-        ((200.0, 0.9), ingest.IngestOptions(correct_offset=False), 0.0),
+        ((200.0, 0.9), True, 0.2),
+        ((-80.0, 0.9), True, -0.08),
+        ((200.0, 0.3), True, 0.0),  # a guess
+        ((30.0, 0.9), True, 0.0),  # less than a frame
+        ((200.0, 0.9), False, 0.0),
     ],
 )
 def test_the_offset_is_noted_and_corrected_where_it_is_sure(
     tiny_clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    found: tuple[float, float], options: ingest.IngestOptions, moved_s: float,
+    found: tuple[float, float], correct: bool, moved_s: float,
 ) -> None:  # fmt: skip
     ramp = np.linspace(0.01, 0.02, 4 * RATE, dtype=np.float32)
-    extract = ingest.speech.extract
+    extract = ingest_sound.speech.extract
     heard: list[np.ndarray] = []
 
     def listened(samples: np.ndarray, encoder: str = "log_mel", progress: Any = None) -> Any:
         heard.append(samples.copy())
         return extract(samples[:RATE], encoder=encoder)
 
-    monkeypatch.setattr(ingest, "joined_sound", lambda *_: ramp)
-    monkeypatch.setattr(ingest.speech, "extract", listened)
-    monkeypatch.setattr(ingest.speech, "estimate_av_offset", lambda *_: found)
-    meta: dict[str, Any] = {"sources": []}
+    monkeypatch.setattr(ingest_sound, "sounds_of", lambda *_: [ramp])
+    monkeypatch.setattr(ingest_sound.speech, "extract", listened)
+    monkeypatch.setattr(ingest_sound.speech, "estimate_av_offset", lambda *_: found)
     save_sequence(tmp_path, sequence_of(tiny_clip), tiny_clip.stored)
-    told = ingest._speech([], meta, tmp_path, options, SilentReporter())
+    footage = [VideoFile(Path("me.mp4"))]
+    told = ingest_sound.hear(footage, [4.0], tmp_path, SilentReporter(), correct_offset=correct)
     assert (told["av_offset_ms"], told["av_offset_confidence"]) == found
     kept = np.load(tmp_path / "audio.npy")
     middle = 2 * RATE
@@ -60,6 +61,32 @@ def test_the_offset_is_noted_and_corrected_where_it_is_sure(
     assert kept[middle] == ramp[middle + round(moved_s * RATE)]
     assert np.array_equal(heard[-1], kept)  # what is learnt from is what is kept
     assert bool(told["speech_notes"]) == (moved_s != 0.0)
+
+
+def test_each_of_several_files_has_its_own_offset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve seconds in sync, twelve 240 ms late, and three that are too few to tell."""
+    lengths_s = (12.0, 12.0, 3.0)
+    parts = [np.full(round(s * RATE), 0.1 * (i + 1), np.float32) for i, s in enumerate(lengths_s)]
+    parts[1][: RATE // 2] = 0.0
+    time_s = np.arange(0.0, sum(lengths_s), 0.04)
+    file = np.searchsorted(np.cumsum(lengths_s), time_s, side="right")
+    lips = ingest_sound.Lips(time_s, file, np.zeros(len(time_s)))
+    asked: list[tuple[int, float, float]] = []
+
+    def estimate(samples: np.ndarray, at_s: np.ndarray, opening: np.ndarray) -> Any:
+        asked.append((len(samples), float(at_s[0]), float(at_s[-1])))
+        confidence = 0.2 if len(samples) > 12.0 * RATE else 0.9
+        return ingest_sound.Offset(240.0 if samples[0] == 0.0 else 0.0, confidence)
+
+    monkeypatch.setattr(ingest_sound, "estimated", estimate)
+    usual = estimate(np.concatenate(parts), time_s, lips.opening)
+    own = [ingest_sound.of_file(i, parts, lips, usual) for i in range(3)]
+    assert [o.late_ms * o.counts for o in own] == [0.0, 240.0, 0.0]
+    assert own[0] == own[2] == usual and len(asked) == 3
+    assert asked[2] == (12 * RATE, pytest.approx(0.0), pytest.approx(11.96))  # on its own clock
+    names = ["a.mp4", "b.mp4", "c.mp4"]
+    assert ingest_sound._told(names, own) == ["The sound was 240 ms late in b.mp4; corrected."]
+    assert ingest_sound._told(names, [own[1]] * 3) == ["The sound was 240 ms late; corrected."]
 
 
 def test_the_plate_of_a_clip_shows_no_person(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from gsavatar import assets, crop, video
 from gsavatar.errors import InputError
+from gsavatar.footage import VideoFile
 from gsavatar.landmarks import (
     CHIN,
     FACE_TOP,
@@ -158,6 +159,24 @@ def test_the_face_that_was_asked_for_is_taken_although_it_shows_less() -> None:
     assert crop._choose(path, scan, "2", None) is near
     with pytest.raises(InputError, match="--face 9 is not left, right or a number from 1 to 2"):
         crop._choose(path, scan, "9", None)
+
+
+def planned(box: crop.Box, size: tuple[int, int]) -> crop.CropPlan:
+    info = video.VideoInfo(*size, 25.0, 4.0, 100, False, 0)
+    return crop.CropPlan(VideoFile(Path("a.mp4")), box, 0, 99, 100, (), info)
+
+
+def test_one_camera_has_one_focal_length_in_all_files() -> None:
+    wide, high = (1280, 720), (720, 1280)
+    near = [planned((10.0, 100.0, 510.0, 600.0), wide), planned((30.0, 120.0, 490.0, 580.0), wide)]
+    assert [plan.box for plan in crop._framed_alike(near)] == [(10.0, 100.0, 510.0, 600.0)] * 2
+    apart = [near[0], planned((100.0, 900.0, 300.0, 1100.0), wide)]
+    first, second = crop._framed_alike(apart)
+    assert first.box == near[0].box and second.box == (0.0, 750.0, 500.0, 1250.0)
+    assert not first.notes
+    mixed = crop._framed_alike([near[0], planned((10.0, 20.0, 210.0, 220.0), high)])
+    assert "1280 x 720, 720 x 1280" in mixed[0].notes[0]
+    assert mixed[1].box == (10.0, 20.0, 210.0, 220.0)
 
 
 def test_the_longest_scene_is_kept_after_a_cut(
