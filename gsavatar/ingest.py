@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gsavatar import crop, ingest_folder
+from gsavatar import crop, ingest_folder, visibility
 from gsavatar.ahead import in_turns
 from gsavatar.clip import (
     MAX_FRAMES,
@@ -115,7 +115,7 @@ def _fit(
     seen = observed(
         sequence.landmarks, torch.from_numpy(sequence.time_s),
         torch.from_numpy(sequence.file_index), torch.from_numpy(sequence.frame_ids), known,
-        stored >= 0,
+        stored >= 0, sequence.clear,
     )  # fmt: skip
     del sequence
     pictures = FrameStore(root / "frames.bin")
@@ -218,6 +218,7 @@ def _first_pass(
 ) -> tuple[Sequence, list[float]]:
     """Landmarks of every frame; pictures too if there is a writer."""
     ids, times, files, points, scores, durations = [], [], [], [], [], []
+    views: list[visibility.FaceView | None] = []
     start_s, start_id = 0.0, 0
     with FaceLandmarker() as one, FaceLandmarker() as other:
         for file, plan in enumerate(plans):
@@ -229,6 +230,7 @@ def _first_pass(
                 seen = np.full((478, 3), np.nan) if face is None else face.points
                 points.append(seen.astype(np.float32))  # what is kept of an hour is kept small
                 scores.append(None if face is None else face.scores)
+                views.append(None if face is None else visibility.look(picture, face.points))
                 ids.append(start_id + index)
                 times.append(start_s + time_s)
                 files.append(file)
@@ -247,7 +249,8 @@ def _first_pass(
         table = torch.from_numpy(np.stack([blank if s is None else s for s in scores])).float()
     stacked = torch.from_numpy(np.stack(points))
     landmarks = Landmarks(stacked, torch.isfinite(stacked[:, 0, 0]), table)
-    return Sequence(np.array(ids), np.array(times), np.array(files), landmarks), durations
+    judged = visibility.judged(views)
+    return Sequence(np.array(ids), np.array(times), np.array(files), landmarks, judged), durations
 
 
 def _check_usable(sequence: Sequence, footage: list[Footage], notes: list[str]) -> None:
@@ -272,6 +275,8 @@ def _check_usable(sequence: Sequence, footage: list[Footage], notes: list[str]) 
             f"{len(lost)} of {len(found)} frames show no face and are skipped "
             f"(the first is frame {lost[0]})."
         )
+    if sequence.visibility is not None:
+        notes += visibility.told(sequence.visibility, sequence.time_s)
 
 
 def _second_pass(

@@ -13,6 +13,7 @@ from gsavatar.clip import MAX_FRAMES, TEST_MAX_FRAMES, split_rows
 from gsavatar.frames import write_bytes_atomic
 from gsavatar.landmarks import mouth_opening
 from gsavatar.types import Landmarks
+from gsavatar.visibility import Visibility
 
 RUN_FRAMES = 10
 """Frames are kept in runs of this many: the tracker follows skin from one to the next."""
@@ -26,6 +27,12 @@ class Sequence:
     time_s: NDArray[np.float64]
     file_index: NDArray[np.int64]
     landmarks: Landmarks
+    visibility: Visibility | None = None  # None in clips of older versions
+
+    @property
+    def clear(self) -> NDArray[np.float64]:
+        """What each frame counts [T] by how well it shows the face, 1 for a clear one."""
+        return np.ones(len(self.time_s)) if self.visibility is None else self.visibility.weight
 
 
 def choose_frames(sequence: Sequence, test_from_s: float | None = None) -> NDArray[np.int64]:
@@ -96,6 +103,9 @@ def save_sequence(root: Path, sequence: Sequence, stored: NDArray[np.int64]) -> 
     }
     if sequence.landmarks.scores is not None:
         tensors["scores"] = sequence.landmarks.scores
+    if sequence.visibility is not None:
+        tensors["detail"] = torch.from_numpy(sequence.visibility.detail)
+        tensors["strangeness"] = torch.from_numpy(sequence.visibility.strangeness)
     write_bytes_atomic(root / "landmarks.safetensors", save(tensors))
 
 
@@ -105,7 +115,10 @@ def load_sequence(root: Path) -> tuple[Sequence, NDArray[np.int64]]:
 
     t = load_file(root / "landmarks.safetensors")
     landmarks = Landmarks(t["points"], t["found"], t.get("scores"))
+    visibility = None
+    if "detail" in t:
+        visibility = Visibility(t["detail"].numpy(), t["strangeness"].numpy())
     sequence = Sequence(
-        t["frame_ids"].numpy(), t["time_s"].numpy(), t["file_index"].numpy(), landmarks
+        t["frame_ids"].numpy(), t["time_s"].numpy(), t["file_index"].numpy(), landmarks, visibility
     )
     return sequence, t["stored"].numpy()

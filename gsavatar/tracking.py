@@ -67,6 +67,8 @@ STEPS = 5
 FLOW_POINTS = 60
 UNLOOKED = 0.01
 """What the pose of a frame counts whose skin was not looked at, over that of one whose was."""
+CLEAR = 0.99
+"""What a frame counts that shows the face well."""
 DOUBTFUL = 2.0
 """Residual over the clip's median from which a frame starts to lose weight."""
 
@@ -166,9 +168,12 @@ def project_mesh(track: Track, row: int) -> Tensor:
 
 
 def _sample(seen: Observations, most: int) -> Ints:
-    """At most so many frames from all over a clip, if possible such as have their picture."""
-    rows = np.flatnonzero(seen.pictured)
-    rows = rows if len(rows) >= most else np.arange(len(seen))
+    """At most so many frames from all over a clip, if possible such as have their picture and show
+    the face clearly."""
+    for good in (seen.pictured & (seen.clear >= CLEAR), seen.pictured, np.ones(len(seen), bool)):
+        rows = np.flatnonzero(good)
+        if len(rows) >= most:
+            break
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int))]
 
 
@@ -297,14 +302,15 @@ def _talk(poses: Poses, points: Floats, shapes: Floats, expressions: Floats, len
 def _weights(
     fit: Fit, seen: Observations, poses: Poses, coefficients: Floats, lens: Lens
 ) -> Floats:
-    """Trust [T] in 0-1: less where the landmarks disagree with the face more than usual."""
+    """Trust [T] in 0-1: less where the landmarks disagree with the face more than usual, and where
+    it is blurred or hidden."""
     rms = np.empty(len(seen))
     for rows in chunks(len(seen)):
         points = fit.rest + np.tensordot(coefficients[rows], fit.shapes, 1)
         away = project(poses[rows], points, lens)[0] - _steady(fit, seen, poses, lens, rows)
         rms[rows] = np.sqrt((away**2).sum(-1).mean(1))
     excess = rms / max(float(np.median(rms)), 1e-6) / DOUBTFUL
-    return np.asarray(1.0 / np.maximum(excess, 1.0) ** 2)
+    return np.asarray(seen.clear / np.maximum(excess, 1.0) ** 2)
 
 
 def _rooms(

@@ -102,6 +102,8 @@ class Measures:
     total: int  # frames of the sources
     dropped: tuple[Dropped, ...]
     doubted: int
+    blurred: int | None  # frames of the sources; None for a clip of an older version
+    hidden: int | None  # likewise, something is before the mouth
     kept: int  # frames whose pictures are kept
     fit: Fit | None  # None for a clip of a version that kept no landmark places
     steadiness: Steadiness | None  # None where too few neighbouring pictures are kept
@@ -116,10 +118,12 @@ def measure(clip: Clip, sequence: Sequence, progress: Progress | None = None) ->
     """All measures of a clip; ``sequence`` is what its first pass found."""
     yaw, pitch, roll = head_angles(clip)
     low, high = np.percentile(clip.track.coefficients.double().numpy(), (1, 99), axis=0)
-    names = clip.track.face.names
+    names, shown = clip.track.face.names, sequence.visibility
     return Measures(
         clip.time_s.double().numpy(), total_frames(clip), dropped(clip, sequence),
-        int((clip.track.weight < DOUBTED_WEIGHT).sum()), int((clip.stored >= 0).sum()),
+        int((clip.track.weight < DOUBTED_WEIGHT).sum()),
+        None if shown is None else int(shown.blurred.sum()),
+        None if shown is None else int(shown.hidden.sum()), int((clip.stored >= 0).sum()),
         reprojection(clip), steadiness(clip, progress), lens(clip), yaw, pitch, roll,
         tuple(zip(names, low.tolist(), high.tolist(), strict=True)),
     )  # fmt: skip

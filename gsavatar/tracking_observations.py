@@ -30,6 +30,7 @@ class Observations:
     time_s: Floats  # [T]
     file_index: Ints  # [T]
     pictured: NDArray[np.bool_]  # [T], the frame's picture is kept
+    clear: Floats  # [T], what the frame counts by how well it shows the face, 0-1
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -39,18 +40,19 @@ class Observations:
         scores = None if self.scores is None else self.scores[rows]
         return Observations(
             self.rows[rows], self.frame_ids[rows], self.seen_px[rows], scores, self.time_s[rows],
-            self.file_index[rows], self.pictured[rows],
+            self.file_index[rows], self.pictured[rows], self.clear[rows],
         )  # fmt: skip
 
 
 def observed(
     landmarks: Landmarks, time_s: Tensor, file_index: Tensor, frame_ids: Tensor,
     known: KnownPoses | None = None, pictured: NDArray[np.bool_] | None = None,
+    clear: Floats | None = None,
 ) -> Observations:  # fmt: skip
     """The frames with landmarks, and with a pose where only those of ``known`` ones serve.
 
-    ``pictured`` [T] tells which frames' pictures are kept, all of them if it is not given. Raises
-    ``InputError`` if the usable frames are fewer than two.
+    ``pictured`` [T] tells which frames' pictures are kept and ``clear`` [T] what each counts, all
+    of them and 1 if it is not given. Raises ``InputError`` if the usable frames are fewer than two.
     """
     points = landmarks.points[:, torch.from_numpy(FITTED_POINTS), :2]
     good = landmarks.found & torch.isfinite(points).flatten(1).all(1)
@@ -70,4 +72,5 @@ def observed(
         rows.numpy(), frame_ids[rows].numpy(), points[rows].numpy(), scores,
         time_s[rows].double().numpy(), file_index[rows].numpy(),
         np.ones(len(rows), bool) if pictured is None else pictured[rows.numpy()],
+        np.ones(len(rows)) if clear is None else clear[rows.numpy()],
     )  # fmt: skip

@@ -167,12 +167,20 @@ def rows(m: Measures) -> list[Row]:
         Row("Frames tracked", f"{tracked} of {m.total}", "Frames of the files that got a pose.",
             f"{100 * GOOD_SHARE:.0f} % or more; below {100 * POOR_SHARE:.0f} % parts are missing"),
         Row("Frames doubted", str(m.doubted), "Tracked, but landmarks and face disagree more than "
-            "usual: blur, a hand, a grimace. They count less in a fit.", "a few percent at most"),
+            "usual, or one of the next two. They count less in a fit.", "a few percent at most"),
+        Row("Frames blurred", _count(m.blurred), "Less fine detail on the face than usual: out of "
+            "focus, or moved.", "a few percent at most"),
+        Row("Mouth hidden", _count(m.hidden), "Frames in which the lower face does not look like "
+            "itself: a hand, a microphone.", "a few percent at most"),
         Row("Pictures kept", str(m.kept), "Frames a fit may learn from; of long footage the most "
             "varied 7500.", "1500 or more, that is a minute"),
         *_fit_rows(m), *_steady_rows(m), *_lens_rows(m), *_angle_rows(m),
     ]  # fmt: skip
     return found
+
+
+def _count(frames: int | None) -> str:
+    return "not looked at" if frames is None else str(frames)
 
 
 def _fit_rows(m: Measures) -> list[Row]:

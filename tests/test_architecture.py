@@ -17,7 +17,7 @@ OWNERS = {
         "gsavatar.datasets.synthetic_render",
         "gsavatar.video", "gsavatar.landmarks", "gsavatar.segmentation", "gsavatar.tracking",
         "gsavatar.frames", "gsavatar.plate", "gsavatar.batches", "gsavatar.crop",
-        "gsavatar.metrics", "gsavatar.report", "gsavatar.check",
+        "gsavatar.metrics", "gsavatar.report", "gsavatar.check", "gsavatar.visibility",
     },
     "mediapipe": {"gsavatar.landmarks", "gsavatar.segmentation"},
     "onnxruntime": {"gsavatar.speech_encoders"},
