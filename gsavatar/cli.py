@@ -156,9 +156,9 @@ def _render(options: Render) -> None:
     with cli_env.logging_to(None), _storable(options.out):
         result = film.render_film(
             options.avatar, options.out, audio=options.audio, curves=options.curves,
-            drive=options.drive, face=options.face, camera=options.camera, size=options.size,
-            fps=options.fps, background=options.background, curves_out=options.curves_out,
-            reporter=make_reporter(),
+            drive=options.drive, face=options.face, idle=options.idle, seed=options.seed,
+            camera=options.camera, size=options.size, fps=options.fps,
+            background=options.background, curves_out=options.curves_out, reporter=make_reporter(),
         )  # fmt: skip
     sound = "with sound" if result.has_sound else "without sound"
     _say(f"film    {result.path} ({result.frames} frames, {result.duration_s:.2f} s, {sound})")

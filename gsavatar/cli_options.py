@@ -154,6 +154,10 @@ class Render:
     """Video whose expressions and head motion to copy."""
     face: Annotated[str | None, _shown("left|right|N")] = None
     """Whose face in --drive, if it shows several, counted from the left."""
+    idle: Annotated[str, tyro.conf.arg(metavar="replayed|generated")] = "replayed"
+    """Head, gaze and blinks under speech: the clip's own, or new ones with its statistics."""
+    seed: int = 0
+    """Which of the generated ones: the same number gives the same again."""
     camera: Annotated[str, tyro.conf.arg(metavar="front|orbit|PATH.json")] = "front"
     """Point of view."""
     size: int = 512

@@ -27,6 +27,7 @@ from gsavatar.errors import InputError
 from gsavatar.film_sinks import SAMPLE_RATE, check_destination, open_sink
 from gsavatar.film_views import open_background, open_view
 from gsavatar.idle import IdlePath
+from gsavatar.idle_generated import GeneratedIdle
 from gsavatar.package import Package, load_package
 from gsavatar.performance import CurveWriter, Performer, SpeechStream
 from gsavatar.progress import Reporter, SilentReporter
@@ -37,6 +38,7 @@ from gsavatar.video import probe
 log = logging.getLogger("gsavatar")
 
 DEFAULT_FPS = 25.0
+IDLES = ("replayed", "generated")
 SIZES = (64, 4096)
 RATES = (1.0, 240.0)
 SAME_TIME_S = 1e-6
@@ -68,6 +70,10 @@ class Source:
     drive: Path | None = None
     face: str | None = None
     """Whose face in ``drive``, if it shows several: left, right or a number from the left."""
+    idle: str = "replayed"
+    """Head, gaze and blinks under ``audio``: the clip's own to and fro, or "generated"."""
+    seed: int = 0
+    """Which of the generated ones."""
 
 
 def render_film(
@@ -78,6 +84,8 @@ def render_film(
     curves: Path | None = None,
     drive: Path | None = None,
     face: str | None = None,
+    idle: str = "replayed",
+    seed: int = 0,
     camera: str = "front",
     size: int = 512,
     fps: float | None = None,
@@ -94,7 +102,7 @@ def render_film(
     from gsavatar.pipeline import find_avatar
 
     reporter = reporter if reporter is not None else SilentReporter()
-    source = Source(audio, curves, drive, face)
+    source = Source(audio, curves, drive, face, idle, seed)
     _check(source, size, fps)
     check_destination(out, alpha=background == "none")
     file = find_avatar(avatar)
@@ -173,7 +181,7 @@ def perform(
         return _playing(retarget(copied, package, source.drive, reporter), rate, sound)
     assert sound is not None
     frames = performance.frame_count(len(sound) / SAMPLE_RATE, rate)
-    stream = SpeechStream(performer(package, rate))
+    stream = SpeechStream(performer(package, rate, source.idle, source.seed))
     return Playing(frames, rate, _spoken(stream, sound, package, reporter))
 
 
@@ -183,16 +191,17 @@ def _playing(curves: Curves, rate: float, sound: Sound | None) -> Playing:
     return Playing(len(even.time_s), rate, iter([even]))
 
 
-def performer(package: Package, rate: float) -> Performer:
-    """How this avatar performs speech. Raises ``InputError`` if that was not trained."""
+def performer(package: Package, rate: float, idle: str = "replayed", seed: int = 0) -> Performer:
+    """How this avatar performs speech; ``idle`` and ``seed`` as in ``Source``. Raises
+    ``InputError`` if that was not trained."""
     if package.speech is None:
         raise InputError(
             "this avatar's video had no sound, so speech drive is not trained; move it with "
             "--curves or --drive, or fit it again from a video with sound."
         )
-    idle = IdlePath(package.idle)
+    moved = GeneratedIdle(package.idle, seed) if idle == "generated" else IdlePath(package.idle)
     hearing = package.avatar.hearing
-    return Performer(package.speech, idle, package.names, rate, package.rest, hearing)
+    return Performer(package.speech, moved, package.names, rate, package.rest, hearing)
 
 
 def _spoken(
@@ -297,6 +306,15 @@ def _check(source: Source, size: int, fps: float | None) -> None:
         raise InputError("nothing moves the avatar; give --audio, --curves or --drive.")
     if source.face is not None and source.drive is None:
         raise InputError("--face chooses among the faces of --drive; give that video, or leave it.")
+    if source.idle not in IDLES:
+        raise InputError(f"--idle {source.idle}: should be {' or '.join(IDLES)}.")
+    if source.seed < 0:
+        raise InputError(f"--seed {source.seed}: should be 0 or more.")
+    if source.idle != IDLES[0] and (source.curves or source.drive) is not None:
+        raise InputError(
+            "--idle tells what head and eyes do under a speech; curves and videos bring their own, "
+            "so leave it away."
+        )
     if not SIZES[0] <= size <= SIZES[1] or size % 2:
         raise InputError(f"--size {size}: should be an even number from {SIZES[0]} to {SIZES[1]}.")
     if fps is not None and not (math.isfinite(fps) and RATES[0] <= fps <= RATES[1]):

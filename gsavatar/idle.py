@@ -8,7 +8,7 @@ jerkier than the clip itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -42,6 +42,19 @@ class Turn:
     def reach_s(self) -> float:
         """Part of the clip that the turn runs through (twice)."""
         return self.duration_s / np.pi
+
+
+class Idle(Protocol):
+    """Head, gaze and blinks of any length, like those of a clip."""
+
+    @property
+    def curves(self) -> Curves:
+        """The clip's own, in time order."""
+        ...
+
+    def __call__(self, time_s: Any) -> Curves:
+        """The performance at playing times [N] in seconds."""
+        ...
 
 
 class IdlePath:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from gsavatar.errors import InputError
 from gsavatar.hearing import Hearing
-from gsavatar.idle import IdlePath
+from gsavatar.idle import Idle, IdlePath
 from gsavatar.speech_encoders import SAMPLE_RATE
 from gsavatar.speech_features import FeatureSource, FeatureStream, SpeechFeatures
 from gsavatar.speech_motion import VOICE_ON, SpeechMotion
@@ -51,12 +51,12 @@ def to_and_fro(idle: Curves, time_s: Any) -> Curves:
 class Performer:
     """What speech moves and what it leaves: mouth from the sound, the rest from the idle clip.
 
-    Upper face and head are the idle path to and fro, the lower face is what ``motion`` makes of
+    Upper face and head are the idle performance, the lower face is what ``motion`` makes of
     the features. Names that neither knows stay at ``rest`` [K] (the idle path's median if None).
     """
 
     motion: SpeechMotion
-    idle: IdlePath
+    idle: Idle
     names: tuple[str, ...]
     fps: float
     rest: Tensor | None = None

@@ -411,6 +411,33 @@ def test_a_drivers_own_names_are_translated(
         render_film(avatar, tmp_path / "b.mp4", audio=sound, face="left", size=SIZE)
 
 
+def test_head_and_eyes_may_be_generated(avatar: Path, sound: Path, tmp_path: Path) -> None:
+    played = []
+    for number, idle, seed in ((0, "replayed", 0), (1, "generated", 1), (2, "generated", 1),
+                               (3, "generated", 2)):  # fmt: skip
+        written = tmp_path / f"{number}.json"
+        film_path = tmp_path / f"{number}.mp4"
+        render_film(
+            avatar, film_path, audio=sound, size=SIZE, idle=idle, seed=seed, curves_out=written
+        )
+        played.append(performance.load_curves(written))
+    own, one, again, other = played
+    mouth = own.names.index("jawOpen")
+    assert torch.equal(one.values[:, mouth], own.values[:, mouth])  # the speech is the same
+    assert torch.equal(one.head_pose, again.head_pose)
+    assert not torch.equal(one.head_pose, own.head_pose)
+    assert not torch.equal(one.head_pose, other.head_pose)
+    for options, words in (
+        ({"idle": "none"}, "should be replayed or generated"), ({"seed": -1}, "0 or more"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=words):
+            render_film(avatar, tmp_path / "x.mp4", audio=sound, size=SIZE, **options)
+    with pytest.raises(InputError, match="curves and videos bring their own"):
+        render_film(
+            avatar, tmp_path / "x.mp4", curves=tmp_path / "0.json", idle="generated", size=SIZE
+        )
+
+
 def ramped(package: Package) -> Curves:
     """Three frames at rest."""
     time = torch.arange(3, dtype=torch.float64) / 25.0
