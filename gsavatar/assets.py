@@ -95,6 +95,13 @@ TABLE: dict[str, Asset] = {
         249_505, "Apache-2.0", "the person's matte",
         wheel=MEDIAPIPE, member=f"{_MODULES}/selfie_segmentation/selfie_segmentation.tflite",
     ),
+    "selfie_multiclass": Asset(
+        "selfie_multiclass_256x256.tflite",
+        "c6748b1253a99067ef71f7e26ca71096cd449baefa8f101900ea23016507e0e0",
+        16_371_837, "Apache-2.0", "tells hair, face, body and clothes apart, if it is there",
+        url="https://storage.googleapis.com/mediapipe-models/image_segmenter/"
+        "selfie_multiclass_256x256/float32/1/selfie_multiclass_256x256.tflite",
+    ),
     "speech_encoder": Asset(
         "smart-turn-v3.2-cpu.onnx",
         "2bb026316b14a660486a75b1733cd3fbab8c2fd0314dc9af7be49f8cca967e4f",

@@ -197,6 +197,12 @@ def _models() -> list[Finding]:
         text = "478 points without blendshapes, from models in an older wheel"
         text += "" if spare else " (fetched on first use)"
         landmarks = Finding("landmarks", State.NOTE, text, _placed("face_landmarker"))
+    regions = Finding("regions", State.GOOD, "MediaPipe multi-class segmenter") if (
+        assets.available("selfie_multiclass")
+    ) else Finding(
+        "regions", State.NOTE, "person from MediaPipe, hair, neck and clothes by colour",
+        _placed("selfie_multiclass"),
+    )  # fmt: skip
     ict = assets.available("ict_facekit") and assets.available("mediapipe468_to_ict")
     face = Finding("face model", State.GOOD, "ICT-FaceKit") if ict else Finding(
         "face model", State.NOTE, "learned from the clip itself",
@@ -216,7 +222,7 @@ def _models() -> list[Finding]:
         place = Finding(
             "assets", State.NOTE, f"GSAVATAR_ASSETS = {folder} is no folder", "correct or unset it"
         )
-    return [landmarks, face, speech, place]
+    return [landmarks, regions, face, speech, place]
 
 
 def _first_line(error: Exception) -> str:

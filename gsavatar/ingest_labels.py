@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gsavatar.ahead import in_turns
 from gsavatar.frames import FrameStore, FrameWriter, UInt8
 from gsavatar.progress import Reporter
-from gsavatar.segmentation import Look, PersonMatte, label_plane, learn_person
+from gsavatar.segmentation import Look, PersonMatte, Seen, label_plane, learn_person
 from gsavatar.sequence import Sequence
 from gsavatar.types import PROTOCOL_SIZE
 
@@ -39,7 +39,8 @@ def label_frames(
     def look(row: int, matte: PersonMatte) -> Look:
         picture = frames[int(stored[row])]
         person = known_person(int(sequence.frame_ids[row]))
-        return Look(picture, matte.matte(picture) if person is None else person, points[row])
+        seen = matte.look(picture) if person is None else Seen(person, None)
+        return Look(picture, seen.matte, points[row], seen.beliefs)
 
     with (
         reporter.stage("label the regions") as progress,

@@ -29,20 +29,39 @@ PART_REGION = np.array([Region.SKIN, Region.HAIR, Region.NECK, Region.TORSO], np
 """The region of every ``Part``."""
 
 
-class PersonMatte:
-    """Share of each pixel that is the person, by MediaPipe's selfie model; a context manager.
+PART_CLASSES = ((3,), (1,), (2,), (4, 5))
+"""The classes of the larger model that show a ``Part``: 0 is the background, then hair, skin of
+the body, skin of the face, clothes, and what else is worn."""
+CLASS_DOUBT = 0.03
+"""How often it takes one class for another: caps what it says."""
 
-    Where the model cannot be had a plain outline around the face stands in, with a logged warning
-    unless another matte has ``warned``.
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model says of a picture without knowing the person."""
+
+    matte: Float | None  # [H, W], share of the person, 0-1; None without a model
+    beliefs: Float | None  # [4, H, W], log beliefs by ``Part``; None without the larger model
+
+
+class PersonMatte:
+    """Where a person is in a picture, by MediaPipe's selfie models; a context manager.
+
+    The larger one, which also tells parts apart, is used if it is on this machine. Where neither
+    can be had a plain outline around the face stands in, with a logged warning unless another
+    matte has ``warned``.
     """
 
     def __init__(self, *, warned: bool = False) -> None:
         self._segmenter: Any = None
+        self._tells_parts = False
         self._level = logging.DEBUG if warned else logging.WARNING
 
     def __enter__(self) -> PersonMatte:
         try:
-            model = assets.resolve("selfie_segmentation")
+            self._tells_parts = assets.available("selfie_multiclass")
+            name = "selfie_multiclass" if self._tells_parts else "selfie_segmentation"
+            model = assets.resolve(name)
         except InputError as error:
             log.log(self._level, "the person's outline is only guessed: %s", error)
             return self
@@ -57,7 +76,7 @@ class PersonMatte:
         )
         with quiet_stderr():
             self._segmenter = vision.ImageSegmenter.create_from_options(options)
-            self.matte(np.zeros((64, 64, 3), np.uint8))
+            self.look(np.zeros((64, 64, 3), np.uint8))
         return self
 
     def __exit__(
@@ -67,15 +86,26 @@ class PersonMatte:
         if self._segmenter is not None:
             self._segmenter.close()
 
-    def matte(self, picture: UInt8) -> Float | None:
-        """Matte [H, W] of an RGB picture, 0-1; None without the model."""
+    def look(self, picture: UInt8) -> Seen:
+        """What the model says of an RGB picture."""
         if self._segmenter is None:
-            return None
+            return Seen(None, None)
         image = self._mp.Image(
             image_format=self._mp.ImageFormat.SRGB, data=np.ascontiguousarray(picture)
         )
         masks = self._segmenter.segment(image).confidence_masks
-        return np.array(masks[-1].numpy_view(), np.float32).reshape(picture.shape[:2])
+        size = picture.shape[:2]
+        if not self._tells_parts:
+            return Seen(np.array(masks[-1].numpy_view(), np.float32).reshape(size), None)
+        return told_parts(np.stack([m.numpy_view().reshape(size) for m in masks]))
+
+
+def told_parts(shares: Float) -> Seen:
+    """What the shares [6, H, W] of the larger model's classes say."""
+    person = 1.0 - shares[0]
+    shown = np.stack([shares[list(classes)].sum(0) for classes in PART_CLASSES])
+    among = shown / np.maximum(person, CLASS_DOUBT)
+    return Seen(person.astype(np.float32), np.log(among + CLASS_DOUBT).astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -85,6 +115,7 @@ class Look:
     picture: UInt8
     matte: Float | None
     points: Float
+    beliefs: Float | None = None  # as in ``Seen``
 
     @property
     def person(self) -> NDArray[np.bool_]:
@@ -121,15 +152,19 @@ def _sample(look: Look, person: NDArray[np.bool_]) -> Sample:
 def label_plane(look: Look, colors: PersonColors) -> UInt8:
     """Regions, uint8 [H, W], of a picture of a person whose colours are known.
 
-    The person is skin, hair, neck and clothes by place and colour; the neck begins at a line from
-    under the chin to the nape. Eyes, lips and the inside of the mouth lie within the landmarks'
-    contours, which give way to a change of colour nearby.
+    The person is skin, hair, neck and clothes by place, colour and beliefs; the neck begins at a
+    line from under the chin to the nape. Eyes, lips and the inside of the mouth lie within the
+    landmarks' contours, which give way to a change of colour nearby.
     """
     import cv2
 
     height, width = look.picture.shape[:2]
     person = look.person
     scores = colors.parts.scores(_sample(look, person))
+    if look.beliefs is not None:
+        grid = scores.shape[2], scores.shape[1]
+        for part, belief in enumerate(look.beliefs):
+            scores[part] += cv2.resize(belief, grid, interpolation=cv2.INTER_AREA)
     full = [cv2.resize(s, (width, height), interpolation=cv2.INTER_LINEAR) for s in scores]
     labels, best = np.full((height, width), PART_REGION[0], np.uint8), full[0]
     for region, score in zip(PART_REGION[1:], full[1:], strict=True):

@@ -92,7 +92,7 @@ def test_labels_cover_the_sample(frames: dict[int, np.ndarray]) -> None:
     picture = frames[index]
     with FaceLandmarker("opencv") as landmarker, PersonMatte() as matte:
         points = landmarker.detect(picture)[0].points
-        look = Look(picture, matte.matte(picture), points)
+        look = Look(picture, matte.look(picture).matte, points)
         labels = label_plane(look, learn_person([look]))
     share = {region: float((labels == int(region)).mean()) for region in Region}
     assert share[Region.SKIN] > 0.05 and share[Region.HAIR] > 0.01 and share[Region.TORSO] > 0.05

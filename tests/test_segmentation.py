@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
+from gsavatar import assets
 from gsavatar.landmarks import FACE_OVAL, INNER_LIPS, LEFT_EYE, OUTER_LIPS, RIGHT_EYE
 from gsavatar.morphable import canonical_face
-from gsavatar.segmentation import Look, label_plane, learn_person
+from gsavatar.segmentation import Look, PersonMatte, label_plane, learn_person, told_parts
 from gsavatar.segmentation_shape import filled, head_plan
 from gsavatar.types import Region
 
@@ -160,3 +163,63 @@ def test_contours_are_filled_to_a_part_of_a_pixel() -> None:
         0.75, abs=0.13
     )
     assert filled(square + 100.0, (9, 9)).sum() == 0.0
+
+
+def classes_of(truth: np.ndarray) -> np.ndarray:
+    """What the larger model would say of a drawing, [6, H, W]: sure, but coarse."""
+    mine = {Region.BACKGROUND: 0, Region.HAIR: 1, Region.NECK: 2, Region.TORSO: 4}
+    shares = np.zeros((6, *truth.shape), np.float32)
+    for region in Region:
+        shares[mine.get(region, 3)] += truth == int(region)
+    shares = np.stack([cv2.GaussianBlur(s, (0, 0), 3.0) for s in shares])
+    return 0.9 * shares + 0.1 / 6
+
+
+def test_hair_of_the_skins_colour_is_told_by_the_larger_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(PAINT, Region.HAIR, PAINT[Region.SKIN])
+    points = landmarks(12.0)
+    picture, truth = drawing(points)
+    seen = told_parts(classes_of(truth))
+    assert seen.matte is not None and seen.beliefs is not None
+    plain = Look(picture, seen.matte, points)
+    helped = Look(picture, seen.matte, points, seen.beliefs)
+    found = [label_plane(look, learn_person([look])) for look in (plain, helped)]
+    before, after = (overlap(labels, truth, Region.HAIR) for labels in found)
+    assert before < 0.7 and after > 0.85
+    for region in (Region.SKIN, Region.NECK, Region.TORSO):
+        before, after = (overlap(labels, truth, region) for labels in found)
+        assert after > before - 0.01, region
+
+
+def test_the_larger_model_is_used_where_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its classes are asked for, and nothing is fetched for it."""
+    vision = pytest.importorskip("mediapipe.tasks.python.vision")
+    asked: list[str] = []
+
+    class Mask:
+        def __init__(self, share: float) -> None:
+            self.share = share
+
+        def numpy_view(self) -> np.ndarray:
+            return np.full((64, 64, 1), self.share, np.float32)
+
+    class Segmenter:
+        def segment(self, image: object) -> object:
+            return type("Result", (), {"confidence_masks": [Mask(s) for s in shares]})()
+
+        def close(self) -> None:
+            asked.append("closed")
+
+    shares = (0.2, 0.5, 0.1, 0.1, 0.06, 0.04)
+    monkeypatch.setattr(assets, "available", lambda name: name == "selfie_multiclass")
+    monkeypatch.setattr(assets, "resolve", lambda name: asked.append(name) or Path(name))
+    monkeypatch.setattr(vision.ImageSegmenter, "create_from_options", lambda _: Segmenter())
+    with PersonMatte() as matte:
+        seen = matte.look(np.zeros((64, 64, 3), np.uint8))
+    assert asked == ["selfie_multiclass", "closed"]
+    assert seen.matte is not None and seen.beliefs is not None
+    np.testing.assert_allclose(seen.matte, 0.8, atol=1e-6)
+    parts = np.exp(seen.beliefs[:, 0, 0])
+    np.testing.assert_allclose(parts, np.array([0.1, 0.5, 0.1, 0.1]) / 0.8 + 0.03, rtol=1e-4)
