@@ -67,8 +67,6 @@ STEPS = 5
 FLOW_POINTS = 60
 UNLOOKED = 0.01
 """What the pose of a frame counts whose skin was not looked at, over that of one whose was."""
-CLEAR = 0.99
-"""What a frame counts that shows the face well."""
 DOUBTFUL = 2.0
 """Residual over the clip's median from which a frame starts to lose weight."""
 
@@ -168,12 +166,9 @@ def project_mesh(track: Track, row: int) -> Tensor:
 
 
 def _sample(seen: Observations, most: int) -> Ints:
-    """At most so many frames from all over a clip, if possible such as have their picture and show
-    the face clearly."""
-    for good in (seen.pictured & (seen.clear >= CLEAR), seen.pictured, np.ones(len(seen), bool)):
-        rows = np.flatnonzero(good)
-        if len(rows) >= most:
-            break
+    """At most so many frames from all over a clip, if possible such as have their picture."""
+    rows = np.flatnonzero(seen.pictured)
+    rows = rows if len(rows) >= most else np.arange(len(seen))
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int))]
 
 

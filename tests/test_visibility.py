@@ -15,7 +15,7 @@ from gsavatar import tracking
 from gsavatar.sequence import Sequence, load_sequence, save_sequence
 from gsavatar.tracking_observations import observed
 from gsavatar.types import Landmarks
-from gsavatar.visibility import BLURRED, FaceView, Visibility, judged, look, told
+from gsavatar.visibility import BLURRED, HIDDEN, FaceView, Visibility, judged, look, told
 
 UInt8 = NDArray[np.uint8]
 FRAMES = 80
@@ -114,7 +114,7 @@ def test_it_reaches_the_weights_of_the_track(tmp_path: Path) -> None:
     """Saved with the first pass, read for the fit, and a factor of every frame's trust."""
     clip = make_clip(tmp_path / "clip", frames=40)
     detail, strange = np.ones(40), np.ones(40)
-    detail[5], strange[20] = 0.35, 4.0
+    detail[5], strange[20] = 0.5 * BLURRED, 2.0 * HIDDEN
     sequence = Sequence(
         clip.frame_ids.numpy(), clip.time_s.numpy(), clip.track.file_index.numpy(), clip.landmarks,
         Visibility(detail, strange),
@@ -131,7 +131,6 @@ def test_it_reaches_the_weights_of_the_track(tmp_path: Path) -> None:
         provider="clip",
     )
     torch.testing.assert_close(track.weight[5], 0.25 * plain.weight[5])
-    assert 5 not in tracking._sample(seen, 30) and 20 not in tracking._sample(seen, 30)
 
 
 def test_old_clips_count_all_frames() -> None:
