@@ -23,7 +23,7 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
-from gsavatar import speech_motion, speech_regression
+from gsavatar import speech_motion, speech_regression, speech_repertoire
 from gsavatar.clip import open_clip
 from gsavatar.landmarks import mouth_opening
 from gsavatar.speech import pearson
@@ -33,11 +33,18 @@ from gsavatar.types import is_upper_face
 Array = NDArray[np.float64]
 Values = dict[str, Any]
 
-MODULE = {"speech_regression": speech_regression, "speech_motion": speech_motion}
+MODULE = {
+    "speech_regression": speech_regression, "speech_motion": speech_motion,
+    "speech_repertoire": speech_repertoire,
+}  # fmt: skip
 TRIED: dict[str, list[Values]] = {
     "context": [
         {"speech_regression.CONTEXT_TOKENS": n, "speech_regression.TAPER_TOKENS": t}
         for n, t in ((5, 1.0), (9, 2.0), (13, 3.0), (17, 4.0))
+    ],
+    "repertoire": [
+        {"speech_repertoire.SHARE": s, "speech_repertoire.NEIGHBOURS": n}
+        for s, n in ((0.0, 20), (0.3, 20), (0.6, 10), (0.6, 20), (0.6, 40), (1.0, 20))
     ],
     "components": [{"speech_regression.COMPONENTS": n} for n in (16, 32, 64, 96)],
     "sounds": [{"speech_regression.SOUNDS_GAIN": g} for g in (0.0, 1.0, 2.0, 4.0)],

@@ -33,6 +33,7 @@ from gsavatar.speech_regression import (
     kernel_design,
     ridge,
 )
+from gsavatar.speech_repertoire import Repertoire
 
 CLOSED_OPENING = 0.010
 """Mouth opening (gap of the lips over the height of the face) below which the lips meet."""
@@ -111,6 +112,7 @@ class SpeechMotion:
     shaping: Shaping
     closed: Tensor  # [K], the face at rest with its lips together
     limits: Tensor  # [K, 2]
+    repertoire: Repertoire
 
     def __call__(self, source: FeatureSource, time_s: Any) -> Tensor:
         """Coefficients [N, K] float32 at instants [N], in the order of ``names``.
@@ -134,7 +136,7 @@ class SpeechMotion:
         token = torch.arange(first, first + count)
         known = last_heard(source.encoder, token)
         end = min(first + count - 1 + half, int(known[-1]))
-        raw = self.regression(source, first - half, end + 1 - (first - half))
+        raw = self.repertoire(self.regression(source, first - half, end + 1 - (first - half)))
         smooth = torch.zeros(count, raw.shape[1])
         for offset, weight in enumerate(SMOOTHING, -half):
             smooth = smooth + weight * raw[torch.minimum(token + offset, known) - (first - half)]
@@ -165,6 +167,7 @@ class SpeechMotion:
             "bias": heard.bias, "reading": self.shaping.reading,
             "direction": self.shaping.direction, "knots": self.shaping.knots,
             "targets": self.shaping.targets, "closed": self.closed, "limits": self.limits,
+            "frames": self.repertoire.frames, "spread": self.repertoire.spread,
         }  # fmt: skip
         meta = {"version": STATE_VERSION, "names": list(self.names), "encoder": self.encoder}
         return {k: v.contiguous() for k, v in tensors.items()}, meta
@@ -173,7 +176,12 @@ class SpeechMotion:
     def from_state(tensors: dict[str, Tensor], meta: dict[str, Any]) -> SpeechMotion:
         """The model that ``state`` described. Raises ``ValueError`` if the parts do not fit."""
         try:
-            t = {k: tensors[k].float() for k in _STATE_KEYS}
+            is_old = not any(key in tensors for key in _REPERTOIRE_KEYS)  # and so has none
+            keys = _STATE_KEYS if is_old else _STATE_KEYS + _REPERTOIRE_KEYS
+            t = {k: tensors[k].float() for k in keys}
+            if is_old:
+                own = Repertoire.none(len(t["closed"]))
+                t |= {"frames": own.frames.float(), "spread": own.spread}
             names, encoder = tuple(map(str, meta["names"])), str(meta["encoder"])
             version = meta["version"]
         except (KeyError, TypeError) as error:
@@ -185,13 +193,17 @@ class SpeechMotion:
         inputs = TokenInputs(t["means"], t["components"], t["taper"])
         heard = TokenRegression(inputs, t["centres"].half(), t["weights"], t["bias"])
         shaping = Shaping(t["reading"], t["direction"], t["knots"], t["targets"])
-        return SpeechMotion(names, encoder, heard, shaping, t["closed"], t["limits"])
+        own = Repertoire(t["frames"].half(), t["spread"])
+        return SpeechMotion(names, encoder, heard, shaping, t["closed"], t["limits"], own)
 
 
 _STATE_KEYS = (
     "means", "components", "taper", "centres", "weights", "bias", "reading", "direction", "knots",
     "targets", "closed", "limits",
 )  # fmt: skip
+
+
+_REPERTOIRE_KEYS = ("frames", "spread")
 
 
 def _fits(t: dict[str, Tensor], k: int) -> bool:
@@ -203,12 +215,13 @@ def _fits(t: dict[str, Tensor], k: int) -> bool:
     shapes = {
         "components": (a, c), "centres": (m, length * c), "weights": (m, outputs),
         "reading": (k + 1,), "direction": (k,), "targets": t["knots"].shape, "closed": (k,),
-        "limits": (k, 2),
+        "limits": (k, 2), "frames": (len(t["frames"]), k), "spread": (k,),
     }  # fmt: skip
     return (
         outputs in (k, k + 1) and places >= 1 and length % 2 == 1 and c >= 1
         and all(tuple(t[name].shape) == tuple(shape) for name, shape in shapes.items())
         and t["knots"].ndim == 1 and len(t["knots"]) != 1 and bool((t["knots"].diff() > 0).all())
+        and bool((t["spread"] > 0).all())
     )  # fmt: skip
 
 
@@ -276,6 +289,7 @@ def fit_speech_motion(
         tuple(names), features.encoder, design.regression(fitted), shaping,
         closed_anchor(y, gap, shaping, measured),
         torch.from_numpy(np.stack((low - margin, high + margin), -1)).float(),
+        Repertoire.of(y),
     )  # fmt: skip
 
 

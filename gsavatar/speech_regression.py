@@ -196,16 +196,22 @@ def fold_edges(count: int, folds: int = FOLDS) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in pairwise(edges) if b > a]
 
 
+def far_from(time_s: Array, start: int, stop: int) -> NDArray[np.bool_]:
+    """Frames [T] that may teach what predicts the frames start ... stop - 1."""
+    far = (time_s < time_s[start] - GUARD_S) | (time_s > time_s[stop - 1] + GUARD_S)
+    if far.sum() < 10:
+        far = np.ones(len(time_s), bool)
+        far[start:stop] = False
+    return np.asarray(far)
+
+
 def held_out(
     inputs: Array, targets: Array, weight: Array, time_s: Array, penalties: tuple[float, ...]
 ) -> Array:
     """Predictions [len(penalties), T, K] of each chronological fold by a model of the others."""
     result = np.zeros((len(penalties), *targets.shape))
     for a, b in fold_edges(len(targets)):
-        far = (time_s < time_s[a] - GUARD_S) | (time_s > time_s[b - 1] + GUARD_S)
-        if far.sum() < 10:
-            far = np.ones(len(targets), bool)
-            far[a:b] = False
+        far = far_from(time_s, a, b)
         for i, w in enumerate(ridge(inputs[far], targets[far], weight[far], penalties)):
             result[i, a:b] = inputs[a:b] @ w[:-1] + w[-1]
     return result

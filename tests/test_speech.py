@@ -15,6 +15,7 @@ from gsavatar.errors import InputError
 from gsavatar.idle import IdlePath
 from gsavatar.performance import Performer, SpeechStream
 from gsavatar.speech import SpeechFeatures
+from gsavatar.speech_repertoire import Repertoire
 from gsavatar.types import Curves
 
 RATE = 16_000
@@ -363,6 +364,38 @@ def test_a_damaged_state_is_refused(motion: speech.SpeechMotion) -> None:
             speech.SpeechMotion.from_state(wrong, meta)
     with pytest.raises(ValueError, match="version"):
         speech.SpeechMotion.from_state(tensors, {**meta, "version": 99})
+
+
+def test_an_avatar_of_an_older_version_has_no_repertoire(
+    motion: speech.SpeechMotion, talk: tuple[SpeechFeatures, np.ndarray, np.ndarray]
+) -> None:
+    tensors, meta = motion.state()
+    old = {k: v for k, v in tensors.items() if k not in ("frames", "spread")}
+    back = speech.SpeechMotion.from_state(old, meta)
+    plain = replace(motion, repertoire=Repertoire.none(len(NAMES)))
+    assert torch.equal(back(talk[0], talk[1]), plain(talk[0], talk[1]))
+
+
+def test_predictions_are_drawn_to_what_the_person_does() -> None:
+    """The person moves on a curve in six dimensions; half of what leads off it is taken away."""
+    s = np.linspace(0.0, 2.0 * np.pi, 400)
+    waves = (np.sin(s), np.cos(s), np.sin(2 * s), np.cos(2 * s), np.sin(3 * s), np.cos(3 * s))
+    curve = np.stack(waves, 1)
+    own = Repertoire.of(curve)
+    on_it = torch.from_numpy(curve[::7]).float()
+    torch.testing.assert_close(own(on_it), on_it, atol=5e-3, rtol=0)
+    off = on_it + 0.2 * torch.randn(on_it.shape, generator=torch.Generator().manual_seed(0))
+
+    def away(points: torch.Tensor) -> float:
+        return float(torch.cdist(points.double(), torch.from_numpy(curve)).amin(1).mean())
+
+    assert away(own(off)) < 0.6 * away(off)
+    with_opening = torch.cat((off, torch.ones(len(off), 1)), 1)
+    assert torch.equal(own(with_opening)[:, :6], own(off))
+    assert torch.equal(own(with_opening)[:, 6:], with_opening[:, 6:])
+    assert torch.equal(torch.cat([own(off[i : i + 5]) for i in range(0, len(off), 5)]), own(off))
+    few = Repertoire.of(curve[:10])  # too few to tell
+    assert torch.equal(few(off), off)
 
 
 def test_another_encoders_features_are_refused(
