@@ -396,6 +396,36 @@ def test_expression_drive_is_kept_beside_audio_drive(
     assert sorted(third["notes"]) == sorted(second["notes"])
 
 
+def test_no_test_metric_hangs_on_the_test_frames_lower_face(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was tracked there may be anything: speech alone moves the lower face of the test."""
+    spoken = replace(load_package(run / "tiny.gsavatar"), speech=Voice())  # type: ignore[arg-type]
+    limited = evaluate.open_clip
+    shuffle = torch.Generator().manual_seed(1)
+
+    def shuffled(root: Path) -> Clip:
+        clip = voiced(limited(root))
+        rows = torch.from_numpy(clip.test_rows)
+        changed = clip.track.coefficients.clone()
+        lower = [i for i, n in enumerate(clip.track.face.names) if not is_upper_face(n)]
+        for column in lower:
+            changed[rows, column] = torch.rand(len(rows), generator=shuffle)
+        copy = voiced(replace(clip, track=replace(clip.track, coefficients=changed)))
+        assert not torch.equal(copy.track.coefficients, clip.track.coefficients)
+        return copy
+
+    monkeypatch.setattr(evaluate, "load_package", lambda path: spoken)
+    monkeypatch.setattr(evaluate, "cv_open_corr", lambda *_: 0.6)
+    found = []
+    for opened in (lambda root: voiced(limited(root)), shuffled):
+        monkeypatch.setattr(evaluate, "open_clip", opened)
+        found.append(evaluate.evaluate(run))
+    for section in ("test", "test_pasted", "baselines", "protocol"):
+        assert found[1][section] == found[0][section], section
+    assert found[0]["protocol"]["drive"] == "audio" and found[0]["test"]["frames"] == FEW
+
+
 @pytest.mark.parametrize("drive", ["audio", "expression"])
 def test_what_is_measured_is_what_the_avatar_shows(
     run: Path, monkeypatch: pytest.MonkeyPatch, drive: str
