@@ -189,8 +189,8 @@ def alone_in(run: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(
-            f"{run}: another gsavatar is at work there; wait for it or stop it, then continue "
-            "with --resume, or choose another --out."
+            f"{run}: another gsavatar is at work there; wait until it ends, or stop it (a fit goes "
+            "on with --resume)."
         ) from None
     except (OSError, NotImplementedError) as error:
         log.info("no lock on %s: %s", run / LOCK, error)
