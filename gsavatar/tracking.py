@@ -168,7 +168,7 @@ def project_mesh(track: Track, row: int) -> Tensor:
 def _sample(seen: Observations, most: int) -> Ints:
     """At most so many frames from all over a clip, if possible such as have their picture."""
     rows = np.flatnonzero(seen.pictured)
-    rows = rows if len(rows) >= most else np.arange(len(seen))
+    rows = rows if len(rows) >= most // 2 else np.arange(len(seen))
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int))]
 
 
