@@ -63,6 +63,8 @@ class Asset:
     bundled: bool = False
     manual: str | None = None
     """How a person gets it when nothing here can fetch it."""
+    optional: bool = False
+    """Used if it is there, but fetched only when all assets are."""
 
 
 _MODULES = "mediapipe/modules"
@@ -101,6 +103,7 @@ TABLE: dict[str, Asset] = {
         16_371_837, "Apache-2.0", "tells hair, face, body and clothes apart, if it is there",
         url="https://storage.googleapis.com/mediapipe-models/image_segmenter/"
         "selfie_multiclass_256x256/float32/1/selfie_multiclass_256x256.tflite",
+        optional=True,
     ),
     "speech_encoder": Asset(
         "smart-turn-v3.2-cpu.onnx",
@@ -326,6 +329,7 @@ def status() -> str:
         path = local_path(name)
         source = (
             str(path) if path is not None
+            else "optional: gsavatar assets --fetch" if asset.optional
             else "fetched when needed" if asset.url or asset.wheel else asset.manual or ""
         )  # fmt: skip
         state = "there" if path is not None else "missing"

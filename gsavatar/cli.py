@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import tyro
 
-from gsavatar import cli_env
+from gsavatar import __version__, cli_env
 from gsavatar.cli_options import (
     Assets,
     Check,
@@ -151,14 +151,16 @@ def _check(options: Check) -> None:
 
 
 def _render(options: Render) -> None:
-    from gsavatar import film
+    from gsavatar import cli_run, film
 
+    reporter = make_reporter()
     with cli_env.logging_to(None), _storable(options.out):
+        cli_run.tell_unfinished(options.avatar, reporter)
         result = film.render_film(
             options.avatar, options.out, audio=options.audio, curves=options.curves,
             drive=options.drive, face=options.face, idle=options.idle, seed=options.seed,
             camera=options.camera, size=options.size, fps=options.fps,
-            background=options.background, curves_out=options.curves_out, reporter=make_reporter(),
+            background=options.background, curves_out=options.curves_out, reporter=reporter,
         )  # fmt: skip
     sound = "with sound" if result.has_sound else "without sound"
     _say(f"film    {result.path} ({result.frames} frames, {result.duration_s:.2f} s, {sound})")
@@ -167,17 +169,14 @@ def _render(options: Render) -> None:
 
 
 def _view(options: View) -> None:
+    from gsavatar import cli_run
     from gsavatar.viewer import serve
 
     with cli_env.logging_to(None):
-        serve(options.avatar, port=options.port, host=options.host, sounds=[_sample_sentence()])
-
-
-def _sample_sentence() -> Path:
-    """The bundled sentence: something to play in the viewer at once."""
-    from importlib import resources
-
-    return Path(str(resources.files("gsavatar.datasets"))) / "sample" / "sentence.flac"
+        cli_run.check_shown(options.avatar)
+        serve(
+            options.avatar, port=options.port, host=options.host, sounds=[cli_run.sample_sentence()]
+        )
 
 
 def _evaluate(options: Evaluate) -> None:
@@ -192,9 +191,7 @@ def _evaluate(options: Evaluate) -> None:
         )
     reporter = make_reporter()
     with cli_env.logging_to(run / "log.txt"), cli_run.alone_in(run), _explained(run):
-        unfinished = cli_run.unfinished(run)
-        if unfinished is not None:
-            reporter.note(unfinished)
+        cli_run.tell_unfinished(run, reporter)
         with reporter.stage("measure on the test frames") as progress:
             metrics = evaluate(
                 run, frames_dir=options.frames, drive=options.drive,
@@ -373,6 +370,9 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command; the exit code."""
     cli_env.prepare_process()
     words = sys.argv[1:] if argv is None else argv
+    if words == ["--version"]:
+        _say(f"gsavatar {__version__}")
+        return 0
     command: Any = tyro.cli(
         command_line(shutil.get_terminal_size().columns, words),
         prog="gsavatar",

@@ -161,7 +161,7 @@ class Render:
     camera: Annotated[str, tyro.conf.arg(metavar="front|orbit|PATH.json")] = "front"
     """Point of view."""
     size: int = 512
-    """Side of the picture in pixels."""
+    """Side of the picture in pixels, an even number from 64 to 4096."""
     fps: Annotated[float | None, _shown("FLOAT")] = None
     """Pictures per second; by default 25, or the rate of the curves."""
     background: Annotated[str, tyro.conf.arg(metavar="plate|#rrggbb|IMAGE|none")] = "plate"

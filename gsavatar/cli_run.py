@@ -18,6 +18,7 @@ from typing import Any
 
 from gsavatar.config import Settings, differences, flat, load_preset, load_settings, save_settings
 from gsavatar.errors import InputError
+from gsavatar.progress import Reporter
 
 log = logging.getLogger("gsavatar")
 
@@ -160,18 +161,42 @@ def _write(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def unfinished(run: Path) -> str | None:
-    """What to say of a run whose fit has not ended, where the avatar it has so far is measured."""
+def tell_unfinished(run: Path, reporter: Reporter) -> None:
+    """Says of a run whose fit has not ended that the avatar is the one it has so far."""
     from gsavatar.package import load_package
     from gsavatar.pipeline import avatar_name
 
     live = run / "live.gsavatar"
     if (run / f"{avatar_name(run)}.gsavatar").exists() or not live.exists():
-        return None
+        return
     steps = load_package(live).card.get("step", "some")
-    return (
+    reporter.note(
         f"The fit of {run} is not finished: this is its avatar after {steps} steps. Continue with "
         "gsavatar fit --resume."
+    )
+
+
+def sample_sentence() -> Path:
+    """The bundled sentence: something to play in the viewer at once."""
+    from importlib import resources
+
+    return Path(str(resources.files("gsavatar.datasets"))) / "sample" / "sentence.flac"
+
+
+def check_shown(path: Path) -> None:
+    """Raises ``InputError`` for a run without an avatar in which no fit is at work on one."""
+    from gsavatar.pipeline import avatar_name
+
+    names = f"{avatar_name(path)}.gsavatar", "live.gsavatar"
+    if not (path / "clip").is_dir() or any((path / name).exists() for name in names):
+        return
+    try:
+        with alone_in(path):
+            pass
+    except InputError:
+        return  # somebody is at work there
+    raise InputError(
+        f"{path}: no avatar here, and no fit at work on one; give gsavatar fit the video first."
     )
 
 

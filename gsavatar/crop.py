@@ -97,6 +97,8 @@ def plan(
     choice is the user's. Raises ``InputError`` if a file shows no face, two equally often, or under
     two seconds of one.
     """
+    if face is not None and face not in ("left", "right") and not face.isdigit():
+        raise InputError(f"--face {face}: is not left, right or a number.")
     footage = [as_footage(source) for source in sources]
     infos = [each.probe() for each in footage]
     total = sum(info.frames for info in infos)
@@ -269,8 +271,6 @@ def _plan_one(
 def _choose(path: Path, scan: _Scan, face: str | None, thumbnail: Path | None) -> _Person:
     """The subject among the people of a file."""
     people = sorted(scan.people, key=lambda p: -len(p.boxes))
-    if face is not None and face not in ("left", "right") and not face.isdigit():
-        raise InputError(f"{path}: --face {face} is not left, right or a number.")
     least = (AMBIGUOUS_SHARE if face is None else ASKED_SHARE) * len(people[0].boxes)
     rivals = [p for p in people if len(p.boxes) >= least and _together(p, people[0])]
     if face is None and len(rivals) == 1:

@@ -310,6 +310,8 @@ def _check(source: Source, size: int, fps: float | None) -> None:
         raise InputError(f"--idle {source.idle}: should be {' or '.join(IDLES)}.")
     if source.seed < 0:
         raise InputError(f"--seed {source.seed}: should be 0 or more.")
+    if source.seed and source.idle == IDLES[0]:
+        raise InputError("--seed chooses among generated motions; add --idle generated.")
     if source.idle != IDLES[0] and (source.curves or source.drive) is not None:
         raise InputError(
             "--idle tells what head and eyes do under a speech; curves and videos bring their own, "

@@ -7,6 +7,7 @@ has the unit of x and is smaller nearer to the camera. A result depends on the p
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Iterator
@@ -159,10 +160,19 @@ def choose_backend(backend: str = "auto") -> str:
         except InputError:
             if backend == "mediapipe":
                 raise
-            log.info("face_landmarker.task cannot be had; the older landmark models are used")
+            _warn_of_older_models()
     assets.resolve("face_detection")
     assets.resolve("face_landmark")
     return "opencv"
+
+
+@functools.cache
+def _warn_of_older_models() -> None:
+    """Says once that the landmarks are of the second-best kind, and the cure."""
+    log.warning(
+        "face_landmarker.task cannot be had: older models find the landmarks, without scores of "
+        "expressions; lids and lips are told less well (gsavatar doctor says how to get it)"
+    )
 
 
 @contextlib.contextmanager

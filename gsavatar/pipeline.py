@@ -38,6 +38,7 @@ from gsavatar.report_words import few_seconds
 from gsavatar.speech import SpeechMotion, fit_speech_motion
 from gsavatar.tracking_report import FILM, write_tracking_report
 from gsavatar.train import train
+from gsavatar.train_state import newest_step
 from gsavatar.types import Curves, Drive, is_upper_face, to_device
 
 log = logging.getLogger("gsavatar")
@@ -87,6 +88,12 @@ def fit(
         with clock.stage("learn how speech moves the face"):
             speech = learn_speech(clip)
     live = _LiveFile(run / "live.gsavatar", clip, speech, settings, clock)
+    if (run / "checkpoints").is_dir():
+        kept = newest_step(run)
+        reporter.note(
+            f"Training goes on from step {kept} of {settings.train.steps}." if kept else
+            "Training starts anew: it was stopped before its first checkpoint."
+        )  # fmt: skip
     with clock.stage("train the avatar") as progress:
         pace = _Pace(progress)
         try:

@@ -114,6 +114,8 @@ def load_sequence(root: Path) -> tuple[Sequence, NDArray[np.int64]]:
     from safetensors.torch import load_file
 
     t = load_file(root / "landmarks.safetensors")
+    # Copies: all tensors share one map of the file, and one that is kept would keep all of it.
+    t = {name: value if name == "points" else value.clone() for name, value in t.items()}
     landmarks = Landmarks(t["points"], t["found"], t.get("scores"))
     visibility = None
     if "detail" in t:

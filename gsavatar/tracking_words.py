@@ -119,7 +119,7 @@ def _lens(m: Measures) -> Finding | None:
     text = f"The focal length is known to {100 * sigma:.1f} %."
     if sigma <= GOOD_FOCAL:
         return Finding(True, "Lens", text)
-    return Finding(False, "Lens", text + " Turn the head by 20 degrees or more to show it.")
+    return Finding(False, "Lens", text + " The farther a head turns, the surer it is.")
 
 
 def _turns(m: Measures) -> Finding:
@@ -154,7 +154,8 @@ def _sync(meta: dict[str, Any]) -> Finding | None:
         )  # fmt: skip
     side = "late" if offset > 0 else "early"
     if abs(offset) <= IN_SYNC_MS:
-        return Finding(True, "Sound", f"Sound and lips agree ({abs(offset):.0f} ms {side}).")
+        within = f"to within a frame ({abs(offset):.0f} ms {side}, too little to be seen)"
+        return Finding(True, "Sound", f"Sound and lips agree {within}.")
     fixed = any("corrected" in note for note in meta.get("speech_notes", []))
     end = "it was put right here" if fixed else "it was left so"
     return Finding(fixed, "Sound", f"The sound came {abs(offset):.0f} ms {side}; {end}.")

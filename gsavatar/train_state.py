@@ -166,6 +166,12 @@ def save_checkpoint(folder: Path, state: TrainState, settings: dict[str, Any]) -
         old.unlink()
 
 
+def newest_step(folder: Path) -> int:
+    """The step of a run's newest checkpoint, by its name; 0 if none was kept."""
+    names = [path.stem for path in (folder / "checkpoints").glob("step_*.safetensors")]
+    return max((int(name.split("_")[1]) for name in names), default=0)
+
+
 def load_checkpoint(folder: Path, settings: dict[str, Any]) -> TrainState | None:
     """The newest readable checkpoint's state, None if there is none.
 

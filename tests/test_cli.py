@@ -6,6 +6,7 @@ import inspect
 import io
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -442,3 +443,21 @@ def test_the_log_is_given_back(here: Path, calls: list[dict[str, Any]]) -> None:
     before = list(logging.getLogger("gsavatar").handlers)
     assert run("fit", "me.mp4") == 0
     assert logging.getLogger("gsavatar").handlers == before
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert re.fullmatch(r"gsavatar \d+\.\d+\S*\n", capsys.readouterr().out)
+
+
+def test_a_run_without_an_avatar_is_not_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracked = tmp_path / "tracked"
+    (tracked / "clip").mkdir(parents=True)
+    assert run("view", str(tracked)) == 2
+    assert "no avatar here, and no fit at work on one; give gsavatar fit" in capsys.readouterr().err
+    with cli_run.alone_in(tracked):  # as a fit is: its first avatar will come
+        cli_run.check_shown(tracked)
+    (tracked / "live.gsavatar").write_bytes(b"")
+    cli_run.check_shown(tracked)
