@@ -20,6 +20,11 @@ from gsavatar.types import PROTOCOL_SIZE, Drive, Frame, Region, to_device
 MOUTH_SHARE = 0.3
 """Share of the draws that pick a mouth opening first: wide-open frames are rare in speech."""
 OPENING_BINS = 8
+LIDS_SHARE = 0.1
+"""Share of the draws that pick shut lids, which a clip shows for a fiftieth of its time."""
+LEAST_SHUT = 3
+"""Frames of them from which they are picked."""
+FULL_BLINK_PERCENTILE, LEAST_BLINK = 99.0, 0.25
 VALIDATION_FRAMES = 12
 CACHE_BYTES = 768 << 20
 LIP_MARGIN = 0.35
@@ -81,6 +86,7 @@ class Batches:
         self._rows = np.delete(rows, held)
         self._plates = [torch.from_numpy(p).float() / 255.0 for p in clip.plates]
         self._bins = _opening_bins(mouth_opening(clip.landmarks.points[self._rows]).numpy())
+        self._shut = _lids_shut(clip, self._rows)
         self._backgrounds: dict[tuple[int, int], Tensor] = {}
         self._cache: OrderedDict[tuple[int, int], Planes] = OrderedDict()
 
@@ -113,7 +119,10 @@ class Batches:
         def below(limit: int) -> int:
             return int(torch.randint(0, limit, (), generator=generator))
 
-        if float(torch.rand((), generator=generator)) < MOUTH_SHARE:
+        chance = float(torch.rand((), generator=generator))
+        if chance >= 1.0 - LIDS_SHARE and len(self._shut) >= LEAST_SHUT:
+            return int(self._rows[self._shut[below(len(self._shut))]])
+        if chance < MOUTH_SHARE:
             members = self._bins[below(len(self._bins))]
             return int(self._rows[members[below(len(members))]])
         return int(self._rows[below(len(self._rows))])
@@ -193,6 +202,19 @@ class Batches:
             small = torch.nn.functional.interpolate(plate, size=(size, size), mode="area")
             self._backgrounds[key] = small[0].permute(1, 2, 0).contiguous().to(self.device)
         return self._backgrounds[key]
+
+
+def _lids_shut(clip: Clip, rows: np.ndarray) -> np.ndarray:
+    """Positions in ``rows`` of frames whose lids are down at least half as far as in a blink."""
+    lids = [i for i, name in enumerate(clip.track.face.names) if name.startswith("eyeBlink")]
+    if not lids or len(rows) == 0:
+        return np.zeros(0, np.int64)
+    down = clip.track.coefficients[rows][:, lids].mean(1).numpy()
+    full = float(np.percentile(down, FULL_BLINK_PERCENTILE))
+    rest = float(np.median(down))
+    if full - rest < LEAST_BLINK:
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(down > 0.5 * (rest + full))
 
 
 def resized(frame: np.ndarray, labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

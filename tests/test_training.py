@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -302,6 +303,26 @@ def test_draws_repeat_with_the_generator_and_leave_validation_out(tiny_clip: Cli
     assert indices() == indices()
     held = {s.frame.index for s in batches.validation()}
     assert not held & set(indices())
+
+
+def test_shut_lids_are_drawn_more_often(tiny_clip: Clip) -> None:
+    """A clip shows them for a fiftieth of its time, and an eye that is drawn over a lid is seen."""
+    names = tiny_clip.track.face.names
+    lids = [i for i, name in enumerate(names) if name.startswith("eyeBlink")]
+    changed = tiny_clip.track.coefficients.clone()
+    changed[:, lids] = 0.02
+    shut = tiny_clip.train_rows[5:9]
+    changed[shut[:, None], lids] = 0.9
+    clip = replace(tiny_clip, track=replace(tiny_clip.track, coefficients=changed))
+    batches = Batches(clip, 64)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [batches._pick(generator) for _ in range(2000)]
+    among = len(set(shut.tolist()) & set(batches.rows.tolist())) / len(batches.rows)
+    share = np.isin(drawn, shut).mean()
+    assert 0.08 < share - among < 0.13
+    changed[:, lids] = 0.02  # who never blinks is drawn as ever
+    still = Batches(replace(clip, track=replace(clip.track, coefficients=changed)), 64)
+    assert len(still._shut) == 0
 
 
 def test_test_frames_are_never_drawn(tiny_clip: Clip) -> None:
