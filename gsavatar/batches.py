@@ -25,6 +25,7 @@ LIDS_SHARE = 0.1
 LEAST_SHUT = 3
 """Frames of them from which they are picked."""
 FULL_BLINK_PERCENTILE, LEAST_BLINK = 99.0, 0.25
+"""How far a blink goes in a clip; one that goes less far above rest is none."""
 VALIDATION_FRAMES = 12
 CACHE_BYTES = 768 << 20
 LIP_MARGIN = 0.35

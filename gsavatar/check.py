@@ -20,6 +20,7 @@ from gsavatar import audio, speech, video
 from gsavatar.crop import AMBIGUOUS_SHARE, SCAN_SIDE
 from gsavatar.errors import InputError
 from gsavatar.findings import Finding, State
+from gsavatar.ingest_sound import MIN_OFFSET_CONFIDENCE
 from gsavatar.landmarks import RIGID_20, FaceLandmarker, mouth_opening
 from gsavatar.morphable import canonical_face
 from gsavatar.progress import Progress
@@ -41,7 +42,6 @@ LEAST_LOOKS, LEAST_STRETCH = 8, 30
 FOCUS_PX = 256
 """Height to which faces are brought before their sharpness is compared."""
 BURNT, BLACK = 250, 6
-MIN_OFFSET_CONFIDENCE = 0.5
 
 MIN_S, SHORT_S, GOOD_S = 2.0, 10.0, 30.0
 MIN_FACE_PX, GOOD_FACE_PX = 48.0, 160.0

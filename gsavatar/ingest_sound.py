@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsavatar import speech
+from gsavatar.audio import SAMPLE_RATE
 from gsavatar.clip import save_features
 from gsavatar.footage import Footage, sounds_of
 from gsavatar.frames import write_text_atomic
@@ -19,7 +20,6 @@ from gsavatar.landmarks import mouth_opening
 from gsavatar.progress import Reporter
 from gsavatar.sequence import load_sequence
 
-SAMPLE_RATE = 16_000
 MIN_OFFSET_CONFIDENCE = 0.5
 MIN_OFFSET_MS = 40.0
 """Less than a frame is neither visible nor surely measured."""
