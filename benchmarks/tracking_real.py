@@ -19,16 +19,19 @@ from typing import Any, Literal, get_args
 import av
 import mediapipe
 import numpy as np
+import torch
 from mediapipe.tasks.python import BaseOptions, vision
 from numpy.typing import NDArray
+from torch import Tensor
 
-from gsavatar import assets, ingest, ingest_sound, pipeline, progress, speech
+from gsavatar import assets, ingest, ingest_sound, pipeline, progress
 from gsavatar.clip import Clip, open_clip
 from gsavatar.errors import InputError
 from gsavatar.footage import VideoFile, sounds_of
-from gsavatar.landmarks import FaceLandmarker, mouth_opening, quiet_stderr
+from gsavatar.landmarks import FaceLandmarker, quiet_stderr
 from gsavatar.morphable import CANONICAL_ORIGIN_M, canonical_face
 from gsavatar.sequence import load_sequence
+from gsavatar.speech_sync import MouthPath, sound_offset
 from gsavatar.tracking_measures import head_angles, reference_of, steady_rows, total_frames
 from gsavatar.tracking_steadiness import head_points, hits, path_px, residual_motion
 
@@ -140,47 +143,46 @@ def offsets(options: Options) -> Iterator[Row]:
     for name in SHIFTED:
         if missing(options, "offset", name):
             continue
-        times, opening, samples = lips_and_sound(options, name)
+        mouth, samples = lips_and_sound(options, name)
         found = {}
         for shift in SHIFTS_MS:
-            moved = ingest_sound.shifted(samples, -shift / 1000.0)
-            features = speech.extract(moved, encoder="log_mel")
-            found[shift] = speech.estimate_av_offset(features, times, opening)
-        at_rest = found[0][0]
+            found[shift] = sound_offset(ingest_sound.shifted(samples, -shift / 1000.0), mouth)
+        at_rest = found[0].late_ms
         if name in KNOWN_MS:
             known, reach = KNOWN_MS[name]
             bar = f"{known:.0f} +- {reach:.0f}"
             yield row("offset", name, "offset, ms", at_rest, bar, abs(at_rest - known) <= reach)
-        off = [found[s][0] - at_rest - s for s in SHIFTS_MS]
+        off = [found[s].late_ms - at_rest - s for s in SHIFTS_MS]
         worst = max(off, key=abs)
         ok = abs(worst) <= SHIFT_BAR_MS
         bar = f"+- {SHIFT_BAR_MS:.0f}"
         yield row("offset", name, "worst miss of a moved sound, ms", worst, bar, ok,
                   {"av_offset_ms": at_rest})  # fmt: skip
-        least = min(c for _, c in found.values())
+        least = min(offset.confidence for offset in found.values())
         yield row("offset", name, "least confidence", least, ">= 0.5, to be used", least >= 0.5)
 
 
-def lips_and_sound(options: Options, name: str) -> tuple[Float, Float, NDArray[np.float32]]:
-    """Times [T] and opening [T] of the mouth, and the sound as it is in the files."""
+def lips_and_sound(options: Options, name: str) -> tuple[MouthPath, NDArray[np.float32]]:
+    """What the mouth does, and the sound as it is in the files."""
     files = [VideoFile(path) for path in options.files(name)]
     made = options.tracked / name / "clip" if options.tracked is not None else None
     if made is not None and (made / "landmarks.safetensors").exists():
         sequence, _ = load_sequence(made)
         seen = sequence.landmarks.found
-        times = sequence.time_s[seen.numpy()]
-        opening = mouth_opening(sequence.landmarks.points)[seen].double().numpy()
+        mouth = MouthPath.of(sequence.landmarks.points[seen], sequence.time_s[seen.numpy()])
         durations = [s["duration_s"] for s in open_clip(made).meta["sources"]]
     else:
-        times, opening, durations = _look(files)
+        mouth, durations = _look(files)
     parts = sounds_of(files, durations)
     if parts is None:
         raise ValueError(f"{name}: no sound")
-    return times, opening, np.concatenate(parts)
+    return mouth, np.concatenate(parts)
 
 
-def _look(files: list[VideoFile]) -> tuple[Float, Float, list[float]]:
-    times, openings, durations = [], [], []
+def _look(files: list[VideoFile]) -> tuple[MouthPath, list[float]]:
+    times: list[float] = []
+    points: list[Tensor] = []
+    durations: list[float] = []
     with FaceLandmarker() as landmarker:
         for file in files:
             info, last = file.probe(), 0.0
@@ -189,9 +191,9 @@ def _look(files: list[VideoFile]) -> tuple[Float, Float, list[float]]:
                 faces = landmarker.detect(picture)
                 if faces:
                     times.append(sum(durations) + time_s)
-                    openings.append(float(mouth_opening(faces[0].points)))
+                    points.append(torch.as_tensor(faces[0].points))
             durations.append(max(last + 1.0 / info.fps, info.duration_s))
-    return np.array(times), np.array(openings), durations
+    return MouthPath.of(torch.stack(points), np.array(times)), durations
 
 
 # Jitter

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gsavatar import audio, speech, video
+from gsavatar import audio, video
 from gsavatar.crop import AMBIGUOUS_SHARE, SCAN_SIDE
 from gsavatar.errors import InputError
 from gsavatar.findings import Finding, State
-from gsavatar.ingest_sound import MIN_OFFSET_CONFIDENCE
-from gsavatar.landmarks import RIGID_20, FaceLandmarker, mouth_opening
+from gsavatar.landmarks import RIGID_20, FaceLandmarker, mouth_opening, mouth_width
 from gsavatar.morphable import canonical_face
 from gsavatar.progress import Progress
 from gsavatar.speech_motion import CLOSED_OPENING
+from gsavatar.speech_sync import MouthPath, sound_offset
 from gsavatar.tracking_solve import Lens, first_poses
 
 Array = NDArray[np.float64]
@@ -55,8 +55,6 @@ FEW_TURNS_DEG, GOOD_TURNS_DEG = 8.0, 20.0
 WIDE_YAW_DEG = 50.0
 CLOSED_SHARE, OPEN_WIDE = 0.03, 0.06
 QUIET_DB, NOISY_DB, CLIPPED_SOUND = -40.0, 20.0, 1e-3
-OFFSET_MS = 100.0
-"""What this rough look can tell; a fit measures more closely."""
 COUNTS = {2: "two", 3: "three", 4: "four"}
 CHOOSE = "`fit` will ask whose: name it with --face left, right or a number, or crop to one."
 MAY_CHOOSE = "should `fit` ask whose, choose the person with --face, or crop to one."
@@ -84,6 +82,7 @@ class Footage:
     looks: tuple[Look | None, ...]  # spread over the clip; None where no face was found
     stretch_s: Array  # [N], times of consecutive frames
     opening: Array  # [N], of the mouth; NaN where no face was found
+    width: Array  # [N], likewise
     sound: audio.Sound | None
 
     @property
@@ -120,7 +119,7 @@ def _watch(path: Path, progress: Progress | None) -> Footage:
 
     looks: list[Look | None] = []
     times: list[float] = []
-    openings: list[float] = []
+    mouths: list[tuple[float, float]] = []
     wanted = (np.arange(LOOKS) + 0.5) * info.duration_s / LOOKS
     length_s = min(STRETCH_S, info.duration_s)
     first_s = (info.duration_s - length_s) / 2
@@ -133,12 +132,17 @@ def _watch(path: Path, progress: Progress | None) -> Footage:
         for at_s, picture in video.pictures_at(path, dense.tolist()):
             faces = landmarker.detect(_small(picture)[0])
             times.append(at_s)
-            openings.append(float(mouth_opening(faces[0].points)) if faces else math.nan)
+            mouths.append(_mouth_of(faces[0].points) if faces else (math.nan, math.nan))
             if spent() > STRETCH_SHARE and len(times) >= LEAST_STRETCH:
                 break
     sound = audio.sound_of_video(path) if info.has_audio else None
     told(100, 100)
-    return Footage(info, tuple(looks), np.array(times), np.array(openings), sound)
+    opening, width = np.array(mouths).reshape(-1, 2).T
+    return Footage(info, tuple(looks), np.array(times), opening, width, sound)
+
+
+def _mouth_of(points: NDArray[np.floating[Any]]) -> tuple[float, float]:
+    return float(mouth_opening(points)), float(mouth_width(points))
 
 
 def _small(picture: UInt8) -> tuple[UInt8, float]:
@@ -341,13 +345,13 @@ def _sync(footage: Footage) -> Finding:
     part = footage.sound[
         round(first_s * audio.SAMPLE_RATE) : round((times[-1] + 1.0) * audio.SAMPLE_RATE)
     ]
-    features = speech.extract(part, encoder="log_mel")
-    offset_ms, sure = speech.estimate_av_offset(features, times - first_s, footage.opening)
-    if sure < MIN_OFFSET_CONFIDENCE:
+    mouth = MouthPath(times - first_s, footage.opening, footage.width)
+    offset = sound_offset(part, mouth)
+    if not offset.sure:
         return Finding("sync", State.NOTE, f"cannot be told from {length_s:.0f} s")
-    side = "late" if offset_ms > 0 else "early"
-    if abs(offset_ms) > OFFSET_MS:
-        text = f"the sound seems about {abs(offset_ms):.0f} ms {side}; a fit measures and corrects"
+    side = "late" if offset.late_ms > 0 else "early"
+    if offset.counts:
+        text = f"the sound seems about {abs(offset.late_ms):.0f} ms {side}; a fit corrects that"
         return Finding("sync", State.NOTE, text)
     return Finding("sync", State.GOOD, "sound and lips agree, as far as a first look can tell")
 

@@ -1,7 +1,9 @@
 """Growing and pruning: more Gaussians where the picture asks for them, none where unseen.
 
-The criterion is that of 3D Gaussian Splatting (Kerbl et al. 2023, section 5): the mean gradient of
-the projected mean. Thresholds are ranks within a budget, not absolute numbers, so that they do not
+Two criteria share the room: the mean gradient of the projected mean, as in 3D Gaussian Splatting
+(Kerbl et al. 2023, section 5), and the error of the pixels that a Gaussian paints (Rota Bulo et
+al., "Revising densification in Gaussian splatting", 2024), which also sees flat patches whose
+gradients cancel. Thresholds are ranks within a budget, not absolute numbers, so that they do not
 depend on the clip's resolution or contrast.
 """
 
@@ -30,16 +32,15 @@ class RowChange:
     parents: Tensor  # [G] int64, old row of every new Gaussian
 
 
-class GradientMeter:
-    """Mean screen-space gradient of every Gaussian since the last round."""
+class Meter:
+    """Mean of something about every Gaussian over the pictures since the last round."""
 
     def __init__(self, count: int, device: torch.device | str = "cpu") -> None:
         self.sum = torch.zeros(count, device=device)
         self.seen = torch.zeros(count, device=device)
 
-    def add(self, probe_grad: Tensor) -> None:
-        """Takes the gradient [N, 2] of one picture; Gaussians it does not show do not count."""
-        size = probe_grad.norm(dim=-1)
+    def add(self, size: Tensor) -> None:
+        """Takes the values [N] >= 0 of one picture; it does not show Gaussians of value zero."""
         self.sum += size
         self.seen += (size > 0).float()
 
@@ -49,21 +50,27 @@ class GradientMeter:
 
 
 def plan_round(
-    scores: Tensor,  # [N]
+    scores: tuple[Tensor, ...],  # each [N]
     opacities: Tensor,  # [N]
     *,
     budget: int,
 ) -> RowChange:
-    """Rows to keep and rows to double so that at most ``budget`` Gaussians remain."""
+    """Rows to keep and rows to double so that at most ``budget`` Gaussians remain.
+
+    Every score has an equal part of the room; what one does not use is left to the next.
+    """
     alive = opacities > PRUNE_OPACITY
     if int(alive.sum()) < 16:  # never prune a branch away: it could not come back
         alive = torch.ones_like(alive)
     kept = alive.nonzero()[:, 0]
     room = min(budget - len(kept), math.ceil(GROW_SHARE * len(kept)))
-    wanted = torch.where(alive, scores, 0.0)
-    room = min(max(room, 0), int((wanted > 0).sum()))
-    parents = wanted.topk(room).indices if room else kept[:0]
-    return RowChange(kept, parents)
+    parents = [kept[:0]]
+    for left, score in zip(range(len(scores), 0, -1), scores, strict=True):
+        wanted = torch.where(alive, score, 0.0)
+        wanted[torch.cat(parents)] = 0.0
+        free = max(room, 0) - sum(len(rows) for rows in parents)
+        parents.append(wanted.topk(min(free // left, int((wanted > 0).sum()))).indices)
+    return RowChange(kept, torch.cat(parents))
 
 
 @torch.no_grad()

@@ -16,53 +16,36 @@ from gsavatar.audio import SAMPLE_RATE
 from gsavatar.clip import save_features
 from gsavatar.footage import Footage, sounds_of
 from gsavatar.frames import write_text_atomic
-from gsavatar.landmarks import mouth_opening
 from gsavatar.progress import Reporter
 from gsavatar.sequence import load_sequence
+from gsavatar.speech_sync import (
+    MIN_OFFSET_MS,
+    MouthPath,
+    Offset,
+    sound_offset,
+)
 
-MIN_OFFSET_CONFIDENCE = 0.5
-MIN_OFFSET_MS = 40.0
-"""Less than a frame is neither visible nor surely measured."""
-OWN_OFFSET_S = 10.0
+OWN_OFFSET_S = 6.0
 """From so much of a face on, one of several files is heard for itself."""
 
 Float = NDArray[np.float32]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Lips:
     """The mouth's opening in the frames that show a face."""
 
-    time_s: Floats  # [T], of the clip
+    path: MouthPath  # [T], on the clip's clock
     file_index: NDArray[np.int64]  # [T]
-    opening: Floats  # [T]
 
     @staticmethod
     def of(root: Path) -> Lips:
         """Those of the first pass over a clip."""
         sequence, _ = load_sequence(root)
         found = sequence.landmarks.found
-        opening = mouth_opening(sequence.landmarks.points)[found].double().numpy()
         seen = found.numpy()
-        return Lips(sequence.time_s[seen], sequence.file_index[seen], opening)
-
-
-@dataclass(frozen=True)
-class Offset:
-    """How late a sound is, and how sure that is, 0-1."""
-
-    late_ms: float
-    confidence: float
-
-    @property
-    def counts(self) -> bool:
-        """Whether it is sure and large enough to be corrected."""
-        return self.confidence >= MIN_OFFSET_CONFIDENCE and abs(self.late_ms) >= MIN_OFFSET_MS
-
-    def corrected(self, samples: Float) -> Float:
-        """The sound in its place, if the offset counts."""
-        return shifted(samples, self.late_ms / 1000.0) if self.counts else samples
+        path = MouthPath.of(sequence.landmarks.points[found], sequence.time_s[seen])
+        return Lips(path, sequence.file_index[seen])
 
 
 def hear(
@@ -92,11 +75,11 @@ def hear(
         return result
     with reporter.stage("hear the speech") as progress:
         lips = Lips.of(root)
-        offset = estimated(np.concatenate(parts), lips.time_s, lips.opening)
+        offset = sound_offset(np.concatenate(parts), lips.path)
         result |= {"av_offset_ms": offset.late_ms, "av_offset_confidence": offset.confidence}
         own = [of_file(i, parts, lips, offset) for i in range(len(parts))]
         if correct_offset:
-            parts = [o.corrected(part) for o, part in zip(own, parts, strict=True)]
+            parts = [corrected(part, o) for o, part in zip(own, parts, strict=True)]
             result["speech_notes"] += _told([each.path.name for each in footage], own)
         samples = np.concatenate(parts)
         del parts
@@ -110,26 +93,19 @@ def hear(
     return result
 
 
-def estimated(samples: Float, time_s: Floats, opening: Floats) -> Offset:
-    """The offset of a sound from the lips, on the sound's clock."""
-    quick = speech.extract(samples, encoder="log_mel")
-    late_ms, confidence = speech.estimate_av_offset(quick, time_s, opening)
-    return Offset(float(late_ms), float(confidence))
-
-
 def of_file(file: int, parts: Sequence[Float], lips: Lips, usual: Offset) -> Offset:
     """The offset of one of several files: its own where that is sure to be another than usual."""
     if len(parts) == 1:
         return usual
     start_s = sum(len(part) for part in parts[:file]) / SAMPLE_RATE
     mine = lips.file_index == file
-    time_s = lips.time_s[mine] - start_s
-    step_s = float(np.median(np.diff(time_s))) if len(time_s) > 1 else 0.0
-    if len(time_s) * step_s < OWN_OFFSET_S:
+    path = lips.path.at(mine, start_s)
+    step_s = float(np.median(np.diff(path.time_s))) if mine.sum() > 1 else 0.0
+    if mine.sum() * step_s < OWN_OFFSET_S:
         return usual
-    own = estimated(parts[file], time_s, lips.opening[mine])
+    own = sound_offset(parts[file], path)
     apart = abs(own.late_ms - (usual.late_ms if usual.counts else 0.0)) >= MIN_OFFSET_MS
-    return own if own.confidence >= MIN_OFFSET_CONFIDENCE and apart else usual
+    return own if own.sure and apart else usual
 
 
 def _told(names: Sequence[str], offsets: Sequence[Offset]) -> list[str]:
@@ -144,6 +120,11 @@ def _told(names: Sequence[str], offsets: Sequence[Offset]) -> list[str]:
 
 def _words(offset: Offset) -> str:
     return f"{abs(offset.late_ms):.0f} ms {'late' if offset.late_ms > 0 else 'early'}"
+
+
+def corrected(samples: Float, offset: Offset) -> Float:
+    """The sound in its place, if the offset counts."""
+    return shifted(samples, offset.late_ms / 1000.0) if offset.counts else samples
 
 
 def shifted(samples: Float, late_s: float) -> Float:

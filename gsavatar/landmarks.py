@@ -29,6 +29,7 @@ A = TypeVar("A")
 
 POINTS = 478
 UPPER_LIP, LOWER_LIP, FACE_TOP, CHIN, NOSE_TIP = 13, 14, 10, 152, 1
+MOUTH_CORNERS, OUTER_EYE_CORNERS = (61, 291), (33, 263)
 OUTER_LIPS = (
     61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185,
 )  # fmt: skip
@@ -77,13 +78,20 @@ class FaceDetection:
 
 def mouth_opening(points: A) -> A:
     """Gap of the inner lips over the height of the face, [...] for points [..., 478, 2 or 3]."""
-
-    def distance(a: int, b: int) -> Any:
-        gap = points[..., a, :2] - points[..., b, :2]  # type: ignore[index]
-        return (gap * gap).sum(-1) ** 0.5
-
-    opening: A = distance(UPPER_LIP, LOWER_LIP) / distance(FACE_TOP, CHIN)
+    opening: A = _distance(points, UPPER_LIP, LOWER_LIP) / _distance(points, FACE_TOP, CHIN)
     return opening
+
+
+def mouth_width(points: A) -> A:
+    """Distance of the mouth's corners over that of the eyes' outer ones, which a turn of the head
+    shortens alike, [...] for points [..., 478, 2 or 3]."""
+    width: A = _distance(points, *MOUTH_CORNERS) / _distance(points, *OUTER_EYE_CORNERS)
+    return width
+
+
+def _distance(points: Any, a: int, b: int) -> Any:
+    gap = points[..., a, :2] - points[..., b, :2]
+    return (gap * gap).sum(-1) ** 0.5
 
 
 class FaceLandmarker:

@@ -55,6 +55,8 @@ class LossWeights:
     """Transparency of the face branch, and share of the mouth's, where that mesh is skin."""
     size: float = 1.0
     """Scales above 12 mm and stretch above 8, in log units."""
+    opacity: float = 0.0
+    """Opacities that are neither 0 nor 1."""
 
 
 def total(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:
@@ -237,3 +239,9 @@ def size_term(branches: tuple[AvatarBranch, ...]) -> Tensor:
         too_long = (stretch - math.log(MAX_STRETCH_WANTED)).relu().mean()
         parts.append(0.1 * too_large + 0.01 * too_long)
     return torch.stack(parts).sum()
+
+
+def opacity_term(branches: tuple[AvatarBranch, ...]) -> Tensor:
+    """How far opacities are from both 0 and 1, the mean of o (1 - o), a scalar."""
+    opacities = torch.cat([branch.raw.raw_opacities.sigmoid() for branch in branches])
+    return (opacities * (1.0 - opacities)).mean()

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsavatar.clip import Clip
-from gsavatar.landmarks import mouth_opening
+from gsavatar.landmarks import mouth_opening, mouth_width
 from gsavatar.metrics_mouth import CLOSED
 from gsavatar.speech_motion import VOICE_ON
 
@@ -21,7 +21,6 @@ Bools = NDArray[np.bool_]
 
 SAMPLE_RATE = 16_000
 WINDOW_S = 0.04
-MOUTH_CORNERS, EYE_CORNERS = (61, 291), (33, 263)
 WIDE_OPEN = 0.06
 """Gap of the lips over the face's height: an a, or a laugh."""
 ROUNDED, SPREAD = 0.90, 1.08
@@ -51,7 +50,7 @@ def sound_kinds(clip: Clip) -> list[SoundKind]:
     """Every kind of speech sound with its occurrences; without sound by the lips alone."""
     points = clip.landmarks.points
     opening = mouth_opening(points).double().numpy()
-    width = _distance(points.numpy(), MOUTH_CORNERS) / _distance(points.numpy(), EYE_CORNERS)
+    width = mouth_width(points).double().numpy()
     closed = opening < CLOSED
     usual = float(np.median(width[closed])) if closed.sum() >= 5 else float(np.median(width))
     time_s = clip.time_s.double().numpy()
@@ -73,11 +72,6 @@ def sound_kinds(clip: Clip) -> list[SoundKind]:
         masks += [("hissing", "s, sh, f", hiss), ("silence, lips closed", "", ~speech & closed)]
     step = float(np.median(np.diff(time_s))) if len(time_s) > 1 else 0.0
     return [SoundKind(n, p, runs(mask), float(mask.sum()) * step) for n, p, mask in masks]
-
-
-def _distance(points: Array, pair: tuple[int, int]) -> Array:
-    a, b = pair
-    return np.maximum(np.linalg.norm(points[:, a, :2] - points[:, b, :2], axis=1), 1e-9)
 
 
 def runs(mask: Bools) -> int:

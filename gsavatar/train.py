@@ -23,6 +23,7 @@ from gsavatar.losses import (
     contrast_terms,
     frame_terms,
     mouth_terms,
+    opacity_term,
     size_term,
     surround_terms,
     total,
@@ -43,6 +44,7 @@ from gsavatar.train_state import (
     descend,
     load_checkpoint,
     measure,
+    measure_error,
     on_device,
     reset_growth,
     save_checkpoint,
@@ -84,7 +86,7 @@ RATES = {
 
 AVERAGE_FROM, AVERAGE_EVERY = 0.8, 3
 """The avatar is the mean of what the last fifth of the steps made, at every third of them."""
-GROW_EVERY = 100
+GROW_EVERY, ERROR_EVERY = 100, 5
 MOUTH_EVERY = 2
 CONTRAST_EVERY = 2
 SURROUND_EVERY = 4
@@ -285,6 +287,11 @@ def _step(
         terms |= surround_terms(render(gaussians, view.camera, view.color.new_zeros(3)), view)
     if state.step % SIZE_EVERY == 2:
         terms["size"] = SIZE_EVERY * size_term(avatar.branches)
+        if settings.weights.opacity > 0:
+            terms["opacity"] = SIZE_EVERY * opacity_term(avatar.branches)
+    if stage.grows and state.step % ERROR_EVERY == 0:
+        wrong = (rendering.rgb - sample.frame.image).abs() * sample.masks.color_weight
+        measure_error(state, avatar, gaussians, rendering, wrong.mean(-1))
     loss = total(terms, settings.weights) * sample.frame.weight
     if not descend(state, loss):
         return float("nan")
@@ -348,7 +355,8 @@ def grow(
     for kind in kinds:
         name, start = kind.name, starts[kind]
         opacities = state.adam.params[f"{name}.raw_opacities"].detach().sigmoid()
-        change = densify.plan_round(state.meters[name].mean(), opacities, budget=int(scale * start))
+        scores = state.errors[name].mean(), state.meters[name].mean()
+        change = densify.plan_round(scores, opacities, budget=int(scale * start))
         rows = torch.cat((change.kept, change.parents))
         densify.apply_round(state.adam, name, change, state.generator, axes)
         if name in state.seeds:

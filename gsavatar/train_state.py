@@ -13,17 +13,17 @@ from torch import Tensor
 
 from gsavatar.avatar import Avatar
 from gsavatar.config import differences, flat
-from gsavatar.densify import GradientMeter
+from gsavatar.densify import Meter
 from gsavatar.errors import InputError
 from gsavatar.frames import write_bytes_atomic
 from gsavatar.gaussians import neighbours
 from gsavatar.optimizer import RowAdam
 from gsavatar.pose_refinement import PoseCorrections
-from gsavatar.types import Branch
+from gsavatar.types import Branch, Gaussians, Rendering
 
 log = logging.getLogger("gsavatar")
 
-FORMAT = 3
+FORMAT = 4
 """Of checkpoints; raised when what training does to the same settings changes."""
 NAN_LIMIT = 3
 NEIGHBOURS = 4
@@ -59,7 +59,8 @@ class TrainState:
     step: int = 0
     skipped: int = 0
     skipped_in_row: int = 0
-    meters: dict[str, GradientMeter] = field(default_factory=dict)
+    meters: dict[str, Meter] = field(default_factory=dict)  # gradients by the screen position
+    errors: dict[str, Meter] = field(default_factory=dict)  # of what the Gaussians paint
     around: dict[str, Tensor] = field(default_factory=dict)
     poses: PoseCorrections | None = None
     average: Average = field(default_factory=Average)
@@ -81,7 +82,7 @@ def on_device(state: TrainState, device: torch.device | str) -> TrainState:
     tensors = {key: value.to(device) for key, value in state.adam.state().items()}
     for table in (state.seeds, state.head_weights, state.around, state.average.sums):
         table.update({name: value.to(device) for name, value in table.items()})
-    for meter in state.meters.values():
+    for meter in (*state.meters.values(), *state.errors.values()):
         meter.sum, meter.seen = meter.sum.to(device), meter.seen.to(device)
     return replace(state, adam=RowAdam.load(tensors, tuple(state.adam.params)))
 
@@ -90,7 +91,8 @@ def reset_growth(state: TrainState) -> None:
     """New meters and neighbourhoods after the rows changed."""
     for kind in Branch:
         means = state.adam.params[f"{kind.name}.means"].detach()
-        state.meters[kind.name] = GradientMeter(len(means), means.device)
+        state.meters[kind.name] = Meter(len(means), means.device)
+        state.errors[kind.name] = Meter(len(means), means.device)
         state.around[kind.name] = neighbours(means, NEIGHBOURS)[1]
 
 
@@ -130,10 +132,25 @@ def _finite_gradients(adam: RowAdam) -> bool:
 def measure(state: TrainState, avatar: Avatar, probe: Tensor) -> None:
     """Adds the screen gradients of this step to the meter of every branch of ``avatar``."""
     assert probe.grad is not None
+    _add(state.meters, avatar, probe.grad.norm(dim=-1))
+
+
+def measure_error(
+    state: TrainState, avatar: Avatar, gaussians: Gaussians, rendering: Rendering, error: Tensor
+) -> None:
+    """Adds to every Gaussian the ``error`` [H, W] of the pixels of a picture of ``gaussians``, each
+    by the share with which it painted them: the gradient of the picture by its colour."""
+    by_channel = error.detach()[..., None].expand_as(rendering.rgb)
+    (share,) = torch.autograd.grad(rendering.rgb, gaussians.sh, by_channel, retain_graph=True)
+    _add(state.errors, avatar, share[:, 0].sum(-1).clamp_min(0.0))
+
+
+def _add(meters: dict[str, Meter], avatar: Avatar, values: Tensor) -> None:
+    """Values [N] of all Gaussians of ``avatar`` to the meters of its branches."""
     start = 0
     for branch in avatar.branches:
         end = start + len(branch.raw)
-        state.meters[branch.kind.name].add(probe.grad[start:end])
+        meters[branch.kind.name].add(values[start:end])
         start = end
 
 
@@ -146,8 +163,9 @@ def save_checkpoint(folder: Path, state: TrainState, settings: dict[str, Any]) -
         if kind.name in state.seeds:
             tensors[f"seed.{kind.name}"] = state.seeds[kind.name]
         tensors[f"head_weight.{kind.name}"] = state.head_weights[kind.name]
-        tensors[f"meter_sum.{kind.name}"] = state.meters[kind.name].sum
-        tensors[f"meter_seen.{kind.name}"] = state.meters[kind.name].seen
+        for label, meters in (("meter", state.meters), ("error", state.errors)):
+            tensors[f"{label}_sum.{kind.name}"] = meters[kind.name].sum
+            tensors[f"{label}_seen.{kind.name}"] = meters[kind.name].seen
         tensors[f"around.{kind.name}"] = state.around[kind.name]
     if state.poses is not None:
         tensors |= {f"poses.{key}": value for key, value in state.poses.state().items()}
@@ -218,9 +236,9 @@ def load_checkpoint(folder: Path, settings: dict[str, Any]) -> TrainState | None
                 {key: t[f"poses.{key}"] for key in PoseCorrections.NAMES}
             )
         for kind in Branch:
-            meter = GradientMeter(0)
-            meter.sum, meter.seen = t[f"meter_sum.{kind.name}"], t[f"meter_seen.{kind.name}"]
-            state.meters[kind.name] = meter
+            for label, meters in (("meter", state.meters), ("error", state.errors)):
+                meters[kind.name] = meter = Meter(0)
+                meter.sum, meter.seen = (t[f"{label}_{k}.{kind.name}"] for k in ("sum", "seen"))
             state.around[kind.name] = t[f"around.{kind.name}"]
         return state
     return None

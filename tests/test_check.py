@@ -145,7 +145,7 @@ def test_late_sound_is_told(footage: Footage, late_s: float) -> None:
     late = np.pad(footage.sound[:], (round(late_s * 16_000), 0))
     finding = check._sync(replace(footage, sound=sound_of(late)))
     assert (finding.state is State.GOOD) == (late_s == 0.0), finding
-    assert late_s == 0.0 or "late; a fit measures and corrects" in finding.text
+    assert late_s == 0.0 or "late; a fit corrects that" in finding.text
 
 
 def test_the_verdict_names_the_worst_first() -> None:
@@ -184,7 +184,7 @@ def made_footage(**faults: object) -> Footage:
     time = np.arange(375) / 25.0
     opening = np.clip(0.04 + 0.05 * np.sin(9 * time) * np.sin(1.7 * time), 0.0, None)
     info = video.VideoInfo(512, 512, 25.0, 40.0, 1000, False, 0)
-    return Footage(info, tuple(looks), time, opening, None)
+    return Footage(info, tuple(looks), time, opening, 0.6 + opening, None)
 
 
 def test_every_judge_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,8 @@ def test_the_offset_is_noted_and_corrected_where_it_is_sure(
 
     monkeypatch.setattr(ingest_sound, "sounds_of", lambda *_: [ramp])
     monkeypatch.setattr(ingest_sound.speech, "extract", listened)
-    monkeypatch.setattr(ingest_sound.speech, "estimate_av_offset", lambda *_: found)
+    offset = ingest_sound.Offset(*found)
+    monkeypatch.setattr(ingest_sound, "sound_offset", lambda *_: offset)
     save_sequence(tmp_path, sequence_of(tiny_clip), tiny_clip.stored)
     footage = [VideoFile(Path("me.mp4"))]
     told = ingest_sound.hear(footage, [4.0], tmp_path, SilentReporter(), correct_offset=correct)
@@ -64,26 +65,27 @@ def test_the_offset_is_noted_and_corrected_where_it_is_sure(
 
 
 def test_each_of_several_files_has_its_own_offset(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twelve seconds in sync, twelve 240 ms late, and three that are too few to tell."""
-    lengths_s = (12.0, 12.0, 3.0)
+    """Twelve seconds in sync, seven 240 ms late, and three that are too few to tell."""
+    lengths_s = (12.0, 7.0, 3.0)
     parts = [np.full(round(s * RATE), 0.1 * (i + 1), np.float32) for i, s in enumerate(lengths_s)]
     parts[1][: RATE // 2] = 0.0
     time_s = np.arange(0.0, sum(lengths_s), 0.04)
     file = np.searchsorted(np.cumsum(lengths_s), time_s, side="right")
-    lips = ingest_sound.Lips(time_s, file, np.zeros(len(time_s)))
+    path = ingest_sound.MouthPath(time_s, np.zeros(len(time_s)), np.ones(len(time_s)))
+    lips = ingest_sound.Lips(path, file)
     asked: list[tuple[int, float, float]] = []
 
-    def estimate(samples: np.ndarray, at_s: np.ndarray, opening: np.ndarray) -> Any:
-        asked.append((len(samples), float(at_s[0]), float(at_s[-1])))
+    def estimate(samples: np.ndarray, mouth: ingest_sound.MouthPath) -> ingest_sound.Offset:
+        asked.append((len(samples), float(mouth.time_s[0]), float(mouth.time_s[-1])))
         confidence = 0.2 if len(samples) > 12.0 * RATE else 0.9
         return ingest_sound.Offset(240.0 if samples[0] == 0.0 else 0.0, confidence)
 
-    monkeypatch.setattr(ingest_sound, "estimated", estimate)
-    usual = estimate(np.concatenate(parts), time_s, lips.opening)
+    monkeypatch.setattr(ingest_sound, "sound_offset", estimate)
+    usual = estimate(np.concatenate(parts), path)
     own = [ingest_sound.of_file(i, parts, lips, usual) for i in range(3)]
     assert [o.late_ms * o.counts for o in own] == [0.0, 240.0, 0.0]
     assert own[0] == own[2] == usual and len(asked) == 3
-    assert asked[2] == (12 * RATE, pytest.approx(0.0), pytest.approx(11.96))  # on its own clock
+    assert asked[2] == (7 * RATE, pytest.approx(0.0), pytest.approx(6.96))  # on its own clock
     names = ["a.mp4", "b.mp4", "c.mp4"]
     assert ingest_sound._told(names, own) == ["The sound was 240 ms late in b.mp4; corrected."]
     assert ingest_sound._told(names, [own[1]] * 3) == ["The sound was 240 ms late; corrected."]

@@ -266,10 +266,39 @@ def test_masks_cover_what_they_name() -> None:
 def test_growing_respects_the_budget_and_prunes_the_transparent() -> None:
     scores, opacities = torch.arange(100.0), torch.full((100,), 0.5)
     opacities[:10] = 0.001
-    change = densify.plan_round(scores, opacities, budget=92)
+    change = densify.plan_round((scores,), opacities, budget=92)
     assert change.kept.tolist() == list(range(10, 100))
     assert sorted(change.parents.tolist()) == [98, 99]
-    assert len(densify.plan_round(scores, opacities * 0, budget=100).kept) == 100
+    assert len(densify.plan_round((scores,), opacities * 0, budget=100).kept) == 100
+
+
+def test_two_scores_share_the_room_and_leave_what_they_do_not_use() -> None:
+    first, second, opacities = torch.zeros(100), torch.arange(100.0), torch.full((100,), 0.5)
+    first[[3, 99]] = torch.tensor([1.0, 2.0])
+    change = densify.plan_round((first, second), opacities, budget=102)
+    assert change.parents.tolist() == [99, 98]  # 99 is taken already
+    change = densify.plan_round((first, second), opacities, budget=106)
+    assert sorted(change.parents.tolist()) == [3, 95, 96, 97, 98, 99]
+
+
+def test_errors_fall_to_those_who_paint_them(tiny_clip: Clip) -> None:
+    state = _start(tiny_clip, settings())
+    avatar = current_avatar(state, tiny_clip.track.face.names)
+    sample = next(Batches(tiny_clip, 64).validation(), None) or Batches(tiny_clip, 64).draw(
+        state.generator, full_size=False
+    )
+    gaussians = avatar(sample.frame.drive)
+    some = torch.tensor([5, 40, 200])
+    shares = torch.zeros(len(gaussians.means), len(some))
+    shares[some, torch.arange(len(some))] = 1.0
+    rendering = render(gaussians, sample.frame.camera, sample.background, extra_channels=shares)
+    assert rendering.extras is not None
+    error = torch.rand(64, 64, generator=state.generator)
+    train_state.measure_error(state, avatar, gaussians, rendering, error)
+    found = state.errors[Branch.FACE.name].sum[some]
+    painted = (rendering.extras * error[..., None]).sum((0, 1))
+    assert painted.max() > 0.0
+    assert torch.allclose(found / found.sum(), painted / painted.sum(), atol=1e-4)
 
 
 def test_new_rows_start_without_momentum() -> None:
