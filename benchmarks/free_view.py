@@ -8,7 +8,9 @@ cameras at frames it was not trained on. The fitted head frame is mapped to the 
 similarity that brings rigid skin together, as nothing else says where either lies. Real: another
 film of a fitted person, in which the head turns farther; poses and expressions come from a track of
 its own, whose face is laid onto the avatar's. Expressions drive the avatar in both. What it must
-beat: the front picture laid on the fitted mesh, and the training frame of nearest pose.
+beat: the front picture laid on the fitted mesh, and the training frame of nearest pose. Synthetic
+subjects also tell how the curves of the fit follow the opening of the mouth: on the avatar, and on
+the true head in a second rendering.
 """
 
 from __future__ import annotations
@@ -36,9 +38,12 @@ from gsavatar.datasets.synthetic import Shot, cached, rigid_skin
 from gsavatar.datasets.synthetic_motion import Motion
 from gsavatar.geometry import se3_invert, transform_points
 from gsavatar.ingest import IngestOptions
+from gsavatar.landmarks import FaceLandmarker, mouth_opening
+from gsavatar.morphable_ict import load_ict
 from gsavatar.package import Package, load_package
 from gsavatar.pipeline import find_avatar
 from gsavatar.render import render, to_uint8
+from gsavatar.speech import pearson
 from gsavatar.types import PROTOCOL_SIZE, Camera, Drive, FacePart, FittedFace, Region
 
 Float = NDArray[np.float64]
@@ -46,6 +51,7 @@ UInt8 = NDArray[np.uint8]
 Row = dict[str, Any]
 
 YAW_RAD, SECONDS, EVERY = 0.21, 24.0, 10
+PLAYED_EVERY = 8
 SENTENCE = (
     "Every morning the baker opens his shop before the sun comes up over the bay. "
     "Seven small boats moved past the pier while people waved from above. "
@@ -226,7 +232,39 @@ def measure_subject(seed: int, preset: str, cache: Path, work: Path, look: Path 
             "psnr_head": float(np.mean(ours)), "front_on_mesh": float(np.mean(mesh)),
             "silhouette_iou": float(np.mean(overlap)), "frames": len(ours),
         }  # fmt: skip
-    return {"seed": seed, "preset": preset, "views": views}
+    played = played_curves(shot, truth, clip, package)
+    return {"seed": seed, "preset": preset, "views": views, **played}
+
+
+def played_curves(shot: Shot, truth: Row, clip: Clip, package: Package) -> Row:
+    """Correlation of the true mouth's opening with that of the true head moved by the curves of the
+    fit, and with that seen in the avatar's pictures, over frames of the whole film."""
+    head, model = shot.head(), load_ict()
+
+    def opening(weights: dict[str, float], frame: int) -> float:
+        posed = head.posed(weights, tuple(truth["gaze"][frame]))[: len(model.neutral)]
+        return float(mouth_opening(model.at_landmarks(posed)))
+
+    true, again, seen = [], [], []
+    with FaceLandmarker() as landmarker:
+        for row in range(0, len(clip.frame_ids), PLAYED_EVERY):
+            frame, tracked = int(clip.frame_ids[row]), clip.track.coefficients[row]
+            values = coefficients(package, clip.track.face.names, tracked)
+            drive = Drive(values, clip.track.head_pose[row])
+            plate = torch.from_numpy(clip.plates[0]).float() / 255.0
+            with torch.no_grad():
+                shown = render(package.avatar(drive), clip.camera(row), plate)
+            faces = landmarker.detect(to_uint8(shown.rgb).numpy())
+            if not faces:
+                continue
+            curves = dict(zip(clip.track.face.names, tracked.tolist(), strict=True))
+            true.append(opening({k: v[frame] for k, v in truth["weights"].items()}, frame))
+            again.append(opening(curves, frame))
+            seen.append(float(mouth_opening(faces[0].points)))
+    return {
+        "curves_r": pearson(np.array(again), np.array(true)),
+        "avatar_r": pearson(np.array(seen), np.array(true)), "curves_frames": len(true),
+    }  # fmt: skip
 
 
 def _picture(path: Path) -> UInt8:
@@ -350,6 +388,7 @@ def main(command: Synthetic | Real) -> int:
         for row in rows:
             for name, view in row["views"].items():
                 print(row["seed"], name, "  ".join(f"{k} {v:.3g}" for k, v in view.items()))
+            print(row["seed"], "curves", f"r {row['curves_r']:.3f}  avatar's {row['avatar_r']:.3f}")
     else:
         with tempfile.TemporaryDirectory() as scratch:
             row = measure_film(

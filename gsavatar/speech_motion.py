@@ -32,6 +32,7 @@ from gsavatar.speech_regression import (
     cross_validated,
     kernel_design,
     ridge,
+    shrunk,
 )
 from gsavatar.speech_repertoire import Repertoire
 
@@ -49,6 +50,8 @@ LEAST_SEPARATION = 0.2
 CUT_SHARE = 0.5
 """Where the lips close: 0 at the best separation of held-out frames, 1 as often as in the clip."""
 LIMIT_MARGIN = 0.10
+SHORT_S = 15.0
+"""Footage from which coefficients are told no more surely than their held-out predictions."""
 SMOOTHING = (0.25, 0.5, 0.25)
 """Weights of neighbouring tokens (20 ms): symmetric, so nothing is delayed."""
 
@@ -282,6 +285,9 @@ def fit_speech_motion(
     design = kernel_design(features, time)
     wanted = np.hstack((y, gap[:, None])) if measured else y
     fitted, predicted = cross_validated(design.features, wanted, w, time)
+    if np.ptp(time) < SHORT_S:  # but for the opening: lips that hardly open are no speech
+        k = len(names)
+        fitted[:, :k] = shrunk(fitted[:, :k], predicted[:, :k], y, w)
     low, high = np.quantile(y, (0.01, 0.99), axis=0)
     margin = LIMIT_MARGIN * (high - low)
     shaping = shape_opening(y, gap, w, predicted[:, -1] if measured else None)

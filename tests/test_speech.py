@@ -15,6 +15,7 @@ from gsavatar.errors import InputError
 from gsavatar.idle import IdlePath
 from gsavatar.performance import Performer, SpeechStream
 from gsavatar.speech import SpeechFeatures
+from gsavatar.speech_regression import shrunk
 from gsavatar.speech_repertoire import Repertoire
 from gsavatar.types import Curves
 
@@ -447,3 +448,20 @@ def test_only_predictions_that_tell_close_the_lips() -> None:
     untold = speech_motion.shape_opening(targets, real, np.ones(150), blind)
     values = torch.from_numpy(targets).float()
     torch.testing.assert_close(untold(values), values)
+
+
+def test_predictions_that_went_too_far_are_drawn_to_the_mean() -> None:
+    rng = np.random.default_rng(0)
+    told, noise = rng.normal(size=(2, 400))
+    targets = np.stack((3.0 + told, 1.0 + noise), 1)
+    weight = np.ones(400)
+    predicted = np.stack((3.0 + 2.0 * told, 1.0 + rng.normal(size=400)), 1)
+    fitted = np.array([[2.0, 1.0], [0.5, 0.5]])  # one input, and the bias
+    less = shrunk(fitted, predicted, targets, weight)
+    assert less[0, 0] == pytest.approx(1.0, abs=0.05)  # half of the way is right
+    assert abs(less[0, 1]) < 0.1  # nothing was told
+    assert less[1, 1] == pytest.approx(targets[:, 1].mean(), abs=0.1)
+    mean = targets.mean(0)
+    for share in (0.5, 1.0):  # too little, or right: as it was
+        timid = mean + share * (targets - mean)
+        assert np.allclose(shrunk(fitted, timid, targets, weight), fitted)
