@@ -18,6 +18,7 @@ from gsavatar.footage import Footage, sounds_of
 from gsavatar.frames import write_text_atomic
 from gsavatar.progress import Reporter
 from gsavatar.sequence import load_sequence
+from gsavatar.speech_features import SpeechFeatures
 from gsavatar.speech_sync import (
     MIN_OFFSET_MS,
     MouthPath,
@@ -25,6 +26,9 @@ from gsavatar.speech_sync import (
     sound_offset,
 )
 
+TELLING_S, STRANGE_CONFIDENCE, SPOKEN_SHARE = 9.5, 0.25, 0.3
+"""So much of speech (of which a voice is heard for such a share) tells its offset in nearly every
+clip; where that stays less sure than this, sound and lips have nothing to do with each other."""
 OWN_OFFSET_S = 6.0
 """From so much of a face on, one of several files is heard for itself."""
 
@@ -84,6 +88,7 @@ def hear(
         samples = np.concatenate(parts)
         del parts
         features = speech.extract(samples, progress=progress)
+        result["speech_notes"] += doubts(offset, lips.path, features)
     save_features(root / "features.safetensors", features)
     partial = root / "audio.partial.npy"
     np.save(partial, samples)
@@ -91,6 +96,17 @@ def hear(
     result["encoder"] = features.encoder
     write_text_atomic(done, json.dumps(result))
     return result
+
+
+def doubts(offset: Offset, path: MouthPath, features: SpeechFeatures) -> list[str]:
+    """What is to be said of a sound with a voice in it that nothing connects with the lips."""
+    spoken = len(path.time_s) > 0 and float(features.voice.mean()) >= SPOKEN_SHARE
+    if not spoken or np.ptp(path.time_s) < TELLING_S or offset.confidence >= STRANGE_CONFIDENCE:
+        return []
+    return [
+        "What is said does not show on the lips: if this is another soundtrack or a voice-over, "
+        "lips learned from it will be wrong; give the video with its own sound."
+    ]
 
 
 def of_file(file: int, parts: Sequence[Float], lips: Lips, usual: Offset) -> Offset:

@@ -149,8 +149,8 @@ def _sync(meta: dict[str, Any]) -> Finding | None:
         return None
     if sure < SURE:
         return Finding(
-            False, "Sound", "Whether sound and lips agree cannot be told from this clip: more "
-            "clear speech would show it.",
+            False, "Sound", "Whether sound and lips agree cannot be told from this clip: its "
+            "speech is too short or unclear, or not what these lips say.",
         )  # fmt: skip
     side = "late" if offset > 0 else "early"
     if abs(offset) <= IN_SYNC_MS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from scipy.signal import lfilter
 
 from gsavatar import speech_sync
+from gsavatar.ingest_sound import doubts
 from gsavatar.speech_features import LOG_MEL, SpeechFeatures
 from gsavatar.speech_sounds import NAMES, sound_axes
 from gsavatar.speech_sync import MouthPath, Offset, offset_by_readings, sound_offset
@@ -83,6 +85,16 @@ def test_too_little_to_compare_gives_no_offset() -> None:
     assert not offset_by_readings(features, still).sure
     elsewhere = MouthPath(mouth.time_s + 100.0, mouth.opening, mouth.width)
     assert offset_by_readings(features, elsewhere) == nothing
+
+
+def test_a_strange_soundtrack_is_said() -> None:
+    features, mouth = talk(10.0, 1)
+    assert len(doubts(Offset(0.0, 0.1), mouth, features)) == 1
+    assert doubts(Offset(0.0, 0.3), mouth, features) == []
+    quiet = replace(features, voice=0.1 * features.voice)
+    assert doubts(Offset(0.0, 0.1), mouth, quiet) == []
+    assert doubts(Offset(0.0, 0.1), mouth.at(mouth.time_s < 8.0), features) == []
+    assert doubts(Offset(0.0, 0.1), mouth.at(mouth.time_s < 0.0), features) == []
 
 
 def test_the_clip_is_asked_first_and_known_readings_where_it_is_unsure(
