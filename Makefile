@@ -36,6 +36,7 @@ demo:
 .venv/installed: $(SOURCES) constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed") if sys.version_info < (3, 10) else 0'
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv and compiling the kernels: a minute or two, without a word ..."
 	.venv/bin/python $(INSTALL) torch
 	.venv/bin/python $(INSTALL) .
 	touch $@

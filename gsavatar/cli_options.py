@@ -78,7 +78,7 @@ class Fit:
     steps: OptionalInt = None
     """Training steps instead of the preset's."""
     size: OptionalInt = None
-    """Side of the training pictures in pixels instead of the preset's."""
+    """Side of the training pictures in pixels, 32 to 512, instead of the preset's."""
     set_: Settings_ = ()
     """Any other value of config.toml, e.g. train.gaussians_max=20000; may be repeated."""
 

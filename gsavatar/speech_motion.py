@@ -45,7 +45,7 @@ CUT_OPENING = 0.006
 their coefficients say."""
 CLOSING_STEP = 0.005
 """Range of predicted openings over which the lips part."""
-LEAST_SEPARATION = 0.2
+LEAST_SEPARATION = 0.3
 """Least share by which a threshold must tell closed from open lips, beyond what chance gives."""
 CUT_SHARE = 0.5
 """Where the lips close: 0 at the best separation of held-out frames, 1 as often as in the clip."""

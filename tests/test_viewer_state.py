@@ -11,6 +11,7 @@ import wave
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -596,3 +597,11 @@ def test_a_performance_that_was_heard_brings_its_sound() -> None:
     assert state.drive_at(view, NAMES, torch.zeros(3), 102.0).audio is None
     silent = state.ViewState(playback=state.Playback(curves(1.0), started_at=100.0))
     assert state.drive_at(silent, NAMES, torch.zeros(3), 100.5).audio is None
+
+
+def test_a_waiting_face_has_its_lips_as_in_silence() -> None:
+    rest = torch.linspace(0.1, 0.5, len(NAMES))
+    speech = SimpleNamespace(names=(NAMES[1],), closed=torch.tensor([-0.2]))
+    calm = Shown(FakePackage(rest=rest, speech=speech), 1, "fake").calm
+    assert calm[1] == pytest.approx(-0.2) and torch.equal(calm[2:], rest[2:])
+    assert torch.equal(Shown(FakePackage(rest=rest), 1, "fake").calm, rest)

@@ -49,10 +49,10 @@ class AvatarTab:
     def __init__(self, gui: viser.GuiApi, session: Session, shown: Shown) -> None:
         self.session = session
         self.names = shown.package.names
-        self.rest = {n: float(v) for n, v in zip(self.names, shown.package.rest, strict=True)}
+        self.rest = {n: float(v) for n, v in zip(self.names, shown.calm, strict=True)}
         self.sliders: dict[str, Any] = {}
         self.turns: list[Any] = []
-        gui.add_button("Reset", hint="Every slider back to the clip's mean").on_click(self._reset)
+        gui.add_button("Reset", hint="Every slider back to the calm face").on_click(self._reset)
         self.pairs = gui.add_checkbox(
             "Both sides", True, hint="A slider also moves its twin of the other side"
         )

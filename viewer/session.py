@@ -266,7 +266,7 @@ class Session:
         self._judge(view, state, now)
         with self.computing, torch.inference_mode():
             started = time.monotonic()
-            drive = drive_at(state, shown.package.names, shown.package.rest, now)
+            drive = drive_at(state, shown.package.names, shown.calm, now)
             if state.mode == Mode.FRAMES:
                 self._server_frame(drive, shown, state, view, still)
             else:

@@ -66,6 +66,16 @@ class Shown:
         """From where the clip showed the head."""
         return Coverage.of(self.package.camera, self.package.idle)
 
+    @cached_property
+    def calm(self) -> Tensor:
+        """The face that waits: the clip's mean coefficients [K], lips as in silence."""
+        values = self.package.rest.detach().clone().float()
+        speech = self.package.speech
+        if speech is not None:
+            for name, value in zip(speech.names, speech.closed, strict=True):
+                values[self.package.names.index(name)] = value
+        return values
+
     @property
     def status(self) -> str:
         """One line for the page: the name, the size, and how far a training has come."""
