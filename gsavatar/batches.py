@@ -26,6 +26,13 @@ LEAST_SHUT = 3
 """Frames of them from which they are picked."""
 FULL_BLINK_PERCENTILE, LEAST_BLINK = 99.0, 0.25
 """How far a blink goes in a clip; one that goes less far above rest is none."""
+EYES_AROUND = (
+    (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246),
+    (263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466),
+)
+"""Landmarks along both lids of each eye."""
+EYE_RIM = 0.01
+"""How far the eyes' surroundings reach, over the side of the picture."""
 VALIDATION_FRAMES = 12
 CACHE_BYTES = 768 << 20
 LIP_MARGIN = 0.35
@@ -51,18 +58,19 @@ class Planes:
     picture: np.ndarray  # [H, W, 3]
     labels: np.ndarray  # [H, W]
     certain: np.ndarray  # [H, W], ``certain_of`` the labels
+    eyes: np.ndarray  # [H, W], 1 on eyes and their lids, shut ones too
 
     def cropped(self, box: Box) -> Planes:
         """The planes of a box (top, left, bottom, right; pixels)."""
         top, left, bottom, right = box
-        planes = (self.picture, self.labels, self.certain)
-        return Planes(*(plane[top:bottom, left:right] for plane in planes))
+        return Planes(*(plane[top:bottom, left:right] for plane in self._all()))
 
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+    def tensors(self) -> tuple[Tensor, ...]:
         """The same planes, contiguous."""
-        planes = (self.picture, self.labels, self.certain)
-        picture, labels, certain = (torch.from_numpy(np.ascontiguousarray(p)) for p in planes)
-        return picture, labels, certain
+        return tuple(torch.from_numpy(np.ascontiguousarray(plane)) for plane in self._all())
+
+    def _all(self) -> tuple[np.ndarray, ...]:
+        return self.picture, self.labels, self.certain, self.eyes
 
 
 class Batches:
@@ -152,9 +160,10 @@ class Batches:
         if size != PROTOCOL_SIZE:
             frame, labels = resized(frame, labels, size)
         certain = certain_of(torch.from_numpy(labels)).to(torch.uint8)
-        planes = Planes(frame, labels, certain.numpy())
+        points = self.clip.landmarks.points[row, :, :2].numpy() * (size / PROTOCOL_SIZE)
+        planes = Planes(frame, labels, certain.numpy(), eyes_of(points, size))
         self._cache[key] = planes
-        while len(self._cache) * 5 * size * size > CACHE_BYTES:
+        while len(self._cache) * 6 * size * size > CACHE_BYTES:
             self._cache.popitem(last=False)
         return planes
 
@@ -172,7 +181,7 @@ class Batches:
             camera = crop_camera(camera, crop)
             lips = (lips[0] - top, lips[1] - left, lips[2] - top, lips[3] - left)
         labels = planes.labels
-        picture, regions, certain = to_device(planes.tensors(), self.device)
+        picture, regions, certain, eyes = to_device(planes.tensors(), self.device)
         frame = Frame(
             index=int(track.frame_ids[row]),
             time_s=float(track.time_s[row]),
@@ -184,7 +193,7 @@ class Batches:
             drive=Drive(track.coefficients[row], track.head_pose[row], self._heard(row)),
         )
         return Sample(
-            to_device(frame, self.device), background, RegionMasks.of(regions, certain),
+            to_device(frame, self.device), background, RegionMasks.of(regions, certain, eyes),
             _lip_box(labels, lips), feature_box(labels), row,
         )  # fmt: skip
 
@@ -225,6 +234,21 @@ def resized(frame: np.ndarray, labels: np.ndarray, size: int) -> tuple[np.ndarra
     small = cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA)
     nearest = cv2.resize(labels, (size, size), interpolation=cv2.INTER_NEAREST)
     return small, nearest
+
+
+def eyes_of(points: np.ndarray, size: int) -> np.ndarray:
+    """1 within the lids' landmarks of points [478, 2] and a little around, uint8 [size, size].
+
+    Labels call a shut lid skin, like a cheek.
+    """
+    import cv2
+
+    plane = np.zeros((size, size), np.uint8)
+    for eye in EYES_AROUND:
+        outline = cv2.convexHull(points[list(eye)].astype(np.float32))
+        cv2.fillConvexPoly(plane, outline.astype(np.int32), 1)
+    reach = max(1, round(EYE_RIM * size))
+    return np.asarray(cv2.dilate(plane, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)))
 
 
 def _opening_bins(opening: np.ndarray) -> list[np.ndarray]:

@@ -60,7 +60,7 @@ def regularise(motion: LinearMotion, around: Tensor, pull: float, blend: float) 
     """
     basis = motion.basis
     basis[..., :3].lerp_(motion.seed / MEANS_UNIT_M, pull)
-    basis[..., 3:].mul_(1.0 - pull)
+    basis[..., 3:6].mul_(1.0 - pull)
     mean = torch.zeros_like(basis)
     for column in around.T:
         mean += basis.index_select(1, column)

@@ -131,9 +131,7 @@ def sample_mesh(
     for part, value in density.items():
         weight[int(part)] = value
     corners = face.faces[(weight[face.part.long()] > 0)[face.faces].all(-1)]
-    a, b, c = face.vertices[corners].unbind(1)
-    area = torch.linalg.cross(b - a, c - a).norm(dim=-1)
-    chance = area * weight[face.part.long()][corners].amax(-1)
+    chance = _widest_area(face, corners) * weight[face.part.long()][corners].amax(-1)
     chosen = torch.multinomial(chance, count, replacement=True, generator=generator)
     u, v = torch.rand(2, count, generator=generator)
     flip = u + v > 1
@@ -143,6 +141,17 @@ def sample_mesh(
     means = (face.vertices[triangle] * mix).sum(1)
     shapes = (face.basis[:, triangle] * mix).sum(2)
     return Points(means, shapes, face.part[triangle[:, 0]])
+
+
+def _widest_area(face: FittedFace, corners: Tensor) -> Tensor:
+    """Twice the area of triangles [F, 3], at rest or with shut lids, whichever is more: the skin of
+    open lids is folded away."""
+    lids = [i for i, name in enumerate(face.names) if name.startswith("eyeBlink")]
+    areas = []
+    for vertices in (face.vertices, face.vertices + face.basis[lids].sum(0)):
+        a, b, c = vertices[corners].unbind(1)
+        areas.append(torch.linalg.cross(b - a, c - a).norm(dim=-1))
+    return torch.maximum(*areas)
 
 
 def project(points: Tensor, head_pose: Tensor, camera: Camera) -> Tensor:

@@ -9,7 +9,13 @@ import torch
 
 from gsavatar.avatar import Avatar, AvatarBranch, rotate_sh
 from gsavatar.gaussians import from_points, neighbours
-from gsavatar.motion import TORSO_NAMES, seeded, torso_coefficients
+from gsavatar.motion import (
+    TORSO_NAMES,
+    LinearMotion,
+    regularise,
+    seeded,
+    torso_coefficients,
+)
 from gsavatar.render import render, view_colors
 from gsavatar.types import Branch, Camera, Drive, Gaussians
 
@@ -155,3 +161,17 @@ def test_everything_learns() -> None:
     total.backward()
     for parameter in parameters:
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0
+
+
+def test_a_basis_returns_to_its_seed_but_keeps_the_sizes_it_learned() -> None:
+    seed = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    start = seeded(seed).basis
+    basis = start + 1.0
+    around = torch.tensor([[1, 2], [0, 2], [0, 1], [4, 4], [3, 3]])
+    regularise(LinearMotion(basis, seed), around, pull=0.25, blend=0.0)
+    torch.testing.assert_close(basis[..., :3], start[..., :3] + 0.75)
+    torch.testing.assert_close(basis[..., 3:6], torch.full((2, 5, 3), 0.75))
+    torch.testing.assert_close(basis[..., 6:], torch.ones(2, 5, 3))
+    alone = basis.clone()
+    regularise(LinearMotion(basis, seed), around, pull=0.0, blend=0.5)
+    torch.testing.assert_close(basis[:, 3], (alone[:, 3] + alone[:, 4]) / 2)

@@ -14,11 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from gsavatar import densify, ops, train_state
 from gsavatar.avatar import Avatar
-from gsavatar.batches import Batches
+from gsavatar.batches import EYES_AROUND, Batches, eyes_of
 from gsavatar.clip import Clip
 from gsavatar.config import TrainSettings
 from gsavatar.errors import InputError
 from gsavatar.losses import (
+    EYES_WEIGHT,
+    HEAD_WEIGHT,
     LossWeights,
     RegionMasks,
     contrast_terms,
@@ -439,3 +441,17 @@ def test_a_checkpoint_of_another_version_is_refused(
     monkeypatch.setattr(train_state, "FORMAT", train_state.FORMAT + 1)
     with pytest.raises(InputError, match="another version of gsavatar"):
         load_checkpoint(trained[0], asdict(settings()))
+
+
+def test_shut_lids_weigh_as_eyes_do() -> None:
+    points = np.full((478, 2), 256.0)
+    for outline, centre in zip(EYES_AROUND, ((200, 200), (310, 204)), strict=True):
+        turn = np.linspace(0, 2 * np.pi, len(outline), endpoint=False)
+        points[list(outline)] = np.stack((24 * np.cos(turn), 2 * np.sin(turn)), 1) + centre
+    plane = eyes_of(points, 512)
+    assert plane[200, 200] == plane[204, 310] == plane[194, 200] == 1
+    assert plane[200, 256] == plane[185, 200] == 0 and 0.003 < plane.mean() < 0.01
+    assert eyes_of(points / 2, 256).mean() == pytest.approx(plane.mean(), rel=0.3)
+    skin = torch.full((512, 512), int(Region.SKIN), dtype=torch.uint8)
+    weight = RegionMasks.of(skin, eyes=torch.from_numpy(plane)).color_weight[..., 0]
+    assert weight[200, 200] == EYES_WEIGHT and weight[256, 256] == HEAD_WEIGHT
