@@ -34,7 +34,8 @@ LOOKS = 60
 STRETCH_S = 15.0
 MIN_SYNC_S = 5.0
 """Shorter stretches of lips match a wrong place of the sound too easily."""
-BUDGET_S, BUDGET_SHARE = 10.0, 0.1
+BUDGET_S, BUDGET_SHARE = 7.0, 0.1
+"""Of looking: what is heard takes up to three seconds more."""
 LOOKS_SHARE, STRETCH_SHARE = 0.3, 0.85
 """Shares of the time budget by which the looks and the stretch must have ended."""
 LEAST_LOOKS, LEAST_STRETCH = 8, 30
@@ -101,9 +102,11 @@ def check_video(path: Path, progress: Progress | None = None) -> list[Finding]:
             f"{path}: no face was found in {len(footage.looks)} frames looked at; film the face "
             "larger, from the front and in good light."
         )
-    judges = (_length, _face, _size, _light, _focus, _turns, _mouth)
+    judges = (_length, _face, _size, _light, _focus, _turns, _mouth, _sound, _sync)
     findings = [judge(footage) for judge in judges]
-    return [*findings, _sound(footage), _sync(footage)]
+    if progress is not None:
+        progress(100, 100)
+    return findings
 
 
 def _watch(path: Path, progress: Progress | None) -> Footage:
@@ -136,7 +139,6 @@ def _watch(path: Path, progress: Progress | None) -> Footage:
             if spent() > STRETCH_SHARE and len(times) >= LEAST_STRETCH:
                 break
     sound = audio.sound_of_video(path) if info.has_audio else None
-    told(100, 100)
     opening, width = np.array(mouths).reshape(-1, 2).T
     return Footage(info, tuple(looks), np.array(times), opening, width, sound)
 

@@ -3,8 +3,9 @@
 Two criteria share the room: the mean gradient of the projected mean, as in 3D Gaussian Splatting
 (Kerbl et al. 2023, section 5), and the error of the pixels that a Gaussian paints (Rota Bulo et
 al., "Revising densification in Gaussian splatting", 2024), which also sees flat patches whose
-gradients cancel. Thresholds are ranks within a budget, not absolute numbers, so that they do not
-depend on the clip's resolution or contrast.
+gradients cancel. (The baseline's recipe measures no errors and grows by gradients alone.)
+Thresholds are ranks within a budget, not absolute numbers, so that they do not depend on the clip's
+resolution or contrast.
 """
 
 from __future__ import annotations

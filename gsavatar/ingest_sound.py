@@ -37,9 +37,9 @@ Float = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Lips:
-    """The mouth's opening in the frames that show a face."""
+    """What the mouth does in the frames that show a face."""
 
-    path: MouthPath  # [T], on the clip's clock
+    mouth: MouthPath  # [T], on the clip's clock
     file_index: NDArray[np.int64]  # [T]
 
     @staticmethod
@@ -48,8 +48,8 @@ class Lips:
         sequence, _ = load_sequence(root)
         found = sequence.landmarks.found
         seen = found.numpy()
-        path = MouthPath.of(sequence.landmarks.points[found], sequence.time_s[seen])
-        return Lips(path, sequence.file_index[seen])
+        mouth = MouthPath.of(sequence.landmarks.points[found], sequence.time_s[seen])
+        return Lips(mouth, sequence.file_index[seen])
 
 
 def hear(
@@ -79,7 +79,7 @@ def hear(
         return result
     with reporter.stage("hear the speech") as progress:
         lips = Lips.of(root)
-        offset = sound_offset(np.concatenate(parts), lips.path)
+        offset = sound_offset(np.concatenate(parts), lips.mouth)
         result |= {"av_offset_ms": offset.late_ms, "av_offset_confidence": offset.confidence}
         own = [of_file(i, parts, lips, offset) for i in range(len(parts))]
         if correct_offset:
@@ -88,7 +88,9 @@ def hear(
         samples = np.concatenate(parts)
         del parts
         features = speech.extract(samples, progress=progress)
-        result["speech_notes"] += doubts(offset, lips.path, features)
+        result["speech_notes"] += doubts(
+            max(o.confidence for o in (offset, *own)), lips.mouth, features
+        )
     save_features(root / "features.safetensors", features)
     partial = root / "audio.partial.npy"
     np.save(partial, samples)
@@ -98,14 +100,16 @@ def hear(
     return result
 
 
-def doubts(offset: Offset, path: MouthPath, features: SpeechFeatures) -> list[str]:
-    """What is to be said of a sound with a voice in it that nothing connects with the lips."""
-    spoken = len(path.time_s) > 0 and float(features.voice.mean()) >= SPOKEN_SHARE
-    if not spoken or np.ptp(path.time_s) < TELLING_S or offset.confidence >= STRANGE_CONFIDENCE:
+def doubts(confidence: float, mouth: MouthPath, features: SpeechFeatures) -> list[str]:
+    """What is to be said of a sound with a voice in it that nothing connects with the lips:
+    ``confidence`` is that of its surest offset."""
+    spoken = float(features.voice.mean()) >= SPOKEN_SHARE
+    if not spoken or mouth.seen_s < TELLING_S or confidence >= STRANGE_CONFIDENCE:
         return []
     return [
-        "What is said does not show on the lips: if this is another soundtrack or a voice-over, "
-        "lips learned from it will be wrong; give the video with its own sound."
+        "What is said does not seem to show on the lips. If this is another soundtrack, a "
+        f"voice-over, or more than {speech.OFFSET_REACH_S:.1f} s away, lips learned from it will "
+        "be wrong: give the video with its own sound in time."
     ]
 
 
@@ -115,11 +119,10 @@ def of_file(file: int, parts: Sequence[Float], lips: Lips, usual: Offset) -> Off
         return usual
     start_s = sum(len(part) for part in parts[:file]) / SAMPLE_RATE
     mine = lips.file_index == file
-    path = lips.path.at(mine, start_s)
-    step_s = float(np.median(np.diff(path.time_s))) if mine.sum() > 1 else 0.0
-    if mine.sum() * step_s < OWN_OFFSET_S:
+    mouth = lips.mouth.at(mine, start_s)
+    if mouth.seen_s < OWN_OFFSET_S:
         return usual
-    own = sound_offset(parts[file], path)
+    own = sound_offset(parts[file], mouth)
     apart = abs(own.late_ms - (usual.late_ms if usual.counts else 0.0)) >= MIN_OFFSET_MS
     return own if own.sure and apart else usual
 

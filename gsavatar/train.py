@@ -46,6 +46,7 @@ from gsavatar.train_state import (
     measure,
     measure_error,
     on_device,
+    painted_error,
     reset_growth,
     save_checkpoint,
 )
@@ -289,13 +290,16 @@ def _step(
         terms["size"] = SIZE_EVERY * size_term(avatar.branches)
         if settings.weights.opacity > 0:
             terms["opacity"] = SIZE_EVERY * opacity_term(avatar.branches)
+    painted = None
     if stage.grows and state.step % ERROR_EVERY == 0:
         wrong = (rendering.rgb - sample.frame.image).abs() * sample.masks.color_weight
-        measure_error(state, avatar, gaussians, rendering, wrong.mean(-1))
+        painted = painted_error(gaussians, rendering, wrong.mean(-1))
     loss = total(terms, settings.weights) * sample.frame.weight
     if not descend(state, loss):
         return float("nan")
     measure(state, avatar, probe)
+    if painted is not None:
+        measure_error(state, avatar, painted)
     if state.poses is not None and correction is not None:
         state.poses.learn(correction, share)
     by_kind = learning_rates(share, stage)

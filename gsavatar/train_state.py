@@ -60,7 +60,7 @@ class TrainState:
     skipped: int = 0
     skipped_in_row: int = 0
     meters: dict[str, Meter] = field(default_factory=dict)  # gradients by the screen position
-    errors: dict[str, Meter] = field(default_factory=dict)  # of what the Gaussians paint
+    errors: dict[str, Meter] = field(default_factory=dict)  # painted; zeros in a field's recipe
     around: dict[str, Tensor] = field(default_factory=dict)
     poses: PoseCorrections | None = None
     average: Average = field(default_factory=Average)
@@ -135,14 +135,18 @@ def measure(state: TrainState, avatar: Avatar, probe: Tensor) -> None:
     _add(state.meters, avatar, probe.grad.norm(dim=-1))
 
 
-def measure_error(
-    state: TrainState, avatar: Avatar, gaussians: Gaussians, rendering: Rendering, error: Tensor
-) -> None:
-    """Adds to every Gaussian the ``error`` [H, W] of the pixels of a picture of ``gaussians``, each
-    by the share with which it painted them: the gradient of the picture by its colour."""
+def painted_error(gaussians: Gaussians, rendering: Rendering, error: Tensor) -> Tensor:
+    """The ``error`` [H, W] that every one of ``gaussians`` [N] painted in a picture of them, by its
+    share in each pixel: the gradient of the picture by its colour. (Of black, whose colour is cut
+    off, nothing comes.)"""
     by_channel = error.detach()[..., None].expand_as(rendering.rgb)
     (share,) = torch.autograd.grad(rendering.rgb, gaussians.sh, by_channel, retain_graph=True)
-    _add(state.errors, avatar, share[:, 0].sum(-1).clamp_min(0.0))
+    return share[:, 0].sum(-1).clamp_min(0.0)
+
+
+def measure_error(state: TrainState, avatar: Avatar, painted: Tensor) -> None:
+    """Adds what the Gaussians of ``avatar`` painted wrong [N] to the meter of every branch."""
+    _add(state.errors, avatar, painted)
 
 
 def _add(meters: dict[str, Meter], avatar: Avatar, values: Tensor) -> None:

@@ -14,7 +14,14 @@ from gsavatar import speech_sync
 from gsavatar.ingest_sound import doubts
 from gsavatar.speech_features import LOG_MEL, SpeechFeatures
 from gsavatar.speech_sounds import NAMES, sound_axes
-from gsavatar.speech_sync import MouthPath, Offset, offset_by_readings, sound_offset
+from gsavatar.speech_sync import (
+    SAMPLE_RATE,
+    MouthPath,
+    Offset,
+    fullest,
+    offset_by_readings,
+    sound_offset,
+)
 
 RATE, FPS = 50.0, 25.0
 
@@ -89,32 +96,64 @@ def test_too_little_to_compare_gives_no_offset() -> None:
 
 def test_a_strange_soundtrack_is_said() -> None:
     features, mouth = talk(10.0, 1)
-    assert len(doubts(Offset(0.0, 0.1), mouth, features)) == 1
-    assert doubts(Offset(0.0, 0.3), mouth, features) == []
+    assert len(doubts(0.1, mouth, features)) == 1
+    assert doubts(0.3, mouth, features) == []
     quiet = replace(features, voice=0.1 * features.voice)
-    assert doubts(Offset(0.0, 0.1), mouth, quiet) == []
-    assert doubts(Offset(0.0, 0.1), mouth.at(mouth.time_s < 8.0), features) == []
-    assert doubts(Offset(0.0, 0.1), mouth.at(mouth.time_s < 0.0), features) == []
+    assert doubts(0.1, mouth, quiet) == []
+    assert doubts(0.1, mouth.at(mouth.time_s < 8.0), features) == []
+    ends = (mouth.time_s < 1.0) | (mouth.time_s > 9.0)  # a few frames far apart are too little
+    assert doubts(0.1, mouth.at(ends), features) == []
+    assert doubts(0.1, mouth.at(mouth.time_s < 0.0), features) == []
 
 
-def test_the_clip_is_asked_first_and_known_readings_where_it_is_unsure(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    features, mouth = talk(8.0, 1)
-    samples = np.zeros(8 * speech_sync.SAMPLE_RATE, np.float32)
-    asked: list[Any] = []
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the clip's own witness says (``own``), and what was encoded how (``asked``)."""
+    told: dict[str, Any] = {"own": (120.0, 0.9), "asked": [], "features": talk(8.0, 1)[0]}
 
     def extract(part: np.ndarray, encoder: str = "auto") -> SpeechFeatures:
-        asked.append((len(part), encoder))
-        return features
+        told["asked"].append((len(part), encoder))
+        return told["features"]
 
-    own = [(120.0, 0.9)]
     monkeypatch.setattr(speech_sync.speech, "extract", extract)
-    monkeypatch.setattr(speech_sync.speech, "estimate_av_offset", lambda *_: own[0])
-    assert sound_offset(samples, mouth) == Offset(120.0, 0.9)
-    assert asked == [(len(samples), "log_mel")]
-    own[0] = (500.0, 0.3)
-    by_readings = sound_offset(samples, mouth)
-    assert by_readings.sure and abs(by_readings.late_ms) < 30 and asked[-1][1] == "auto"
-    monkeypatch.setattr(speech_sync, "offset_by_readings", lambda *_: Offset(80.0, 0.1))
-    assert sound_offset(samples, mouth) == Offset(500.0, 0.3)
+    monkeypatch.setattr(speech_sync.speech, "estimate_av_offset", lambda *_: told["own"])
+    return told
+
+
+def seconds(count: float) -> np.ndarray:
+    """Silence."""
+    return np.zeros(round(count * SAMPLE_RATE), np.float32)
+
+
+def test_a_short_clip_is_told_by_known_readings(heard: dict[str, Any]) -> None:
+    mouth = talk(8.0, 1)[1]
+    found = sound_offset(seconds(8), mouth)  # however sure its own witness is
+    assert found.sure and abs(found.late_ms) < 30 and heard["asked"][-1][1] == "auto"
+    stranger = talk(8.0, 2)[1]
+    assert sound_offset(seconds(8), stranger) == Offset(120.0, speech_sync.UNBELIEVED)
+    heard["own"] = (120.0, 0.1)
+    assert not sound_offset(seconds(8), stranger).sure
+
+
+def test_a_long_clip_is_its_own_witness_if_it_is_sure(heard: dict[str, Any]) -> None:
+    time_s = np.arange(0.0, 100.0, 0.04)
+    mouth = MouthPath(time_s, np.zeros(len(time_s)), np.ones(len(time_s)))
+    assert sound_offset(seconds(100), mouth) == Offset(120.0, 0.9)
+    assert heard["asked"] == [(100 * SAMPLE_RATE, "log_mel")]
+    heard["own"] = (500.0, 0.3)
+    assert sound_offset(seconds(100), mouth) == Offset(500.0, 0.3)
+    assert heard["asked"][-1] == (60 * SAMPLE_RATE, "auto")
+
+
+def test_readings_are_sought_where_a_face_is(heard: dict[str, Any]) -> None:
+    mouth = talk(8.0, 1)[1]
+    late = MouthPath(mouth.time_s + 90.0, mouth.opening, mouth.width)
+    heard["own"] = (0.0, 0.0)
+    heard["features"] = replace(
+        heard["features"], values=torch.cat((torch.zeros(1500, 80), heard["features"].values)),
+        voice=torch.ones(1900),
+    )  # fmt: skip
+    found = sound_offset(seconds(100), late)
+    assert found.sure and abs(found.late_ms) < 30
+    assert heard["asked"][-1] == (40 * SAMPLE_RATE, "auto")  # from 60 s on
+    assert fullest(np.zeros(0)) == 0.0

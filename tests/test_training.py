@@ -296,7 +296,8 @@ def test_errors_fall_to_those_who_paint_them(tiny_clip: Clip) -> None:
     rendering = render(gaussians, sample.frame.camera, sample.background, extra_channels=shares)
     assert rendering.extras is not None
     error = torch.rand(64, 64, generator=state.generator)
-    train_state.measure_error(state, avatar, gaussians, rendering, error)
+    painted_here = train_state.painted_error(gaussians, rendering, error)
+    train_state.measure_error(state, avatar, painted_here)
     found = state.errors[Branch.FACE.name].sum[some]
     painted = (rendering.extras * error[..., None]).sum((0, 1))
     assert painted.max() > 0.0

@@ -49,7 +49,7 @@ class AvatarTab:
     def __init__(self, gui: viser.GuiApi, session: Session, shown: Shown) -> None:
         self.session = session
         self.names = shown.package.names
-        self.rest = {n: float(v) for n, v in zip(self.names, shown.calm, strict=True)}
+        self.calm = {n: float(v) for n, v in zip(self.names, shown.calm, strict=True)}
         self.sliders: dict[str, Any] = {}
         self.turns: list[Any] = []
         gui.add_button("Reset", hint="Every slider back to the calm face").on_click(self._reset)
@@ -83,9 +83,9 @@ class AvatarTab:
 
     def _slider(self, gui: viser.GuiApi, name: str, limits: torch.Tensor) -> None:
         least, most = limits[self.names.index(name)].tolist()
-        low, high = slider_range(least, most, self.rest[name])
+        low, high = slider_range(least, most, self.calm[name])
         hint = f"{name}: the clip showed {least:.2f} to {most:.2f}; sides are the person's own"
-        slider = gui.add_slider(plain(name), low, high, 0.01, round(self.rest[name], 2), hint=hint)
+        slider = gui.add_slider(plain(name), low, high, 0.01, round(self.calm[name], 2), hint=hint)
         self.sliders[name] = slider
         other = twin(name, self.names)
 
@@ -107,7 +107,7 @@ class AvatarTab:
     def _reset(self, _: Any) -> None:
         self.session.update(ViewState.without_sliders)
         for name, slider in self.sliders.items():
-            slider.value = round(self.rest[name], 2)
+            slider.value = round(self.calm[name], 2)
         for slider in self.turns:
             slider.value = 0.0
 

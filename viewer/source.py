@@ -73,7 +73,8 @@ class Shown:
         speech = self.package.speech
         if speech is not None:
             for name, value in zip(speech.names, speech.closed, strict=True):
-                values[self.package.names.index(name)] = value
+                if name in self.package.names:
+                    values[self.package.names.index(name)] = value
         return values
 
     @property
