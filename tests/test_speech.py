@@ -465,3 +465,26 @@ def test_predictions_that_went_too_far_are_drawn_to_the_mean() -> None:
     for share in (0.5, 1.0):  # too little, or right: as it was
         timid = mean + share * (targets - mean)
         assert np.allclose(shrunk(fitted, timid, targets, weight), fitted)
+
+
+@pytest.mark.parametrize(("seconds", "drawn"), [(10.0, True), (20.0, False)])
+def test_only_a_few_seconds_are_drawn_to_the_mean_and_never_the_opening(
+    talk: tuple[SpeechFeatures, np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch,
+    seconds: float, drawn: bool,
+) -> None:  # fmt: skip
+    features, time, opening = talk
+    some = time < seconds
+    shapes: list[tuple[int, ...]] = []
+
+    def still(fitted: np.ndarray, *rest: np.ndarray) -> np.ndarray:
+        shapes.append(fitted.shape)
+        return 0.0 * fitted
+
+    monkeypatch.setattr(speech_motion, "shrunk", still)
+    model = speech.fit_speech_motion(
+        features, time[some], coefficients(opening[some]), NAMES, opening=opening[some]
+    )
+    weights = model.regression.weights
+    assert bool((weights[:, : len(NAMES)] == 0.0).all()) == drawn
+    assert float(weights[:, -1].abs().max()) > 0.0
+    assert [shape[1] for shape in shapes] == [len(NAMES)] * drawn

@@ -26,12 +26,13 @@ from gsavatar.losses import (
     contrast_terms,
     feature_box,
     frame_terms,
+    opacity_term,
     total,
 )
 from gsavatar.losses_perceptual import contrast_distance
 from gsavatar.optimizer import RowAdam
 from gsavatar.render import render
-from gsavatar.seeding import SeedCounts
+from gsavatar.seeding import SeedCounts, _widest_area
 from gsavatar.surround import Surround
 from gsavatar.tracking_sway import measure_sway
 from gsavatar.train import (
@@ -456,3 +457,51 @@ def test_shut_lids_weigh_as_eyes_do() -> None:
     skin = torch.full((512, 512), int(Region.SKIN), dtype=torch.uint8)
     weight = RegionMasks.of(skin, eyes=torch.from_numpy(plane)).color_weight[..., 0]
     assert weight[200, 200] == EYES_WEIGHT and weight[256, 256] == HEAD_WEIGHT
+
+
+def test_steps_that_grow_measure_errors_of_all_branches(tiny_clip: Clip) -> None:
+    state = _start(tiny_clip, settings())
+    state.step = 100  # in the stage of motion, where errors are looked at every fifth step
+    batches, surround = Batches(tiny_clip, 64), Surround(tiny_clip)
+    avatar = current_avatar(state, tiny_clip.track.face.names)
+    _step(state, avatar, batches, surround, measure_sway(tiny_clip), settings())
+    assert all(meter.sum.sum() > 0.0 for meter in state.errors.values())
+    seen = [float(meter.seen.max()) for meter in state.errors.values()]
+    state.step = 101
+    _step(state, avatar, batches, surround, measure_sway(tiny_clip), settings())
+    assert [float(meter.seen.max()) for meter in state.errors.values()] == seen == [1.0] * 3
+
+
+def test_eyes_weigh_most_in_every_sample(tiny_clip: Clip) -> None:
+    batches = Batches(tiny_clip, 64)
+    sample = batches.draw(torch.Generator().manual_seed(0), full_size=False)
+    assert sample.masks.color_weight.max() == EYES_WEIGHT
+    around = eyes_of(tiny_clip.landmarks.points[sample.row, :, :2].numpy() / 8, 64)
+    assert torch.equal(
+        sample.masks.color_weight[..., 0] == EYES_WEIGHT, torch.from_numpy(around) > 0
+    )
+
+
+def test_lids_are_seeded_by_their_area_when_shut(tiny_clip: Clip) -> None:
+    face = tiny_clip.track.face
+    square = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 0.1, 0], [5, 0, 0], [6, 0, 0], [5, 1, 0]])
+    basis = torch.zeros(len(face.names), 6, 3)
+    blink = next(i for i, name in enumerate(face.names) if name.startswith("eyeBlink"))
+    basis[blink, 2, 1] = 0.9  # draws the folded triangle out to the other's size
+    lids = replace(face, vertices=square, basis=basis)
+    areas = _widest_area(lids, torch.tensor([[0, 1, 2], [3, 4, 5]]))
+    torch.testing.assert_close(areas, torch.ones(2))
+    nameless = replace(lids, names=tuple(f"own{i}" for i in range(len(face.names))))
+    areas = _widest_area(nameless, torch.tensor([[0, 1, 2], [3, 4, 5]]))
+    torch.testing.assert_close(areas, torch.tensor([0.1, 1.0]))
+
+
+def test_opacities_are_asked_to_be_nothing_or_all(tiny_clip: Clip) -> None:
+    state = _start(tiny_clip, settings())
+    for kind in Branch:
+        state.adam.params[f"{kind.name}.raw_opacities"].data.fill_(0.0)
+    avatar = current_avatar(state, tiny_clip.track.face.names)
+    assert opacity_term(avatar.branches).item() == pytest.approx(0.25)
+    state.adam.params["FACE.raw_opacities"].data.fill_(9.0)
+    state.adam.params["MOUTH.raw_opacities"].data.fill_(-9.0)
+    assert opacity_term(avatar.branches).item() < 0.15

@@ -310,6 +310,14 @@ def test_session_sends_splats_again_only_after_a_change(open_session: Any) -> No
     assert len(page.pictures) == pictures == 1  # the plate is sent once
 
 
+def test_a_page_begins_with_the_lips_of_silence(open_session: Any) -> None:
+    rest = torch.tensor([float(name == "jawOpen") for name in NAMES])
+    speech = SimpleNamespace(names=("jawOpen", "unknown"), closed=torch.tensor([0.0, 1.0]))
+    _, page = open_session(FakePackage(rest=rest, speech=speech))
+    page.until(lambda: len(page.clouds) == 1)
+    assert page.clouds[0][:, 1].max() == pytest.approx(8.0, abs=0.1)  # open it would be over 15
+
+
 def test_a_view_that_was_not_filmed_is_said_to_be_a_guess(open_session: Any) -> None:
     session, page = open_session(FakePackage())
     page.until(lambda: len(page.clouds) == 1)
