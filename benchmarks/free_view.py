@@ -9,8 +9,7 @@ similarity that brings rigid skin together, as nothing else says where either li
 film of a fitted person, in which the head turns farther; poses and expressions come from a track of
 its own, whose face is laid onto the avatar's. Expressions drive the avatar in both. What it must
 beat: the front picture laid on the fitted mesh, and the training frame of nearest pose. Synthetic
-subjects also tell how the curves of the fit follow the opening of the mouth: on the avatar, and on
-the true head in a second rendering.
+subjects also tell how the curves of the fit open the mouth, of the avatar and of the true head.
 """
 
 from __future__ import annotations
@@ -120,9 +119,6 @@ def coefficients(package: Package, names: tuple[str, ...], tracked: Tensor) -> T
 def psnr_head(picture: UInt8, real: UInt8, regions: UInt8) -> float:
     """PSNR in dB over the true head."""
     return metrics.psnr(picture, real, metrics.head_mask(regions))
-
-
-# ---- synthetic -----------------------------------------------------------------------------------
 
 
 def subject(seed: int) -> Shot:
@@ -241,26 +237,25 @@ def played_curves(shot: Shot, truth: Row, clip: Clip, package: Package) -> Row:
     fit, and with that seen in the avatar's pictures, over frames of the whole film."""
     head, model = shot.head(), load_ict()
 
-    def opening(weights: dict[str, float], frame: int) -> float:
-        posed = head.posed(weights, tuple(truth["gaze"][frame]))[: len(model.neutral)]
+    def opening(weights: dict[str, float]) -> float:
+        posed = head.posed(weights, (0.0, 0.0))[: len(model.neutral)]
         return float(mouth_opening(model.at_landmarks(posed)))
 
     true, again, seen = [], [], []
+    plate = torch.from_numpy(clip.plates[0]).float() / 255.0
     with FaceLandmarker() as landmarker:
         for row in range(0, len(clip.frame_ids), PLAYED_EVERY):
             frame, tracked = int(clip.frame_ids[row]), clip.track.coefficients[row]
             values = coefficients(package, clip.track.face.names, tracked)
-            drive = Drive(values, clip.track.head_pose[row])
-            plate = torch.from_numpy(clip.plates[0]).float() / 255.0
             with torch.no_grad():
-                shown = render(package.avatar(drive), clip.camera(row), plate)
-            faces = landmarker.detect(to_uint8(shown.rgb).numpy())
-            if not faces:
-                continue
-            curves = dict(zip(clip.track.face.names, tracked.tolist(), strict=True))
-            true.append(opening({k: v[frame] for k, v in truth["weights"].items()}, frame))
-            again.append(opening(curves, frame))
-            seen.append(float(mouth_opening(faces[0].points)))
+                posed = package.avatar(Drive(values, clip.track.head_pose[row]))
+                shown = to_uint8(render(posed, clip.camera(row), plate).rgb).numpy()
+            faces = landmarker.detect(shown)
+            if faces:
+                true.append(opening({k: v[frame] for k, v in truth["weights"].items()}))
+                curves = zip(clip.track.face.names, tracked.tolist(), strict=True)
+                again.append(opening(dict(curves)))
+                seen.append(float(mouth_opening(faces[0].points)))
     return {
         "curves_r": pearson(np.array(again), np.array(true)),
         "avatar_r": pearson(np.array(seen), np.array(true)), "curves_frames": len(true),
@@ -285,9 +280,6 @@ def _background(view: Path) -> UInt8:
         seen += free
     mean = (total / np.maximum(seen, 1)).astype(np.uint8)
     return np.asarray(cv2.inpaint(mean, (seen[..., 0] == 0).astype(np.uint8), 3, cv2.INPAINT_TELEA))
-
-
-# ---- real ----------------------------------------------------------------------------------------
 
 
 def crop_map(source: Clip, target: Clip) -> Float:
