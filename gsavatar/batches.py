@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gsavatar.clip import Clip
 from gsavatar.hearing import Hearing
-from gsavatar.landmarks import mouth_opening
+from gsavatar.landmarks import LEFT_EYE, RIGHT_EYE, mouth_opening
 from gsavatar.losses import Box, RegionMasks, certain_of, feature_box
 from gsavatar.render import crop_camera
 from gsavatar.types import PROTOCOL_SIZE, Drive, Frame, Region, to_device
@@ -26,11 +26,6 @@ LEAST_SHUT = 3
 """Frames of them from which they are picked."""
 FULL_BLINK_PERCENTILE, LEAST_BLINK = 99.0, 0.25
 """How far a blink goes in a clip; one that goes less far above rest is none."""
-EYES_AROUND = (
-    (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246),
-    (263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466),
-)
-"""Landmarks along both lids of each eye."""
 EYE_RIM = 0.01
 """How far the eyes' surroundings reach, over the side of the picture."""
 VALIDATION_FRAMES = 12
@@ -244,7 +239,7 @@ def eyes_of(points: np.ndarray, size: int) -> np.ndarray:
     import cv2
 
     plane = np.zeros((size, size), np.uint8)
-    for eye in EYES_AROUND:
+    for eye in (RIGHT_EYE, LEFT_EYE):
         outline = cv2.convexHull(points[list(eye)].astype(np.float32))
         cv2.fillConvexPoly(plane, outline.astype(np.int32), 1)
     reach = max(1, round(EYE_RIM * size))

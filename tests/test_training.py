@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from gsavatar import densify, ops, train_state
 from gsavatar.avatar import Avatar
-from gsavatar.batches import EYES_AROUND, Batches, eyes_of
+from gsavatar.batches import Batches, eyes_of
 from gsavatar.clip import Clip
 from gsavatar.config import TrainSettings
 from gsavatar.errors import InputError
+from gsavatar.landmarks import LEFT_EYE, RIGHT_EYE
 from gsavatar.losses import (
     EYES_WEIGHT,
     HEAD_WEIGHT,
@@ -447,7 +448,7 @@ def test_a_checkpoint_of_another_version_is_refused(
 
 def test_shut_lids_weigh_as_eyes_do() -> None:
     points = np.full((478, 2), 256.0)
-    for outline, centre in zip(EYES_AROUND, ((200, 200), (310, 204)), strict=True):
+    for outline, centre in zip((RIGHT_EYE, LEFT_EYE), ((200, 200), (310, 204)), strict=True):
         turn = np.linspace(0, 2 * np.pi, len(outline), endpoint=False)
         points[list(outline)] = np.stack((24 * np.cos(turn), 2 * np.sin(turn)), 1) + centre
     plane = eyes_of(points, 512)
