@@ -32,7 +32,7 @@ LEARNED_S = 30.0
 """From so much of a face on the clip's own witness is believed alone. Of 10 s it found an offset
 in three of ten soundtracks of somebody else."""
 UNBELIEVED = 0.4
-"""Its highest confidence else."""
+"""Highest confidence of that witness where less of the face was seen."""
 ENOUGH_S = 60.0
 """So much of a long clip is compared with the known readings."""
 WIDTHS = (0.2, 2.0)
