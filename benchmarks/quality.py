@@ -42,7 +42,8 @@ def fitted(clip: Path, preset: str, work: Path) -> Path:
         made_of = json.loads((run / "run.json").read_text())["videos"]
         if made_of != [{"name": clip.name, "bytes": clip.stat().st_size}]:
             sys.exit(f"{run} was made of another {clip.name}; give another --work folder.")
-    if not (run / "metrics.json").exists():
+    timing = run / "timing.json"
+    if not (timing.exists() and json.loads(timing.read_text()).get("finished")):
         command = [sys.executable, "-m", "gsavatar", "fit", str(clip), "--out", str(run)]
         there = (run / "config.toml").exists()
         command += ["--resume"] if there else ["--preset", preset]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gsavatar import assets
 from gsavatar.datasets.phones import RATE, speak
-from gsavatar.datasets.synthetic_head import FACE_END, Head, load_head
+from gsavatar.datasets.synthetic_head import FACE_END, Head, identity_weights, load_head
 from gsavatar.datasets.synthetic_motion import FPS, Motion, Performance, perform
 from gsavatar.datasets.synthetic_render import (
     Renderer,
@@ -204,6 +204,7 @@ def truth(performance: Performance, shot: Shot) -> dict[str, Any]:
     return {
         "seed": shot.seed, "fps": FPS, **camera_truth(shot.view),
         "shot": {k: v for k, v in asdict(shot).items() if k != "text"},
+        "identity": identity_weights(np.random.default_rng(shot.seed)).round(6).tolist(),
         "head_pose": performance.head_pose.round(6).tolist(),
         "weights": {k: v.round(4).tolist() for k, v in performance.weights.items()},
         "gaze": performance.gaze.round(5).tolist(),

@@ -34,7 +34,6 @@ COLLAR_WIDE_M, COLLAR_DEEP_M, COLLAR_Z, COLLAR_FILLED = 0.068, 0.070, -0.012, 0.
 """The collar's half axes and middle, and the share of it that the neck may fill."""
 COLLAR_RISE_M = 0.024
 """By how much the collar is higher beside the neck, where the model is cut, than in front."""
-SURFACES = ("skin", "teeth", "gums", "eyes", "hair", "cloth", "glasses")
 MOUTH_FRONT_Z, MOUTH_DARK_M, MOUTH_DARK = 0.105, 0.055, 0.06
 """Front teeth, how far behind them no light comes, and what is left there."""
 DEVIATION_LENGTH_M = 0.03
@@ -99,7 +98,7 @@ def load_head(path: Path, seed: int, deviation_m: float = 0.0, glasses: bool = F
         expression = data["expression"].astype(np.float64) * CM
         raw_names = [str(n) for n in data["expression_names"]]
         quads = data["faces"].astype(np.int64)
-    weights = rng.normal(0.0, IDENTITY_SIGMA, IDENTITY_MODES)
+    weights = identity_weights(rng)
     vertices = neutral + np.tensordot(weights, identity[:IDENTITY_MODES], 1)
     names, shapes = _merged(raw_names, expression)
     triangles = np.concatenate((quads[:, :3], quads[quads[:, 3] >= 0][:, [0, 2, 3]]))
@@ -116,6 +115,11 @@ def load_head(path: Path, seed: int, deviation_m: float = 0.0, glasses: bool = F
     if glasses:
         surfaces = (*surfaces, _glasses(centres))
     return Head(vertices, names, shapes, surfaces, centres)
+
+
+def identity_weights(rng: np.random.Generator) -> Float:
+    """Weights [30] of the model's identity modes: what a seed's generator draws first."""
+    return np.asarray(rng.normal(0.0, IDENTITY_SIGMA, IDENTITY_MODES))
 
 
 def _deviation(neutral: Float, size_m: float, seed: int) -> Float:

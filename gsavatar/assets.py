@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -85,11 +84,6 @@ TABLE: dict[str, Asset] = {
         "face_landmark.tflite", "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814",
         1_242_398, "Apache-2.0", "468 landmarks where face_landmarker is missing",
         wheel=MEDIAPIPE, member=f"{_MODULES}/face_landmark/face_landmark.tflite",
-    ),
-    "iris_landmark": Asset(
-        "iris_landmark.tflite", "d1744d2a09c25f501d39eba4faff47e53ecca8852c5ce19bce8eeac39357521f",
-        2_640_568, "Apache-2.0", "irises where face_landmarker is missing",
-        wheel=MEDIAPIPE, member=f"{_MODULES}/iris_landmark/iris_landmark.tflite",
     ),
     "selfie_segmentation": Asset(
         "selfie_segmentation.tflite",
@@ -314,12 +308,6 @@ def _from_wheel(wheel: Wheel) -> None:
             for asset in TABLE.values():
                 if asset.wheel == wheel and asset.member is not None:
                     _keep(archive.read(asset.member), asset)
-
-
-def clear_cache() -> None:
-    """Deletes every fetched file and forgets earlier refusals."""
-    shutil.rmtree(cache_folder(), ignore_errors=True)
-    _refused.clear()
 
 
 def status() -> str:

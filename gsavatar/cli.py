@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from gsavatar.pipeline import TrackResult
 
 log = logging.getLogger("gsavatar")
+STARTED = time.monotonic()
 
 
 def _fit(options: Fit) -> None:
@@ -47,7 +48,6 @@ def _fit(options: Fit) -> None:
     from gsavatar.devices import training_device
     from gsavatar.fields_planes import reader
 
-    started = time.monotonic()
     device = training_device(options.device)
     reader()  # a mistaken choice is told before minutes are spent on footage
     footage = _footage(options.videos)
@@ -59,11 +59,12 @@ def _fit(options: Fit) -> None:
     )  # fmt: skip
     with _working_on(run):
         result = pipeline.fit(
-            footage, run, settings, _ingest(settings, options.face), make_reporter(), device
-        )
+            footage, run, settings, _ingest(settings, options.face), make_reporter(), device,
+            started_s=STARTED,
+        )  # fmt: skip
     _say(f"avatar  {result.avatar_path}")
     _say(f"report  {result.report_path}")
-    _say(f"took    {clock(time.monotonic() - started)}")
+    _say(f"took    {clock(time.monotonic() - STARTED)}")
     _say(f"next    gsavatar view {result.avatar_path}")
     source = "--audio SPEECH.wav" if result.speaks else "--drive VIDEO"
     _say(f"        gsavatar render {result.avatar_path} {source} --out talk.mp4")
@@ -174,9 +175,8 @@ def _view(options: View) -> None:
 
     with cli_env.logging_to(None):
         cli_run.check_shown(options.avatar)
-        serve(
-            options.avatar, port=options.port, host=options.host, sounds=[cli_run.sample_sentence()]
-        )
+        sounds = [cli_run.sample_sentence()]
+        serve(options.avatar, port=options.port, host=options.host, sounds=sounds)
 
 
 def _evaluate(options: Evaluate) -> None:
@@ -376,7 +376,7 @@ def main(argv: list[str] | None = None) -> int:
     command: Any = tyro.cli(
         command_line(shutil.get_terminal_size().columns, words),
         prog="gsavatar",
-        description="A talking avatar of one person, from a video.",
+        description="A talking avatar of one person, from a video (--version tells its version).",
         args=words,
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
     )

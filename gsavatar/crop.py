@@ -38,7 +38,8 @@ FACE_UP = 0.06
 MIN_FACE_PX = 48
 AMBIGUOUS_SHARE = 0.6
 ASKED_SHARE = 0.1
-"""A second face seen this often as the first makes the choice the user's, and may be asked for."""
+"""A second face seen this often as the first makes the choice the user's; one seen this often may
+be asked for."""
 ALIKE_SHARE = 0.1
 """Crops whose middles lie within this share of their side become one."""
 
@@ -256,13 +257,14 @@ def _plan_one(
             f"{MIN_USABLE_S:.0f} s are needed; give a longer take."
         )
     if len(scan.people) > 1:
-        notes.append(f"{path.name}: {len(scan.people)} faces; the one that persists is used.")
+        which = "the one that persists" if face is None else f"the one asked for ({face})"
+        notes.append(f"{path.name}: {len(scan.people)} faces; {which} is used.")
     first = scan.indices[start]
     last = scan.indices[end] - 1 if end < len(scan.indices) else scan.frames - 1
     if start > 0 or end < len(scan.indices):
+        parted = f"{len(scan.cuts)} cuts" if scan.cuts else "the face jumps from place to place"
         notes.append(
-            f"{path.name}: {len(scan.cuts)} cuts; the longest scene, frames {first} to {last}, "
-            "is used."
+            f"{path.name}: {parted}; the longest scene, frames {first} to {last}, is used."
         )
     box = _crop_box(info, [person.boxes[s] for s in seen])
     return CropPlan(footage, box, first, last, scan.frames, tuple(notes), info)
@@ -271,9 +273,13 @@ def _plan_one(
 def _choose(path: Path, scan: _Scan, face: str | None, thumbnail: Path | None) -> _Person:
     """The subject among the people of a file."""
     people = sorted(scan.people, key=lambda p: -len(p.boxes))
-    least = (AMBIGUOUS_SHARE if face is None else ASKED_SHARE) * len(people[0].boxes)
-    rivals = [p for p in people if len(p.boxes) >= least and _together(p, people[0])]
-    if face is None and len(rivals) == 1:
+    longest = len(people[0].boxes)
+    # One list for the thumbnail and for what is asked for, so that numbers mean the same.
+    rivals = [
+        p for p in people if len(p.boxes) >= ASKED_SHARE * longest and _together(p, people[0])
+    ]
+    equal = sum(len(p.boxes) >= AMBIGUOUS_SHARE * longest for p in rivals)
+    if face is None and equal == 1:
         return people[0]
     rivals.sort(key=lambda p: float(np.median([b[1] + b[3] for b in p.boxes.values()])))
     if face is None:
@@ -282,7 +288,7 @@ def _choose(path: Path, scan: _Scan, face: str | None, thumbnail: Path | None) -
             _number(rivals, thumbnail)
             counted = f"as numbered in {thumbnail}"
         raise InputError(
-            f"{path}: {len(rivals)} faces are visible equally long; choose one with --face left, "
+            f"{path}: {equal} faces are visible equally long; choose one with --face left, "
             f"--face right or --face N, {counted}."
         )
     if face in ("left", "right"):

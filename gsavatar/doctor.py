@@ -23,7 +23,7 @@ REQUIRED = {
 }  # fmt: skip
 """Distribution and module name of everything the main job needs."""
 
-OPTIONAL = ("gsplat", "nerfacc", "lpips", "huggingface-hub")
+OPTIONAL = ("gsplat", "nerfacc", "lpips")
 """Distribution and the extra that brings it."""
 
 

@@ -11,6 +11,7 @@ import os
 import shutil
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -187,6 +188,17 @@ def decode_png(data: UInt8 | bytes) -> UInt8:
         return np.asarray(picture, np.uint8)
     order = [2, 1, 0] if picture.shape[2] == 3 else [2, 1, 0, 3]
     return np.ascontiguousarray(picture[..., order])
+
+
+def read_notes(path: Path) -> dict[str, Any]:
+    """What an earlier call noted as a JSON object. Raises ``InputError`` if it cannot be read."""
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: damaged; delete it and continue with --resume.")
+    return found
 
 
 def write_text_atomic(path: Path, text: str) -> None:

@@ -37,6 +37,7 @@ from gsavatar.frames import (
     UInt8,
     check_room,
     encode_png,
+    read_notes,
     write_bytes_atomic,
     write_text_atomic,
 )
@@ -145,8 +146,7 @@ def _decode(
     """Frames, landmarks and the description of the sources."""
     done = root / "decode.json"
     if done.exists():
-        meta: dict[str, Any] = json.loads(done.read_text())
-        return meta
+        return read_notes(done)
     with reporter.stage("look through the video") as progress:
         plans = crop.plan(
             footage, face=options.face, progress=progress, thumbnail=root.parent / "faces.png"
@@ -157,7 +157,7 @@ def _decode(
     with reporter.stage("decode and find landmarks") as progress:
         writer = _shard(root, total) if keep_all else None
         sequence, durations = _first_pass(plans, writer, lambda done: progress(done, total))
-    meta = {
+    meta: dict[str, Any] = {
         "sources": [
             {
                 "path": str(p.path), "width": p.info.width, "height": p.info.height,

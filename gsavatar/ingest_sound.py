@@ -15,7 +15,7 @@ from gsavatar import speech
 from gsavatar.audio import SAMPLE_RATE
 from gsavatar.clip import save_features
 from gsavatar.footage import Footage, sounds_of
-from gsavatar.frames import write_text_atomic
+from gsavatar.frames import read_notes, write_text_atomic
 from gsavatar.progress import Reporter
 from gsavatar.sequence import load_sequence
 from gsavatar.speech_features import SpeechFeatures
@@ -63,8 +63,7 @@ def hear(
     """
     done = root / "speech.json"
     if done.exists():
-        loaded: dict[str, Any] = json.loads(done.read_text())
-        return loaded
+        return read_notes(done)
     parts = sounds_of(footage, durations_s)
     result: dict[str, Any] = {
         "av_offset_ms": None,

@@ -48,11 +48,6 @@ FACE_OVAL = (
     10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152,
     148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
 )  # fmt: skip
-JAW_LINE = (
-    234, 93, 132, 58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288, 361,
-    323, 454,
-)  # fmt: skip
-"""From the subject's right ear along the jaw to the left ear."""
 RIGID_20 = (
     10, 151, 9, 8, 168, 6, 197, 67, 297, 109, 338, 103, 332, 54, 284, 21, 251, 127, 356, 195,
 )  # fmt: skip
@@ -179,7 +174,8 @@ def _warn_of_older_models() -> None:
     """Says once that the landmarks are of the second-best kind, and the cure."""
     log.warning(
         "face_landmarker.task cannot be had: older models find the landmarks, without scores of "
-        "expressions; lids and lips are told less well (gsavatar doctor says how to get it)"
+        "expressions and without gaze; lids and lips are told less well (gsavatar doctor says how "
+        "to get it)"
     )
 
 

@@ -23,7 +23,7 @@ REGION_SCALE = 1.5
 RIGHT_EYE_OUTER, LEFT_EYE_OUTER = 33, 263
 PASSES = 2
 """The first mesh comes from the detector's box, the second from the first mesh."""
-EYES = {  # iris centre stands between the lids where no iris model runs
+EYES = {  # of these models none that fits in tells of gaze: irises stand between the lids
     468: (33, 133, 159, 145),
     473: (362, 263, 386, 374),
 }

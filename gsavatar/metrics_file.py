@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gsavatar.clip import TEST_MAX_FRAMES
 from gsavatar.devices import device_words
 from gsavatar.frames import write_text_atomic
 from gsavatar.scoring import PASTED_COLUMNS, TEST_KEYS
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from gsavatar.package import Package
 
 VERSION = 1
-SPLIT = "first 10/11 train, last 1/11 (at least 2 s) test, 0.5 s between them dropped"
+SPLIT = (
+    "first 10/11 train, last 1/11 (at least 2 s, of which at most the first "
+    f"{TEST_MAX_FRAMES} frames are measured) test, 0.5 s between them dropped"
+)
 BASELINES = ("mean_frame", "nearest_pose_frame", "still_mouth", "previous_frame")
 SPEED_KEYS = (
     "fit_seconds", "stages", "render_fps", "train_iters_per_s", "peak_rss_mb", "peak_vram_mb",

@@ -8,6 +8,7 @@ origin as in ICT-FaceKit). Providers: ``ict`` (ICT-FaceKit, a whole head with te
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 
 from gsavatar import assets
 from gsavatar.types import FittedFace
+
+log = logging.getLogger("gsavatar")
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
@@ -71,13 +74,18 @@ class MorphableModel:
 
 
 def choose_provider(provider: str = "auto") -> str:
-    """The provider to use: ``ict`` when its files are there, else ``clip``.
+    """The provider to use: ``ict`` when its files are there, else ``clip``, which is said.
 
     Raises ``ValueError`` for an unknown name.
     """
     if provider == "auto":
-        there = assets.available("ict_facekit") and assets.available("mediapipe468_to_ict")
-        return "ict" if there else "clip"
+        if assets.available("ict_facekit") and assets.available("mediapipe468_to_ict"):
+            return "ict"
+        log.warning(
+            "ict_facekit_f16.npz is not here: the face model is learned from the clip, with fewer "
+            "expressions (gsavatar doctor says how to get it)"
+        )
+        return "clip"
     if provider not in PROVIDERS:
         raise ValueError(f"face model {provider!r} is unknown; use auto, {', '.join(PROVIDERS)}")
     return provider

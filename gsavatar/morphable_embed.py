@@ -74,7 +74,6 @@ class Placement:
     weights: Floats  # [468, 3] barycentric
     rotation: Floats  # [3, 3], model -> head
     shift: Floats  # [3]
-    rms_m: float  # distance of the bent canonical face from the surface
 
     def to_head(self, points: Floats) -> Floats:
         """Points [..., 3] of the model's frame in the head frame."""
@@ -111,8 +110,7 @@ def place_landmarks(
     placed = start[:MESH_POINTS].mean(0)
     inner = np.ones(MESH_POINTS, bool)
     inner[list(FACE_OVAL)] = False
-    rms = float(np.sqrt((found.distance[inner] ** 2).mean()))
-    return Placement(ids, weights, inverse, middle - inverse @ placed, rms)
+    return Placement(ids, weights, inverse, middle - inverse @ placed)
 
 
 def _canonical() -> tuple[Floats, Ints]:

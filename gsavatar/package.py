@@ -24,6 +24,7 @@ from gsavatar.gaussians import RawGaussians
 from gsavatar.hearing import Hearing
 from gsavatar.motion import TORSO_NAMES, LinearMotion, Motion
 from gsavatar.ops.evaluate_sh import TERMS
+from gsavatar.ops.rasterize_ref import SCREEN_BLUR
 from gsavatar.speech import SpeechMotion
 from gsavatar.speech_features import ENCODERS
 from gsavatar.types import PROTOCOL_SIZE, Branch, Camera, Curves
@@ -40,7 +41,8 @@ MAX_COEFFICIENTS = 64
 MAX_COORDINATE_M = 100.0
 MAX_WEIGHT = 1e4
 MAX_CHANNELS = 4096
-RAW_KEYS = ("means", "raw_quats", "log_scales", "raw_opacities", "sh")
+DRAWN_WITH = {"blur_px2": SCREEN_BLUR, "antialiased": True}
+"""What an avatar was trained with and any renderer must do: it learned its sharpness under it."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def _flatten(package: Package) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "format": FORMAT, "version": VERSION, "names": list(package.names),
         "branches": [b.kind.name for b in package.avatar.branches],
         "hearing": None if hearing is None else {"encoder": hearing.encoder},
-        "blur_px2": 0.3, "antialiased": True, "speech": speech, "card": package.card,
+        **DRAWN_WITH, "speech": speech, "card": package.card,
     }  # fmt: skip
     return tensors, info
 
@@ -200,20 +202,16 @@ def _build(info: dict[str, Any], tensors: dict[str, Tensor], plate: np.ndarray) 
         raise ValueError(f"{len(names)} coefficient names, expected 1 to {MAX_COEFFICIENTS}")
     if info["branches"] != [kind.name for kind in Branch]:
         raise ValueError(f"branches {info['branches']!r}"[:120])
+    drawn = {key: info[key] for key in DRAWN_WITH}
+    if drawn != DRAWN_WITH:
+        raise ValueError(f"it was made to be drawn with {drawn!r}"[:120])
     if plate.shape != (PROTOCOL_SIZE, PROTOCOL_SIZE, 3):
         raise ValueError(f"plate of shape {plate.shape}")
     checked = _Checked(tensors)
     k = len(names)
     hearing = _hearing(checked, info.get("hearing"))
     branches = tuple(_branch(checked, kind, tuple(names), hearing) for kind in Branch)
-    idle = Curves(
-        tuple(names),
-        checked.take("idle.time_s", (-1,), 1e7, torch.float64),
-        checked.take("idle.values", (-1, k)),
-        _rigid(checked.take("idle.head_pose", (-1, 4, 4)), "idle.head_pose"),
-    )
-    if not len(idle.time_s) == len(idle.values) == len(idle.head_pose) or len(idle.time_s) < 2:
-        raise ValueError("the idle path's lengths differ or are under two frames")
+    idle = _idle(checked, tuple(names))
     camera = Camera(
         _rigid(checked.take("camera.world_to_cam", (4, 4)), "camera.world_to_cam"),
         checked.take("camera.K", (3, 3), 1e6),
@@ -230,6 +228,8 @@ def _build(info: dict[str, Any], tensors: dict[str, Tensor], plate: np.ndarray) 
                 raise ValueError(f"speech.{name} is not finite")
         speech = SpeechMotion.from_state(own, info["speech"])
     limits, rest = checked.take("limits", (k, 2)), checked.take("rest", (k,))
+    if not bool((limits[:, 0] <= limits[:, 1]).all()):
+        raise ValueError("limits has a lower end above its upper one")
     card = info["card"]
     if not isinstance(card, dict):
         raise ValueError("card must be an object")
@@ -237,6 +237,21 @@ def _build(info: dict[str, Any], tensors: dict[str, Tensor], plate: np.ndarray) 
         Avatar(tuple(names), branches, hearing), camera, torch.from_numpy(plate).float() / 255.0,
         idle, speech, limits, rest, card,
     )  # fmt: skip
+
+
+def _idle(checked: _Checked, names: tuple[str, ...]) -> Curves:
+    """The clip's own performance."""
+    idle = Curves(
+        names,
+        checked.take("idle.time_s", (-1,), 1e7, torch.float64),
+        checked.take("idle.values", (-1, len(names))),
+        _rigid(checked.take("idle.head_pose", (-1, 4, 4)), "idle.head_pose"),
+    )
+    if not len(idle.time_s) == len(idle.values) == len(idle.head_pose) or len(idle.time_s) < 2:
+        raise ValueError("the idle path's lengths differ or are under two frames")
+    if not bool((idle.time_s.diff() > 0).all()):
+        raise ValueError("the idle path's times do not rise")
+    return idle
 
 
 def _hearing(checked: _Checked, info: Any) -> Hearing | None:

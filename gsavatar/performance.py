@@ -327,6 +327,8 @@ def _from_csv(text: str) -> Curves:
     header = [cell.strip() for cell in rows[0]]
     if "Timecode" not in header:
         raise _Malformed('the header has no "Timecode"; give a table of Live Link Face')
+    if any(_is_angle(name) for name in header):
+        logger.warning("the table's angles of head and eyes are not used: the head keeps still")
     columns = [
         i for i, name in enumerate(header)
         if name and name not in LIVE_LINK_EXTRAS and not _is_angle(name)

@@ -25,7 +25,7 @@ from gsavatar.devices import device_words
 from gsavatar.errors import InputError
 from gsavatar.evaluate import evaluate
 from gsavatar.footage import Footage, as_footage
-from gsavatar.frames import write_text_atomic
+from gsavatar.frames import read_notes, write_text_atomic
 from gsavatar.idle import jump_cuts
 from gsavatar.ingest import IngestOptions, ingest
 from gsavatar.landmarks import mouth_opening
@@ -61,15 +61,16 @@ class FitResult:
 
 def fit(
     videos: Sequence[Path | Footage], run: Path, settings: Settings, options: IngestOptions,
-    reporter: Reporter, device: str = "cpu",
+    reporter: Reporter, device: str = "cpu", started_s: float | None = None,
 ) -> FitResult:  # fmt: skip
     """Everything from videos or a prepared folder to ``run/NAME.gsavatar``, metrics and report.
 
     Continues whatever an earlier call in the same folder left, on whichever device; ``device`` is
-    where the avatar is trained, all else is the CPU's. Raises ``InputError`` when the
-    footage cannot be used or ``run`` was made from other files or settings.
+    where the avatar is trained, all else is the CPU's. The fit is timed from ``started_s`` on
+    (``time.monotonic()``), by default from now. Raises ``InputError`` when the footage cannot be
+    used or ``run`` was made from other files or settings.
     """
-    clock = _Clock(run, reporter)
+    clock = _Clock(run, reporter, started_s)
     done = _finished(run, clock)
     if done is not None:
         reporter.note("This fit was finished before; nothing is done again.")
@@ -103,7 +104,8 @@ def fit(
                 "the GPU has too little free memory; free some or train on the processor: continue "
                 "with --resume and without --device."
             ) from error
-        clock.trained(pace.steps, pace.seconds)
+        finally:
+            clock.trained(pace.steps, pace.seconds)
     path = run / f"{name}.gsavatar"
     package = build_package(clip, avatar, speech, settings)
     save_package(path, package, thumbnail(package))
@@ -127,19 +129,8 @@ def _finished(run: Path, clock: _Clock) -> FitResult | None:
     there = all(path.exists() for path in (avatar, report, run / "metrics.json"))
     if not (there and clock.before.get("finished")):
         return None
-    metrics = _read(run / "metrics.json")
+    metrics = read_notes(run / "metrics.json")
     return FitResult(avatar, report, metrics, metrics["protocol"]["drive"] == "audio")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What an earlier call noted. Raises ``InputError`` if it cannot be read."""
-    try:
-        found = json.loads(path.read_text())
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: damaged; delete it and continue with --resume.")
-    return found
 
 
 class _Pace:
@@ -308,25 +299,27 @@ class _LiveFile:
 class _Clock:
     """A reporter that also times every stage, summed over resumed runs."""
 
-    def __init__(self, run: Path, reporter: Reporter) -> None:
+    def __init__(self, run: Path, reporter: Reporter, started_s: float | None = None) -> None:
         self.path = run / "timing.json"
         self.reporter = reporter
         run.mkdir(parents=True, exist_ok=True)
-        self.before = _read(self.path) if self.path.exists() else {}
+        self.before = read_notes(self.path) if self.path.exists() else {}
         self.stages: dict[str, float] = dict(self.before.get("stages", {}))
         self.train_steps = int(self.before.get("train_steps", 0))
         self.train_seconds = float(self.before.get("train_seconds", 0.0))
         self.finished = False
-        self.started = time.monotonic()
+        self.started = time.monotonic() if started_s is None else started_s
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Any]:
         """A stage of the reporter, timed."""
         started = time.monotonic()
-        with self.reporter.stage(name) as progress:
-            yield progress
-        self.stages[name] = self.stages.get(name, 0.0) + time.monotonic() - started
-        self.save()
+        try:
+            with self.reporter.stage(name) as progress:
+                yield progress
+        finally:  # an interrupted session counts as well
+            self.stages[name] = self.stages.get(name, 0.0) + time.monotonic() - started
+            self.save()
 
     def note(self, text: str) -> None:
         """Passes a note on."""

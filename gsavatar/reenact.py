@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gsavatar import crop, tracking
+from gsavatar import assets, crop, tracking
 from gsavatar.landmarks import FaceLandmarker, nearest
 from gsavatar.package import Package
 from gsavatar.progress import Progress, Reporter
@@ -29,9 +29,22 @@ def video_curves(
     with reporter.stage("find its landmarks") as progress:
         landmarks, time_s = _landmarks(plan, progress)
     with reporter.stage("fit its face") as progress:
-        # A face learned from its clip has coefficients of its own scale, which only it fits.
-        provider = "clip" if package.card.get("provider") == "clip" else "auto"
+        provider = _provider(package)
         return tracking.drive_curves(landmarks, time_s, provider, progress=progress)
+
+
+def _provider(package: Package) -> str:
+    """The face model whose coefficients mean what the avatar's do.
+
+    A face learned from its clip has coefficients of its own scale, which only it fits; all others
+    share ARKit's. Raises ``InputError`` if the files of that model cannot be had.
+    """
+    own = package.card.get("provider", "auto")
+    if own in ("auto", "clip"):
+        return own
+    for name in ("ict_facekit", "mediapipe468_to_ict"):
+        assets.resolve(name)
+    return "ict"
 
 
 def _landmarks(plan: crop.CropPlan, progress: Progress) -> tuple[Landmarks, torch.Tensor]:

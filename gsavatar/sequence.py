@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from gsavatar.clip import MAX_FRAMES, TEST_MAX_FRAMES, split_rows
+from gsavatar.errors import InputError
 from gsavatar.frames import write_bytes_atomic
 from gsavatar.landmarks import mouth_opening
 from gsavatar.types import Landmarks
@@ -110,10 +111,17 @@ def save_sequence(root: Path, sequence: Sequence, stored: NDArray[np.int64]) -> 
 
 
 def load_sequence(root: Path) -> tuple[Sequence, NDArray[np.int64]]:
-    """What ``save_sequence`` wrote."""
+    """What ``save_sequence`` wrote. Raises ``InputError`` if it cannot be read."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    t = load_file(root / "landmarks.safetensors")
+    try:
+        t = load_file(root / "landmarks.safetensors")
+    except SafetensorError as error:
+        raise InputError(
+            f"{root / 'landmarks.safetensors'}: damaged ({error}); delete {root} and continue with "
+            "--resume."
+        ) from None
     # Copies: all tensors share one map of the file, and one that is kept would keep all of it.
     t = {name: value if name == "points" else value.clone() for name, value in t.items()}
     landmarks = Landmarks(t["points"], t["found"], t.get("scores"))

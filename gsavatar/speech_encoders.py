@@ -26,7 +26,7 @@ FIRST_TOKEN = 385
 """Place of a block's first token in the window: 5 tokens (0.1 s) of look-ahead follow the block."""
 
 ENCODER_OUTPUT = "layer_norm_4"
-MEL_BANDS = 80
+WHISPER_CHANNELS, MEL_BANDS = 384, 80
 MEL_HOP = 160
 FFT_SIZE = 400
 MEL_DYNAMICS = 8.0

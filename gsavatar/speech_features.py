@@ -24,8 +24,10 @@ from gsavatar.speech_encoders import (
     BLOCK_TOKENS,
     FIRST_TOKEN,
     LOG_MEL_REACH,
+    MEL_BANDS,
     SAMPLE_RATE,
     TOKEN_SAMPLES,
+    WHISPER_CHANNELS,
     WINDOW_SAMPLES,
     Float,
     cut,
@@ -41,7 +43,8 @@ TAIL_SAMPLES = WINDOW_SAMPLES - LEAD_SAMPLES
 
 WHISPER = "whisper_tiny"
 LOG_MEL = "log_mel"
-ENCODERS = (WHISPER, LOG_MEL)
+ENCODERS = {WHISPER: WHISPER_CHANNELS, LOG_MEL: MEL_BANDS}
+"""Names of the encoders and how many numbers their tokens have."""
 
 Progress = Callable[[int, int], None]
 
@@ -137,7 +140,8 @@ def choose_encoder(encoder: str = "auto") -> str:
             return LOG_MEL
         return WHISPER
     if encoder not in ENCODERS:
-        raise InputError(f"Speech encoder {encoder!r} is unknown; use auto or {ENCODERS}.")
+        choice = " or ".join(("auto", *ENCODERS))
+        raise InputError(f"Speech encoder {encoder!r} is unknown; use {choice}.")
     return encoder
 
 

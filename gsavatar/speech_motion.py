@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gsavatar.speech_features import (
+    ENCODERS,
     LOG_MEL,
     TOKEN_RATE,
     WHISPER,
@@ -191,7 +192,7 @@ class SpeechMotion:
             raise ValueError(f"the speech model lacks {error}") from None
         if version != STATE_VERSION:
             raise ValueError(f"speech model version {version}, this program reads {STATE_VERSION}")
-        if not _fits(t, len(names)):
+        if not _fits(t, len(names)) or t["means"].shape[1] != ENCODERS.get(encoder):
             raise ValueError("the speech model's tensors do not fit together")
         inputs = TokenInputs(t["means"], t["components"], t["taper"])
         heard = TokenRegression(inputs, t["centres"].half(), t["weights"], t["bias"])

@@ -141,13 +141,13 @@ class FieldRecipe:
             avatar = avatar.only(stage.kind)
         probe = torch.zeros(len(avatar), 2, device=self.batches.device, requires_grad=True)
         if stage.kind == Branch.MOUTH:
-            terms = self._mouth(state, stage, share, avatar, probe)
+            terms, weight = self._mouth(state, stage, share, avatar, probe)
         elif stage.kind == Branch.FACE:
-            terms = self._face(state, stage, share, avatar, probe)
+            terms, weight = self._face(state, stage, share, avatar, probe)
         else:
-            terms = self._whole(state, stage, avatar, probe)
+            terms, weight = self._whole(state, stage, avatar, probe)
         terms.append(size_term(avatar.branches))
-        loss = torch.stack(terms).sum()
+        loss = torch.stack(terms).sum() * weight
         if not descend(state, loss):
             return float("nan")
         measure(state, avatar, probe)
@@ -188,11 +188,11 @@ class FieldRecipe:
         """A random colour [3] to draw over."""
         return torch.rand(3, generator=state.generator).to(self.batches.device)
 
-    # The stages' pictures. Each gives its terms, weighted.
+    # The stages' pictures. Each gives its terms, weighted, and what the frame counts.
 
     def _mouth(
         self, state: TrainState, stage: FieldStage, share: float, avatar: Avatar, probe: Tensor
-    ) -> list[Tensor]:
+    ) -> tuple[list[Tensor], Tensor]:
         """The inside of the mouth on the lip crop; the lips themselves say nothing."""
         if stage.wide_open:
             row = self.draws.wide_mouth(state.generator)
@@ -207,14 +207,15 @@ class FieldRecipe:
         )
         target = torch.lerp(color.expand_as(sample.frame.image), sample.frame.image, inside)
         drawn = torch.lerp(rendering.rgb, color.expand_as(target), lips)
-        return [
+        terms = [
             *_color_terms(drawn, target, stage.polish),
             ALPHA * _alpha_term(rendering, sample.masks.lips_outline),
         ]
+        return terms, sample.frame.weight
 
     def _face(
         self, state: TrainState, stage: FieldStage, share: float, avatar: Avatar, probe: Tensor
-    ) -> list[Tensor]:
+    ) -> tuple[list[Tensor], Tensor]:
         """Head without the inside of the mouth."""
         row = self.draws.face(state.step, share, state.generator)
         full = share > FULL_SIZE_FROM
@@ -243,11 +244,11 @@ class FieldRecipe:
             idle = mean_over(to_sound + to_controls, hair)
             idle = idle + mean_over(to_controls, sample.masks.lips_outline)
             terms.append(ATTENTION * HEED_EVERY * idle)
-        return terms
+        return terms, sample.frame.weight
 
     def _whole(
         self, state: TrainState, stage: FieldStage, avatar: Avatar, probe: Tensor
-    ) -> list[Tensor]:
+    ) -> tuple[list[Tensor], Tensor]:
         """Everything over the plate, or the torso alone where the head does not cover it."""
         sample = self.batches.draw(state.generator, full_size=stage.kind is None)
         frame, masks = sample.frame, sample.masks
@@ -255,17 +256,16 @@ class FieldRecipe:
         if stage.kind == Branch.TORSO:
             shown = torch.lerp(rendering.rgb, frame.image, masks.head[..., None])
             worn = (frame.regions == int(Region.TORSO)) | (frame.regions == int(Region.NECK))
-            return [
-                *_color_terms(shown, frame.image, stage.polish),
-                SHARE * _alpha_term(rendering, worn.float()),
-            ]
+            covered = SHARE * _alpha_term(rendering, worn.float())
+            return [*_color_terms(shown, frame.image, stage.polish), covered], frame.weight
         part = rendering.branch_alpha
         misplaced = (
             mean_over(part[..., Branch.FACE], masks.inner_mouth)
             + mean_over(part[..., Branch.MOUTH], 1.0 - masks.lips_outline)
             + mean_over(part[..., Branch.TORSO], masks.head)
         )
-        return [*_color_terms(rendering.rgb, frame.image, stage.polish), SHARE * misplaced]
+        terms = [*_color_terms(rendering.rgb, frame.image, stage.polish), SHARE * misplaced]
+        return terms, frame.weight
 
 
 def stage_at(share: float) -> tuple[FieldStage, float]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections import deque
 from typing import Protocol
 
 import numpy as np
 
 from gsavatar import assets
+from gsavatar.errors import InputError
 from gsavatar.speech_encoders import (
     SAMPLE_RATE,
     TOKEN_SAMPLES,
@@ -16,6 +19,8 @@ from gsavatar.speech_encoders import (
     cut,
     onnx_session,
 )
+
+log = logging.getLogger("gsavatar")
 
 CHUNK = 512
 CONTEXT = 64
@@ -41,8 +46,18 @@ class Voice(Protocol):
 
 
 def open_voice() -> Voice:
-    """The detector, or the loudness gate where its file is missing."""
-    return Silero() if assets.available("silero_vad") else Loudness()
+    """The detector, or the loudness gate where its file cannot be had, which is said."""
+    try:
+        assets.resolve("silero_vad")
+    except InputError as error:
+        _warn_of_loudness(str(error))
+        return Loudness()
+    return Silero()
+
+
+@functools.cache
+def _warn_of_loudness(reason: str) -> None:
+    log.warning("speech is told from silence by its loudness alone: %s", reason)
 
 
 def token_count(samples: int) -> int:

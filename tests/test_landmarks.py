@@ -12,6 +12,7 @@ import pytest
 from gsavatar import assets, crop, video
 from gsavatar.errors import InputError
 from gsavatar.footage import VideoFile
+from gsavatar.frames import decode_png
 from gsavatar.landmarks import (
     CHIN,
     FACE_TOP,
@@ -159,6 +160,19 @@ def test_the_face_that_was_asked_for_is_taken_although_it_shows_less() -> None:
     assert crop._choose(path, scan, "2", None) is near
     with pytest.raises(InputError, match="--face 9 is not left, right or a number from 1 to 2"):
         crop._choose(path, scan, "9", None)
+
+
+def test_faces_keep_the_numbers_of_the_picture_that_shows_them(tmp_path: Path) -> None:
+    path, people = Path("three.mp4"), [crop._Person() for _ in range(3)]
+    for person, left, scans in zip(people, (50.0, 300.0, 550.0), (20, 100, 80), strict=True):
+        person.boxes = {scan: (100.0, left, 200.0, left + 100.0) for scan in range(scans)}
+    scan = crop._Scan([], [], people, [], 0, 0.0, 1.0)
+    picture = tmp_path / "faces.png"
+    with pytest.raises(InputError, match="2 faces are visible equally long"):
+        crop._choose(path, scan, None, picture)
+    assert decode_png(picture.read_bytes()).shape == (160, 3 * 160, 3)
+    for number, person in enumerate(people, 1):
+        assert crop._choose(path, scan, str(number), None) is person
 
 
 def planned(box: crop.Box, size: tuple[int, int]) -> crop.CropPlan:

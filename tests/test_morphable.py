@@ -147,9 +147,11 @@ def test_a_face_that_never_moved_keeps_the_drawn_shapes() -> None:
     assert jaw[CHIN, 2] < -0.005  # a hinge behind the face: the chin goes back as it drops
 
 
-def test_auto_takes_ict_only_when_its_file_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_ict_only_when_its_file_is_there(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(assets, "available", lambda name: False)
-    assert choose_provider("auto") == "clip"
+    assert choose_provider("auto") == "clip" and "learned from the clip" in caplog.text
     monkeypatch.setattr(assets, "available", lambda name: True)
     assert choose_provider("auto") == "ict"
     with pytest.raises(ValueError, match="unknown"):

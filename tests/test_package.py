@@ -114,6 +114,29 @@ def test_hostile_members_are_refused(saved: Path, tmp_path: Path) -> None:
         load_package(rewritten(saved, tmp_path / "d.gsavatar", **{"avatar.json": odd}))
 
 
+def test_times_that_stand_still_and_crossed_limits_are_refused(saved: Path, tmp_path: Path) -> None:
+    package = load_package(saved)
+    still = torch.zeros(len(package.idle.time_s), dtype=torch.float64)
+    crossed = torch.tensor([[1.0, 0.0]]).repeat(len(package.names), 1)
+    for name, value, reason in (
+        ("idle.time_s", still, "times do not rise"), ("limits", crossed, "lower end above"),
+    ):  # fmt: skip
+        data = changed_tensor(saved, name, value)
+        bad = rewritten(saved, tmp_path / "bad.gsavatar", **{"tensors.safetensors": data})
+        with pytest.raises(InputError, match=reason):
+            load_package(bad)
+
+
+def test_an_avatar_made_for_another_renderer_is_refused(saved: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(saved) as archive:
+        info = json.loads(archive.read("avatar.json"))
+    for key, value in (("blur_px2", 5.0), ("antialiased", False)):
+        other = json.dumps(info | {key: value}).encode()
+        bad = rewritten(saved, tmp_path / "bad.gsavatar", **{"avatar.json": other})
+        with pytest.raises(InputError, match=f"made to be drawn with.*{value}"):
+            load_package(bad)
+
+
 def test_a_bomb_is_refused_before_it_is_unpacked(saved: Path, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:

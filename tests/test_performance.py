@@ -185,7 +185,9 @@ def test_an_arkit_capture_is_read_by_name(tmp_path: Path) -> None:
     assert torch.equal(curves.head_pose, torch.eye(4).repeat(4, 1, 1))
 
 
-def test_a_live_link_face_table_is_read_by_name(tmp_path: Path) -> None:
+def test_a_live_link_face_table_is_read_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "take.csv"
     rows = ["Timecode,BlendShapeCount,EyeBlinkRight,JawOpen,TongueOut,HeadYaw,LeftEyePitch"]
     stamps = ("10:00:59:58.100", "10:00:59:59.100", "10:01:00:00.100", "10:01:00:01.100")
@@ -193,6 +195,7 @@ def test_a_live_link_face_table_is_read_by_name(tmp_path: Path) -> None:
     path.write_text("\n".join(rows) + "\n")
     curves = performance.load_curves(path)
     assert curves.names == ("eyeBlinkRight", "jawOpen", "tongueOut")
+    assert "angles of head and eyes are not used" in caplog.text
     assert curves.time_s.tolist() == pytest.approx([i / 60 for i in range(4)], abs=1e-9)
     assert curves.values[:, 0].tolist() == pytest.approx([0.0, 0.1, 0.2, 0.3])
 

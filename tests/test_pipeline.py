@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from gsavatar import pipeline, speech
+from gsavatar import ingest_sound, pipeline, speech
 from gsavatar.clip import GUARD_S, Clip
 from gsavatar.config import Settings, load_preset
 from gsavatar.errors import InputError
@@ -19,7 +21,10 @@ from gsavatar.package import Package
 from gsavatar.pipeline import IngestOptions, build_package, learn_speech
 from gsavatar.progress import SilentReporter
 from gsavatar.seeding import SeedCounts, seed_avatar
+from gsavatar.sequence import load_sequence
 from gsavatar.types import Landmarks
+
+SAMPLE = Path(str(resources.files("gsavatar.datasets"))) / "sample" / "speaker.mp4"
 
 
 def with_another_test_part(clip: Clip) -> Clip:
@@ -116,3 +121,27 @@ def test_damaged_notes_are_named_with_their_cure(tmp_path: Path, damage: str) ->
     (tmp_path / "timing.json").write_text(damage)
     with pytest.raises(InputError, match="damaged; delete it and continue with --resume"):
         pipeline._Clock(tmp_path, SilentReporter())
+    clip = tmp_path / "clip"
+    clip.mkdir()
+    for name in ("decode.json", "speech.json"):
+        (clip / name).write_text(damage)
+        with pytest.raises(InputError, match=f"{name}: damaged; delete it"):
+            if name == "speech.json":
+                ingest_sound.hear([], [], clip, SilentReporter(), correct_offset=True)
+            else:
+                pipeline.ingest([SAMPLE], clip, IngestOptions(), SilentReporter())
+    (clip / "landmarks.safetensors").write_bytes(b"\x80" + damage.encode())
+    with pytest.raises(InputError, match=r"landmarks\.safetensors: damaged.*--resume"):
+        load_sequence(clip)
+
+
+def test_the_time_of_an_interrupted_stage_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter([0.0, 10.0, 17.0, 17.0, 17.0])
+    monkeypatch.setattr(pipeline.time, "monotonic", lambda: next(now))
+    clock = pipeline._Clock(tmp_path, SilentReporter())
+    with pytest.raises(KeyboardInterrupt), clock.stage("train the avatar"):
+        raise KeyboardInterrupt
+    kept = json.loads((tmp_path / "timing.json").read_text())
+    assert kept["stages"] == {"train the avatar": 7.0} and kept["fit_seconds"] == 17.0

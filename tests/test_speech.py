@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,10 +124,16 @@ def test_without_the_encoder_auto_is_log_mel(monkeypatch: pytest.MonkeyPatch) ->
     assert features.encoder == "log_mel" and 0.5 < float(features.voice.mean()) <= 1.0
 
 
-def test_the_loudness_gate_knows_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assets, "available", lambda _: False)
+def test_the_loudness_gate_knows_pauses_and_is_said_to_stand_in(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def missing(name: str) -> Path:
+        raise InputError(f"{name} is missing; fetch it.")
+
+    monkeypatch.setattr(assets, "resolve", missing)
     sound = np.pad(syllables(2.0)[0], RATE)
     voice = speech.extract(sound, encoder="log_mel").voice
+    assert "by its loudness alone: silero_vad is missing" in caplog.text
     assert (voice[:48] == 0).all() and voice[55:145].mean() > 0.6 and (voice[152:] == 0).all()
 
 
@@ -365,6 +372,11 @@ def test_a_damaged_state_is_refused(motion: speech.SpeechMotion) -> None:
             speech.SpeechMotion.from_state(wrong, meta)
     with pytest.raises(ValueError, match="version"):
         speech.SpeechMotion.from_state(tensors, {**meta, "version": 99})
+    with pytest.raises(ValueError, match="do not fit"):  # its tokens have other numbers
+        narrow = {"means": tensors["means"][:, 5:], "components": tensors["components"][5:]}
+        speech.SpeechMotion.from_state(tensors | narrow, meta)
+    with pytest.raises(ValueError, match="do not fit"):
+        speech.SpeechMotion.from_state(tensors, {**meta, "encoder": "foo"})
 
 
 def test_an_avatar_of_an_older_version_has_no_repertoire(

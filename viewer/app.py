@@ -35,7 +35,7 @@ def open_viewer(
 ) -> Viewer:
     """A running viewer of an avatar file or run folder; see ``gsavatar.viewer.serve``."""
     if backend not in BACKENDS:
-        raise InputError(f"--backend {backend}: should be one of {', '.join(BACKENDS)}.")
+        raise InputError(f"backend {backend!r} is unknown; use {' or '.join(BACKENDS)}.")
     gate.check_address(host, port)
     source = AvatarSource(path)
     return Viewer(source, host, port, drawer(backend), chosen_sounds(sounds, path))
