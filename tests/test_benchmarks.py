@@ -48,7 +48,7 @@ def test_a_run_of_another_clip_is_not_reported_as_this_one(tmp_path: Path) -> No
     (run / "run.json").write_text(
         json.dumps({"videos": [{"name": "video.mp4", "bytes": 10}], "face": None})
     )
-    (run / "metrics.json").write_text("{}")
+    (run / "timing.json").write_text(json.dumps({"finished": True}))
     assert quality.fitted(one, "preview", tmp_path / "work") == run
     with pytest.raises(SystemExit, match="made of another"):
         quality.fitted(other, "preview", tmp_path / "work")

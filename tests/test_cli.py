@@ -51,8 +51,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
 
     def fit(
-        videos: list[Path], run: Path, settings: Any, options: Any, reporter: Any, device: str
-    ) -> FitResult:
+        videos: list[Path], run: Path, settings: Any, options: Any, reporter: Any, device: str,
+        *, started_s: float,
+    ) -> FitResult:  # fmt: skip
         made.append({"videos": videos, "run": run, "settings": settings, "options": options,
                      "device": device})  # fmt: skip
         with reporter.stage("pretend") as progress:
@@ -255,7 +256,7 @@ def test_a_mistaken_reader_of_planes_makes_no_run(
 
 
 def failing(error: BaseException, *, after_decode: bool) -> Callable[..., FitResult]:
-    def fit(videos: list[Path], run: Path, *_: Any) -> FitResult:
+    def fit(videos: list[Path], run: Path, *_: Any, started_s: float) -> FitResult:
         (run / "clip").mkdir(exist_ok=True)
         (run / "clip" / "frames.bin.partial").write_text("half")
         if after_decode:
