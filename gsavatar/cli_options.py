@@ -59,7 +59,7 @@ class Fit:
     out: OptionalPath = None
     """Run folder; by default runs/ and the name of the first file."""
     preset: Annotated[str | None, _shown("preview|standard|quality|fewshot|talkinggaussian")] = None
-    """How much work: preview (minutes, the default), standard (half an hour), quality (two hours),
+    """How much work: preview (minutes, the default), standard (half an hour), quality (an hour),
     fewshot (for less than 10 s of video); talkinggaussian is the baseline."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto is the cpu. cuda is new and has not met a real GPU yet."""

@@ -20,6 +20,9 @@ NEAREST_KEYS = 3
 LOOK_EVERY, STILL_LOOK_EVERY = 2, 4
 """Frames from one that is searched for patches to the next, of heads that turn and of others."""
 RESECTION_STEPS = 6
+MOTION_DOUBT = 2.0
+"""How far, as a share, landmarks may be wrong about how an expression moves a patch: a patch that a
+jaw or a smile moves has little to say of the pose meanwhile."""
 
 
 def locate(  # noqa: PLR0917
@@ -41,8 +44,17 @@ def locate(  # noqa: PLR0917
             return None
         known = skin.patches.at(point)
         brows = np.einsum("gk,pkc->pgc", skin.surface.brows, known.shapes)
-        pose = _resect(pose, start, known.shown(expression), brows, pixels, known.trust, lens)
+        since_key = expression - skin.key_expressions[known.key_of]
+        moved_m = np.linalg.norm(np.einsum("pk,pkc->pc", since_key, known.shapes), axis=1)
+        trust = _doubted(known.trust, MOTION_DOUBT * moved_m * lens.focal / pose.t[0, 2])
+        pose = _resect(pose, start, known.shown(expression), brows, pixels, trust, lens)
     return pose
+
+
+def _doubted(trust: Floats, deviation_px: Floats) -> Floats:
+    """Roots of information [P, 2, 2] of patches whose place is uncertain by so much more [P]."""
+    surest = np.linalg.norm(trust, ord=2, axis=(1, 2))
+    return np.asarray(trust / np.sqrt(1 + (surest * deviation_px) ** 2)[:, None, None])
 
 
 def locate_all(

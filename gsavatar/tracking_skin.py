@@ -29,14 +29,14 @@ NEAR_RAD = 0.8
 """Views that differ by more are not compared: a patch looks different from there."""
 MAP_STEP_PX = 8
 """Key frames are redrawn by a map that is exact on a grid of this step."""
-WINDOW_PX, LEVELS, RETURN_PX = 21, 1, 0.5
+WINDOW_PX, LEVELS, RETURN_PX = 15, 1, 0.5
 STOP = (3, 15, 0.02)
 TRACK_SD_PX = 0.25
 WEAK_TEXTURE = 60.0
 """Mean squared gradient (evened grey levels a pixel) below which a patch is hard to place."""
 SOBEL_UNIT = 255.0**2 / 4
 """OpenCV scales Sobel's gradients to pictures of 0-1 and twice the step."""
-COARSE_PX, FINE_PX, EVEN_OUT_GAIN, EVEN_OUT_FLOOR = 27, 15, 40.0, 12.0
+COARSE_PX, FINE_PX, EVEN_OUT_GAIN, EVEN_OUT_FLOOR = 21, 9, 40.0, 12.0
 """Pictures are compared by local contrast, so that a turning head's shading matters less: over the
 wider square a patch is found from farther away, over the narrower one more exactly."""
 FACING, DRAWN_FACING = 0.35, 0.15
