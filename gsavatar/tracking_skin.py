@@ -29,7 +29,9 @@ NEAR_RAD = 0.8
 """Views that differ by more are not compared: a patch looks different from there."""
 MAP_STEP_PX = 8
 """Key frames are redrawn by a map that is exact on a grid of this step."""
-WINDOW_PX, LEVELS, RETURN_PX = 15, 1, 0.5
+WINDOW_PX, COARSE_LEVELS, FINE_LEVELS = 15, 2, 1
+REACH_PX, RETURN_PX = 21, 0.5
+"""How far from its expected place a patch may be found, and how far the way back may miss."""
 STOP = (3, 15, 0.02)
 TRACK_SD_PX = 0.25
 WEAK_TEXTURE = 60.0
@@ -38,7 +40,8 @@ SOBEL_UNIT = 255.0**2 / 4
 """OpenCV scales Sobel's gradients to pictures of 0-1 and twice the step."""
 COARSE_PX, FINE_PX, EVEN_OUT_GAIN, EVEN_OUT_FLOOR = 21, 9, 40.0, 12.0
 """Pictures are compared by local contrast, so that a turning head's shading matters less: over the
-wider square a patch is found from farther away, over the narrower one more exactly."""
+wider square a patch is found from farther away, over the narrower one more exactly: ridges of
+light, which do not turn with the skin, are wide."""
 FACING, DRAWN_FACING = 0.35, 0.15
 """Least cosine between skin and view of a patch, and of surface that is drawn."""
 MIN_POINTS = 12
@@ -248,7 +251,8 @@ def find(  # noqa: PLR0917
             continue
         drawn = skin.keys[key].coarse if coarse else skin.keys[key].fine
         found, at = _matched(drawn, warp, crop, patches.key_px[mine],
-                             guess[0, mine] - 0.5 - (left, top))  # fmt: skip
+                             guess[0, mine] - 0.5 - (left, top),
+                             COARSE_LEVELS if coarse else FINE_LEVELS)  # fmt: skip
         points.append(mine[found])
         pixels.append(np.asarray(at[found] + 0.5 + (left, top), np.float64))
     return np.concatenate(points), np.concatenate(pixels)
@@ -256,10 +260,10 @@ def find(  # noqa: PLR0917
 
 def _box(pixels: Floats, shape: tuple[int, ...]) -> Box | None:
     """Rows and columns of a picture around pixels, with room for the search."""
-    low, high = pixels.min(0) - 2 * WINDOW_PX, pixels.max(0) + 2 * WINDOW_PX
+    low, high = pixels.min(0) - 2 * REACH_PX, pixels.max(0) + 2 * REACH_PX
     left, top = np.maximum(low, 0).astype(int)
     right, bottom = np.minimum(high, (shape[1], shape[0])).astype(int)
-    if right - left < 4 * WINDOW_PX or bottom - top < 2 * WINDOW_PX:
+    if right - left < 4 * REACH_PX or bottom - top < 2 * REACH_PX:
         return None
     return int(top), int(left), int(bottom), int(right)
 
@@ -297,9 +301,12 @@ def _maps(  # noqa: PLR0917
 
 def _matched(  # noqa: PLR0917
     key: UInt8, warp: NDArray[np.float32], crop: UInt8, key_px: Floats,
-    guess: Floats,
+    guess: Floats, levels: int,
 ) -> tuple[NDArray[np.bool_], Floats]:  # fmt: skip
-    """Which patches of a key frame are found in a cropped picture, and where (integer centres)."""
+    """Which patches of a key frame are found in a cropped picture, and where (integer centres).
+
+    ``levels`` of halved pictures are searched first.
+    """
     import cv2
 
     drawn = cv2.remap(key, warp[..., 0], warp[..., 1], cv2.INTER_LINEAR)
@@ -314,14 +321,14 @@ def _matched(  # noqa: PLR0917
         start += np.linalg.solve(J, (key_px - at)[..., None])[..., 0]
     first = start.astype(np.float32)[:, None]
     options: Any = {
-        "winSize": (WINDOW_PX, WINDOW_PX), "maxLevel": LEVELS, "criteria": STOP,
+        "winSize": (WINDOW_PX, WINDOW_PX), "maxLevel": levels, "criteria": STOP,
         "flags": cv2.OPTFLOW_USE_INITIAL_FLOW,
     }  # fmt: skip
     end, there, _ = cv2.calcOpticalFlowPyrLK(drawn, crop, first, first.copy(), **options)
     back, home, _ = cv2.calcOpticalFlowPyrLK(crop, drawn, end, first.copy(), **options)
     miss = np.linalg.norm((back - first)[:, 0], axis=-1)
     far = np.linalg.norm((end - first)[:, 0], axis=-1)
-    good = (there[:, 0] > 0) & (home[:, 0] > 0) & (miss < RETURN_PX) & (far < WINDOW_PX)
+    good = (there[:, 0] > 0) & (home[:, 0] > 0) & (miss < RETURN_PX) & (far < REACH_PX)
     return good, end[:, 0].astype(np.float64)
 
 

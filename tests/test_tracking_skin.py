@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from gsavatar import tracking, tracking_bundle
+from gsavatar import tracking, tracking_bundle, tracking_locate
 from gsavatar.morphable import MESH_POINTS, canonical_face
 from gsavatar.morphable_surface import vertex_normals
 from gsavatar.tracking_bundle import (
@@ -25,6 +25,7 @@ from gsavatar.tracking_bundle import (
 from gsavatar.tracking_locate import (
     LOOK_EVERY,
     STILL_LOOK_EVERY,
+    _doubted,
     _resect,
     locate,
     locate_all,
@@ -195,6 +196,35 @@ def test_what_an_expression_moves_does_not_move_the_head() -> None:
             assert found is not None
             off = project(found, points, LENS)[0] - project(front(), points, LENS)[0]
             assert np.linalg.norm(off.mean((0, 1))) == pytest.approx(off_px, abs=0.15)
+
+
+def test_patches_an_expression_moves_are_doubted_by_as_much() -> None:
+    sure, unsure = np.diag([4.0, 2.0]), np.diag([1.0, 0.5])
+    found = _doubted(np.stack((sure, unsure, sure)), np.array([0.25, 1.0, 0.0]))
+    np.testing.assert_allclose(found[2], sure)
+    for before, after, extra in ((sure, found[0], 0.25), (unsure, found[1], 1.0)):
+        assert 1 / after[0, 0] ** 2 == pytest.approx(1 / before[0, 0] ** 2 + extra**2)
+        assert after[1, 1] / after[0, 0] == pytest.approx(before[1, 1] / before[0, 0])
+
+
+def test_a_jaw_that_opened_less_than_was_said_hardly_moves_the_skull(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    picture, surface = a_picture(6), a_surface()
+    low = surface.points[:, 1] < 0.0
+    shapes = np.where(low[:, None], [0.0, -0.0015, 0.0], 0.0)[None]
+    surface = replace(surface, shapes=shapes, brows=np.zeros((0, 1)))
+    patches = pick(evened(picture), front(), np.zeros(1), surface, LENS, 0)
+    assert patches is not None
+    skin = SkinMap((evened(picture),), front(), np.zeros((1, 1)), patches, surface)
+
+    def tilt(doubt: float) -> float:
+        monkeypatch.setattr(tracking_locate, "MOTION_DOUBT", doubt)
+        found = locate(skin, picture, front(), np.ones(1), LENS, passes=2)
+        assert found is not None
+        return float(np.abs(rotvecs(found.R @ front().R[0].T)[0, 0]))
+
+    assert tilt(2.0) < 0.5 * tilt(0.0)
 
 
 def test_a_lifted_forehead_is_no_nod() -> None:
