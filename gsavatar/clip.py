@@ -162,9 +162,7 @@ def split_rows(
 
 def save_track(path: Path, track: Track, landmarks: Landmarks, stored: Rows) -> None:
     """Writes the fit and the landmarks of its rows to one safetensors file."""
-    from safetensors.torch import save
-
-    from gsavatar.frames import write_bytes_atomic
+    from gsavatar.frames import write_tensors_atomic
 
     tensors = {
         "frame_ids": track.frame_ids,
@@ -192,8 +190,7 @@ def save_track(path: Path, track: Track, landmarks: Landmarks, stored: Rows) -> 
         "names": list(track.face.names),
         "size": [track.cameras[0].width, track.cameras[0].height],
     }
-    data = save({k: v.contiguous() for k, v in tensors.items()}, {"info": json.dumps(info)})
-    write_bytes_atomic(path, data)
+    write_tensors_atomic(path, tensors, json.dumps(info))
 
 
 def load_track(path: Path) -> tuple[Track, Landmarks, Rows]:
@@ -224,13 +221,11 @@ def load_track(path: Path) -> tuple[Track, Landmarks, Rows]:
 
 def save_features(path: Path, features: SpeechFeatures) -> None:
     """Writes speech features to one safetensors file."""
-    from safetensors.torch import save
-
-    from gsavatar.frames import write_bytes_atomic
+    from gsavatar.frames import write_tensors_atomic
 
     info = json.dumps({"rate": features.rate, "encoder": features.encoder})
     tensors = {"values": features.values, "voice": features.voice, "silence": features.silence}
-    write_bytes_atomic(path, save({k: v.contiguous() for k, v in tensors.items()}, {"info": info}))
+    write_tensors_atomic(path, tensors, info)
 
 
 def load_features(path: Path) -> SpeechFeatures:

@@ -127,7 +127,7 @@ def load_preset(
             "train.refine_poses = true: the field of talkinggaussian has no such corrections; "
             "leave it away or choose another preset."
         )
-    unheard = [key for key in overrides or {} if key.startswith("train.weights.")]
+    unheard = [key for key in flat(overrides or {}) if key.startswith("train.weights.")]
     if unheard and settings.train.model == "field":
         raise InputError(
             f"--set {unheard[0]}: talkinggaussian weighs its losses as its paper does; leave it "

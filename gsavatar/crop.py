@@ -278,21 +278,22 @@ def _choose(path: Path, scan: _Scan, face: str | None, thumbnail: Path | None) -
     rivals = [
         p for p in people if len(p.boxes) >= ASKED_SHARE * longest and _together(p, people[0])
     ]
-    equal = sum(len(p.boxes) >= AMBIGUOUS_SHARE * longest for p in rivals)
-    if face is None and equal == 1:
-        return people[0]
     rivals.sort(key=lambda p: float(np.median([b[1] + b[3] for b in p.boxes.values()])))
+    equal = [p for p in rivals if len(p.boxes) >= AMBIGUOUS_SHARE * longest]
+    if face is None and len(equal) == 1:
+        return people[0]
     if face is None:
         counted = "counted from the left"
         if thumbnail is not None:
             _number(rivals, thumbnail)
             counted = f"as numbered in {thumbnail}"
         raise InputError(
-            f"{path}: {equal} faces are visible equally long; choose one with --face left, "
+            f"{path}: {len(equal)} faces are visible equally long; choose one with --face left, "
             f"--face right or --face N, {counted}."
         )
     if face in ("left", "right"):
-        return rivals[0 if face == "left" else -1]
+        meant = equal if len(equal) > 1 else rivals
+        return meant[0 if face == "left" else -1]
     if face.isdigit() and 1 <= int(face) <= len(rivals):
         return rivals[int(face) - 1]
     raise InputError(

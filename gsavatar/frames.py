@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from gsavatar.errors import InputError
 
@@ -212,5 +214,20 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
     with partial.open("wb") as file:
         file.write(data)
         file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def write_tensors_atomic(path: Path, tensors: Mapping[str, Tensor], info: str = "") -> None:
+    """Replaces ``path`` by a safetensors file in one step, with ``info`` as its metadata.
+
+    Straight to the disk: as bytes the tensors would be in memory three times.
+    """
+    from safetensors.torch import save_file
+
+    partial = path.with_name(path.name + ".partial")
+    own = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(own, partial, {"info": info} if info else None)
+    with partial.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)

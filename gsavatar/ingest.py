@@ -213,11 +213,21 @@ def _detected(
     return in_turns([finder(landmarker) for landmarker in landmarkers], _cropped(plan))
 
 
+def _most_frames(plan: crop.CropPlan) -> int:
+    """Frames that the planned part of one file has at most; ids of a folder may leave gaps."""
+    span = plan.last_index - plan.first_index + 1
+    pictures = plan.footage.pictures if isinstance(plan.footage, PictureFolder) else range(span)
+    return min(span, len(pictures))
+
+
 def _first_pass(
     plans: list[crop.CropPlan], writer: FrameWriter | None, progress: Any
 ) -> tuple[Sequence, list[float]]:
     """Landmarks of every frame; pictures too if there is a writer."""
-    ids, times, files, points, scores, durations = [], [], [], [], [], []
+    ids: list[int] = []
+    times, files, scores, durations = [], [], [], []
+    # One array from the start: a list of hours' landmarks, joined at the end, would be there twice.
+    points = np.empty((sum(_most_frames(p) for p in plans), 478, 3), np.float32)
     views: list[visibility.FaceView | None] = []
     start_s, start_id = 0.0, 0
     with FaceLandmarker() as one, FaceLandmarker() as other:
@@ -227,8 +237,7 @@ def _first_pass(
                 face = nearest(found, centre)
                 if face is not None:
                     centre = face.points[:, :2].mean(0)
-                seen = np.full((478, 3), np.nan) if face is None else face.points
-                points.append(seen.astype(np.float32))  # what is kept of an hour is kept small
+                points[len(ids)] = np.nan if face is None else face.points
                 scores.append(None if face is None else face.scores)
                 views.append(None if face is None else visibility.look(picture, face.points))
                 ids.append(start_id + index)
@@ -247,7 +256,7 @@ def _first_pass(
     if known is not None:
         blank = np.full_like(known, np.nan)
         table = torch.from_numpy(np.stack([blank if s is None else s for s in scores])).float()
-    stacked = torch.from_numpy(np.stack(points))
+    stacked = torch.from_numpy(points[: len(ids)])
     landmarks = Landmarks(stacked, torch.isfinite(stacked[:, 0, 0]), table)
     judged = visibility.judged(views)
     return Sequence(np.array(ids), np.array(times), np.array(files), landmarks, judged), durations

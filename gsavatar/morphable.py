@@ -83,7 +83,7 @@ def choose_provider(provider: str = "auto") -> str:
             return "ict"
         log.warning(
             "ict_facekit_f16.npz is not here: the face model is learned from the clip, with fewer "
-            "expressions (gsavatar doctor says how to get it)"
+            "expressions (gsavatar assets says where it comes from)"
         )
         return "clip"
     if provider not in PROVIDERS:

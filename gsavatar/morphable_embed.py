@@ -108,8 +108,6 @@ def place_landmarks(
     # The canonical face's middle decides where the head frame's origin lies; the size stays.
     middle = base[:MESH_POINTS].mean(0)
     placed = start[:MESH_POINTS].mean(0)
-    inner = np.ones(MESH_POINTS, bool)
-    inner[list(FACE_OVAL)] = False
     return Placement(ids, weights, inverse, middle - inverse @ placed)
 
 

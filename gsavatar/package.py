@@ -260,7 +260,7 @@ def _hearing(checked: _Checked, info: Any) -> Hearing | None:
         return None
     if not isinstance(info, dict) or info.get("encoder") not in ENCODERS:
         raise ValueError(f"hearing {info!r}"[:120])
-    components = checked.take("hearing.components", (-1, -1))
+    components = checked.take("hearing.components", (ENCODERS[info["encoder"]], -1))
     a, c = components.shape
     if not 0 < a <= MAX_CHANNELS or not 0 < c <= MAX_CHANNELS:
         raise ValueError(f"hearing.components of shape {(a, c)}")

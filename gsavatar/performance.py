@@ -327,7 +327,9 @@ def _from_csv(text: str) -> Curves:
     header = [cell.strip() for cell in rows[0]]
     if "Timecode" not in header:
         raise _Malformed('the header has no "Timecode"; give a table of Live Link Face')
-    if any(_is_angle(name) for name in header):
+    angles = [i for i, name in enumerate(header) if _is_angle(name)]
+    cells = (row[i] for row in rows[1:] for i in angles if i < len(row))
+    if any(abs(_number(cell)) > 0.0 for cell in cells):
         logger.warning("the table's angles of head and eyes are not used: the head keeps still")
     columns = [
         i for i, name in enumerate(header)

@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -126,7 +126,8 @@ def fit(
 def _finished(run: Path, clock: _Clock) -> FitResult | None:
     """What an earlier call made, if it came to its end and its files are still there."""
     avatar, report = run / f"{avatar_name(run)}.gsavatar", run / "report.html"
-    there = all(path.exists() for path in (avatar, report, run / "metrics.json"))
+    needed = (avatar, report, run / "metrics.json", run / "clip" / "clip.json")
+    there = all(path.exists() for path in needed)
     if not (there and clock.before.get("finished")):
         return None
     metrics = read_notes(run / "metrics.json")
@@ -319,7 +320,8 @@ class _Clock:
                 yield progress
         finally:  # an interrupted session counts as well
             self.stages[name] = self.stages.get(name, 0.0) + time.monotonic() - started
-            self.save()
+            with suppress(OSError):  # a full disk must not hide what went wrong
+                self.save()
 
     def note(self, text: str) -> None:
         """Passes a note on."""
@@ -333,7 +335,6 @@ class _Clock:
         """Adds training steps that were really taken, over all resumes."""
         self.train_steps += steps
         self.train_seconds += seconds
-        self.save()
 
     def finish(self) -> None:
         """Notes that the fit came to its end."""

@@ -8,9 +8,12 @@ import numpy as np
 import torch
 
 from gsavatar import assets, crop, tracking
+from gsavatar.errors import InputError
 from gsavatar.landmarks import FaceLandmarker, nearest
+from gsavatar.morphable import choose_provider
 from gsavatar.package import Package
 from gsavatar.progress import Progress, Reporter
+from gsavatar.tracking_shape import OWN_FILES
 from gsavatar.types import PROTOCOL_SIZE, Curves, Landmarks
 
 POINTS = 478
@@ -22,14 +25,15 @@ def video_curves(
     """The performance in a video in the names of its own fit, one row per frame with the face.
 
     The driver's face is fitted on its own, so it may be anybody's; ``face`` tells whose, as for
-    ``crop.plan``. Raises ``InputError`` if the file is no video, shows no face, or several.
+    ``crop.plan``. Raises ``InputError`` if the file is no video, shows no face, or several, and if
+    the avatar's face model is not here.
     """
+    provider = _provider(package)
     with reporter.stage("look through the driving video") as progress:
         plan = crop.plan([path], face=face, progress=progress)[0]
     with reporter.stage("find its landmarks") as progress:
         landmarks, time_s = _landmarks(plan, progress)
     with reporter.stage("fit its face") as progress:
-        provider = _provider(package)
         return tracking.drive_curves(landmarks, time_s, provider, progress=progress)
 
 
@@ -37,14 +41,19 @@ def _provider(package: Package) -> str:
     """The face model whose coefficients mean what the avatar's do.
 
     A face learned from its clip has coefficients of its own scale, which only it fits; all others
-    share ARKit's. Raises ``InputError`` if the files of that model cannot be had.
+    share ARKit's. Raises ``InputError`` if none of those models is here.
     """
-    own = package.card.get("provider", "auto")
+    own = str(package.card.get("provider", "auto"))
     if own in ("auto", "clip"):
         return own
-    for name in ("ict_facekit", "mediapipe468_to_ict"):
-        assets.resolve(name)
-    return "ict"
+    if choose_provider() == "ict":
+        return "ict"
+    if own in OWN_FILES and assets.own_path(own) is not None:
+        return own
+    raise InputError(
+        f"--drive: this avatar was made with the face model {own}, and neither it nor ict is here; "
+        "see gsavatar assets for its file, or use --audio or --curves."
+    )
 
 
 def _landmarks(plan: crop.CropPlan, progress: Progress) -> tuple[Landmarks, torch.Tensor]:

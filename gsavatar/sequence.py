@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gsavatar.clip import MAX_FRAMES, TEST_MAX_FRAMES, split_rows
 from gsavatar.errors import InputError
-from gsavatar.frames import write_bytes_atomic
+from gsavatar.frames import write_tensors_atomic
 from gsavatar.landmarks import mouth_opening
 from gsavatar.types import Landmarks
 from gsavatar.visibility import Visibility
@@ -92,8 +92,6 @@ def _with_neighbours(
 
 def save_sequence(root: Path, sequence: Sequence, stored: NDArray[np.int64]) -> None:
     """Writes ``root/landmarks.safetensors`` atomically."""
-    from safetensors.torch import save
-
     tensors = {
         "frame_ids": torch.from_numpy(sequence.frame_ids),
         "time_s": torch.from_numpy(sequence.time_s),
@@ -107,7 +105,7 @@ def save_sequence(root: Path, sequence: Sequence, stored: NDArray[np.int64]) -> 
     if sequence.visibility is not None:
         tensors["detail"] = torch.from_numpy(sequence.visibility.detail)
         tensors["strangeness"] = torch.from_numpy(sequence.visibility.strangeness)
-    write_bytes_atomic(root / "landmarks.safetensors", save(tensors))
+    write_tensors_atomic(root / "landmarks.safetensors", tensors)
 
 
 def load_sequence(root: Path) -> tuple[Sequence, NDArray[np.int64]]:

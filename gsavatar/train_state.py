@@ -15,7 +15,7 @@ from gsavatar.avatar import Avatar
 from gsavatar.config import differences, flat
 from gsavatar.densify import Meter
 from gsavatar.errors import InputError
-from gsavatar.frames import write_bytes_atomic
+from gsavatar.frames import write_tensors_atomic
 from gsavatar.gaussians import neighbours
 from gsavatar.optimizer import RowAdam
 from gsavatar.pose_refinement import PoseCorrections
@@ -160,8 +160,6 @@ def _add(meters: dict[str, Meter], avatar: Avatar, values: Tensor) -> None:
 
 def save_checkpoint(folder: Path, state: TrainState, settings: dict[str, Any]) -> None:
     """Writes the whole state atomically and keeps the two newest checkpoints."""
-    from safetensors.torch import save
-
     tensors = state.adam.state()
     for kind in Branch:
         if kind.name in state.seeds:
@@ -181,9 +179,8 @@ def save_checkpoint(folder: Path, state: TrainState, settings: dict[str, Any]) -
         "names": list(state.adam.params), "averaged": state.average.count, "settings": settings,
     }  # fmt: skip
     path = folder / "checkpoints" / f"step_{state.step:07d}.safetensors"
-    here = {key: value.cpu().contiguous() for key, value in tensors.items()}
-    data = save(here, {"info": json.dumps(info)})
-    write_bytes_atomic(path, data)
+    here = {key: value.cpu() for key, value in tensors.items()}
+    write_tensors_atomic(path, here, json.dumps(info))
     for old in sorted(path.parent.glob("step_*.safetensors"))[:-2]:
         old.unlink()
 

@@ -10,7 +10,6 @@ from typing import Protocol
 import numpy as np
 
 from gsavatar import assets
-from gsavatar.errors import InputError
 from gsavatar.speech_encoders import (
     SAMPLE_RATE,
     TOKEN_SAMPLES,
@@ -46,18 +45,20 @@ class Voice(Protocol):
 
 
 def open_voice() -> Voice:
-    """The detector, or the loudness gate where its file cannot be had, which is said."""
-    try:
-        assets.resolve("silero_vad")
-    except InputError as error:
-        _warn_of_loudness(str(error))
-        return Loudness()
-    return Silero()
+    """The detector, or the loudness gate where its file is missing, which is said."""
+    if assets.available("silero_vad"):
+        return Silero()
+    _warn_of_loudness()
+    return Loudness()
 
 
 @functools.cache
-def _warn_of_loudness(reason: str) -> None:
-    log.warning("speech is told from silence by its loudness alone: %s", reason)
+def _warn_of_loudness() -> None:
+    """Says once that speech is told from silence by the second-best means, and the cure."""
+    log.warning(
+        "silero_vad.onnx is not here: speech is told from silence by its loudness alone (gsavatar "
+        "assets --fetch brings it)"
+    )
 
 
 def token_count(samples: int) -> int:

@@ -33,6 +33,7 @@ OWNERS = {
     "lpips": {"gsavatar.metrics", "gsavatar.evaluate"},
     "safetensors": {
         "gsavatar.package", "gsavatar.clip", "gsavatar.train_state", "gsavatar.sequence",
+        "gsavatar.frames",
     },
     "tyro": {"gsavatar.cli"},
     "rich": {"gsavatar.progress", "gsavatar.viewer"},

@@ -69,6 +69,7 @@ def test_overrides_replace_single_values() -> None:
         ({"train.basis_pull": float("nan")}, "must be from 0 to 0.05"),
         ({"train.refine_poses": True, "train.model": "field"}, "has no such corrections; leave"),
         ({"train.weights.color": 0.5, "train.model": "field"}, "as its paper does; leave"),
+        ({"train.weights": {"color": 0.5}, "train.model": "field"}, "as its paper does; leave"),
     ],
 )
 def test_bad_overrides_are_refused(overrides: dict[str, object], words: str) -> None:

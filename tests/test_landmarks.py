@@ -173,6 +173,7 @@ def test_faces_keep_the_numbers_of_the_picture_that_shows_them(tmp_path: Path) -
     assert decode_png(picture.read_bytes()).shape == (160, 3 * 160, 3)
     for number, person in enumerate(people, 1):
         assert crop._choose(path, scan, str(number), None) is person
+    assert crop._choose(path, scan, "left", None) is people[1]  # of the two it was asked about
 
 
 def planned(box: crop.Box, size: tuple[int, int]) -> crop.CropPlan:

@@ -139,7 +139,7 @@ def test_the_time_of_an_interrupted_stage_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = iter([0.0, 10.0, 17.0, 17.0, 17.0])
-    monkeypatch.setattr(pipeline.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(pipeline, "time", SimpleNamespace(monotonic=lambda: next(now)))
     clock = pipeline._Clock(tmp_path, SilentReporter())
     with pytest.raises(KeyboardInterrupt), clock.stage("train the avatar"):
         raise KeyboardInterrupt
