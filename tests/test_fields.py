@@ -254,6 +254,13 @@ def test_a_fit_starts_at_the_canonical_cloud(spoken: Clip) -> None:
     torch.testing.assert_close(posed.means, expected)
 
 
+def test_a_frame_that_counts_nothing_teaches_nothing(spoken: Clip) -> None:
+    unsure = replace(spoken.track, weight=torch.zeros_like(spoken.track.weight))
+    for clip, silent in ((spoken, False), (replace(spoken, track=unsure), True)):
+        recipe = FieldRecipe(clip, settings())
+        assert (recipe.step(recipe.start()) == 0.0) is silent
+
+
 def test_a_silent_clip_is_refused(tiny_clip: Clip, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="learns motion from sound"):
         train(tiny_clip, settings(), tmp_path)

@@ -366,6 +366,29 @@ def test_sides_stand_for_their_mean_and_what_is_dropped_is_told(
     assert notes.said == ["c.json: this avatar has no tongueOut; ignored."]
 
 
+def test_a_video_drives_by_the_avatars_face_model_or_not_at_all(
+    package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made_by(provider: str) -> Package:
+        return replace(package, card={**package.card, "provider": provider})
+
+    there = {"ict_facekit": True, "mediapipe468_to_ict": True}
+    monkeypatch.setattr(reenact.assets, "available", lambda name: there[name])
+    monkeypatch.setattr(reenact.assets, "own_path", lambda name: None)
+    assert [reenact._provider(made_by(p)) for p in ("clip", "ict", "flame")] == [
+        "clip",
+        "ict",
+        "ict",
+    ]
+    there["ict_facekit"] = False
+    with pytest.raises(InputError, match=r"face model ict, and neither.*--audio or --curves\."):
+        reenact.video_curves(Path("unread.mp4"), made_by("ict"), Notes())
+    with pytest.raises(InputError, match="face model bfm"):
+        reenact._provider(made_by("bfm"))
+    monkeypatch.setattr(reenact.assets, "own_path", lambda name: Path(f"{name}.npz"))
+    assert reenact._provider(made_by("bfm")) == "bfm"
+
+
 def test_a_film_of_a_video_tells_how_to_hear_it(
     avatar: Path, sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -135,6 +135,18 @@ def test_damaged_notes_are_named_with_their_cure(tmp_path: Path, damage: str) ->
         load_sequence(clip)
 
 
+def test_a_finished_fit_without_its_clip_goes_on(tmp_path: Path) -> None:
+    notes = {"finished": True, "stages": {}, "train_steps": 0}
+    (tmp_path / "timing.json").write_text(json.dumps(notes))
+    (tmp_path / "metrics.json").write_text(json.dumps({"protocol": {"drive": "audio"}}))
+    (tmp_path / "clip").mkdir()
+    name = pipeline.avatar_name(tmp_path)
+    for path in (f"{name}.gsavatar", "report.html", "clip/clip.json"):
+        assert pipeline._finished(tmp_path, pipeline._Clock(tmp_path, SilentReporter())) is None
+        (tmp_path / path).write_text("{}")
+    assert pipeline._finished(tmp_path, pipeline._Clock(tmp_path, SilentReporter())) is not None
+
+
 def test_the_time_of_an_interrupted_stage_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
