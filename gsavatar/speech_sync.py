@@ -9,14 +9,16 @@ seconds do.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gsavatar import speech
+from gsavatar import assets, speech
 from gsavatar.audio import SAMPLE_RATE
+from gsavatar.errors import InputError
 from gsavatar.landmarks import mouth_opening, mouth_width
 from gsavatar.speech_features import SpeechFeatures
 from gsavatar.speech_regression import COMPONENTS, CONTEXT_TOKENS, TAPER_TOKENS, token_inputs
@@ -99,6 +101,8 @@ class Offset:
 
 def sound_offset(samples: NDArray[np.float32], mouth: MouthPath) -> Offset:
     """The offset of a 16 kHz mono sound from the lips, on the sound's clock."""
+    with suppress(InputError):  # fetched first: the voice detector comes with it
+        assets.resolve("speech_encoder")
     quick = speech.extract(samples, encoder="log_mel")
     own = Offset(*speech.estimate_av_offset(quick, mouth.time_s, mouth.opening))
     if own.sure and mouth.seen_s >= LEARNED_S:
