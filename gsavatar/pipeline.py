@@ -66,9 +66,8 @@ def fit(
     """Everything from videos or a prepared folder to ``run/NAME.gsavatar``, metrics and report.
 
     Continues whatever an earlier call in the same folder left, on whichever device; ``device`` is
-    where the avatar is trained, all else is the CPU's. The fit is timed from ``started_s`` on
-    (``time.monotonic()``), by default from now. Raises ``InputError`` when the footage cannot be
-    used or ``run`` was made from other files or settings.
+    where the avatar is trained. The fit is timed from ``started_s`` on (monotonic), by default from
+    now. Raises ``InputError`` if the footage cannot be used or ``run`` was made otherwise.
     """
     clock = _Clock(run, reporter, started_s)
     done = _finished(run, clock)
