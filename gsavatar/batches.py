@@ -15,7 +15,7 @@ from gsavatar.hearing import Hearing
 from gsavatar.landmarks import LEFT_EYE, RIGHT_EYE, mouth_opening
 from gsavatar.losses import Box, RegionMasks, certain_of, feature_box
 from gsavatar.render import crop_camera
-from gsavatar.types import PROTOCOL_SIZE, Drive, Frame, Region, to_device
+from gsavatar.types import PROTOCOL_SIZE, Frame, Region, to_device
 
 MOUTH_SHARE = 0.3
 """Share of the draws that pick a mouth opening first: wide-open frames are rare in speech."""
@@ -163,10 +163,9 @@ class Batches:
         return planes
 
     def _sample(self, row: int, size: int, crop: Box | None) -> Sample:
-        track = self.clip.track
         planes = self._pictures(row, size)
         camera = self.clip.camera(row).resized(size, size)
-        background = self._background(int(track.file_index[row]), size)
+        background = self._background(int(self.clip.track.file_index[row]), size)
         scale = size / PROTOCOL_SIZE
         lips = tuple(v * scale for v in self.clip.lips(row))
         if crop is not None:
@@ -177,16 +176,8 @@ class Batches:
             lips = (lips[0] - top, lips[1] - left, lips[2] - top, lips[3] - left)
         labels = planes.labels
         picture, regions, certain, eyes = to_device(planes.tensors(), self.device)
-        frame = Frame(
-            index=int(track.frame_ids[row]),
-            time_s=float(track.time_s[row]),
-            image=picture.float() / 255.0,
-            regions=regions,
-            lips=torch.tensor(lips),
-            weight=track.weight[row],
-            camera=camera,
-            drive=Drive(track.coefficients[row], track.head_pose[row], self._heard(row)),
-        )
+        image = picture.float() / 255.0
+        frame = self.clip.as_frame(row, image, regions, lips, camera, self._heard(row))
         return Sample(
             to_device(frame, self.device), background, RegionMasks.of(regions, certain, eyes),
             _lip_box(labels, lips), feature_box(labels), row,

@@ -18,7 +18,7 @@ from gsavatar.errors import InputError
 from gsavatar.frames import FrameStore, UInt8, decode_png, write_text_atomic
 from gsavatar.landmarks import LIPS_40
 from gsavatar.speech import SpeechFeatures
-from gsavatar.types import Camera, FittedFace, Landmarks, Track
+from gsavatar.types import Camera, Drive, FittedFace, Frame, Landmarks, Track
 
 VERSION = 1
 MAX_FRAMES = 7500
@@ -47,6 +47,31 @@ class Clip:
     def __len__(self) -> int:
         return self.track.frame_ids.shape[0]
 
+    def __getitem__(self, row: int) -> Frame:
+        """Everything known about a row, at the size of the protocol. Raises ``LookupError`` where
+        its picture is not kept."""
+        image = torch.from_numpy(np.array(self.frame(row))).float() / 255.0
+        regions = torch.from_numpy(np.array(self.regions(row)))
+        return self.as_frame(row, image, regions, self.lips(row), self.camera(row))
+
+    def as_frame(
+        self, row: int, image: Tensor, regions: Tensor, lips: tuple[float, ...], camera: Camera,
+        audio: Tensor | None = None,
+    ) -> Frame:  # fmt: skip
+        """The frame of a row from its picture [H, W, 3] and labels [H, W], of whatever size or part
+        of it; ``lips`` are in their pixels and ``camera`` is the one that sees them."""
+        track = self.track
+        return Frame(
+            index=int(track.frame_ids[row]),
+            time_s=float(track.time_s[row]),
+            image=image,
+            regions=regions,
+            lips=torch.tensor(lips),
+            weight=track.weight[row],
+            camera=camera,
+            drive=Drive(track.coefficients[row], track.head_pose[row], audio),
+        )
+
     @property
     def time_s(self) -> Tensor:
         return self.track.time_s
@@ -74,7 +99,8 @@ class Clip:
     def _position(self, row: int) -> int:
         position = int(self.stored[row])
         if position < 0:
-            raise IndexError(f"the picture of row {row} is not kept in this clip")
+            # Not an IndexError, which would end a loop over the clip as if it were its last row.
+            raise LookupError(f"the picture of row {row} is not kept in this clip")
         return position
 
     def lips(self, row: int) -> tuple[float, float, float, float]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from gsavatar.batches import Batches
 from gsavatar.clip import Clip, open_clip, split_rows
 from gsavatar.errors import InputError
 from gsavatar.ingest_sound import shifted
@@ -47,6 +49,29 @@ def test_a_clip_opens_as_it_was_saved(tiny_clip: Clip) -> None:
     top, left, bottom, right = again.lips(3)
     assert 250 < top < 320 < bottom < 380 and 200 < left < 256 < right < 310
     assert again.features is None and again.audio is None
+
+
+def test_a_row_is_a_frame_with_everything_known_about_it(tiny_clip: Clip) -> None:
+    """The same that training draws, which keeps its pictures in other sizes."""
+    row = int(tiny_clip.train_rows[7])
+    frame, drawn = tiny_clip[row], Batches(tiny_clip, 64).box_at(row, (0, 0, 512, 512)).frame
+    assert (frame.index, frame.time_s) == (row, pytest.approx(row / 25.0))
+    assert frame.image.shape == (512, 512, 3) and 0.5 < float(frame.image.max()) <= 1.0
+    assert int(Region.LIPS) in frame.regions
+    for found, expected in (
+        (frame, drawn), (frame.camera, drawn.camera), (frame.drive, drawn.drive),
+    ):  # fmt: skip
+        for field in fields(found):
+            value = getattr(found, field.name)
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, getattr(expected, field.name)), field.name
+    assert sum(1 for _ in replace(tiny_clip, stored=tiny_clip.stored[:3])) == 3
+
+
+def test_a_loop_over_a_clip_does_not_end_where_a_picture_is_not_kept(tiny_clip: Clip) -> None:
+    thinned = replace(tiny_clip, stored=np.where(np.arange(len(tiny_clip)) == 2, -1, 0))
+    with pytest.raises(LookupError, match="picture of row 2 is not kept"):
+        list(thinned)
 
 
 def test_an_unfinished_clip_is_named(tmp_path: Path) -> None:
