@@ -229,6 +229,9 @@ def _training(run_dir: Path) -> str:
         steps, [Line("training loss", [r.get("loss") for r in rows])], "step", "loss", height=170
     )
     lead = "Validation frames belong to the training part and are not trained on."
+    skipped = rows[-1].get("skipped") if rows else None  # counted over all resumes
+    if skipped:
+        lead += f" Steps skipped because their loss was not finite: {skipped} of {steps[-1]}."
     return section("Training", lead, validation, loss)
 
 

@@ -146,7 +146,10 @@ def train(
         recipe.grow(state)
         if state.step % settings.validate_every == 0 or state.step == settings.steps:
             psnr = validate(recipe.avatar(state), recipe.batches)
-            history.add(step=state.step, loss=loss, psnr_val=psnr, gaussians=_count(state))
+            history.add(
+                step=state.step, loss=loss, psnr_val=psnr, gaussians=_count(state),
+                skipped=state.skipped,
+            )  # fmt: skip
         if state.step % settings.checkpoint_every == 0 or state.step == settings.steps:
             save_checkpoint(folder, state, asdict(settings))
         if live is not None:

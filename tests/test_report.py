@@ -91,7 +91,10 @@ def run(tmp_path: Path) -> Path:
                      "psnr_head": 31.0, "time_s": 1.04}],
     }  # fmt: skip
     (shown / "series.json").write_text(json.dumps(series))
-    lines = [{"step": 500, "loss": 0.05, "psnr_val": 28.0}, {"step": 1000, "loss": 0.04}]
+    lines = [
+        {"step": 500, "loss": 0.05, "psnr_val": 28.0},
+        {"step": 1000, "loss": 0.04, "skipped": 2},
+    ]
     text = "\n".join(json.dumps(line) for line in lines) + '\n{"step": 15'  # cut off by a kill
     (folder / "train_log.jsonl").write_text(text)
     meta = {
@@ -118,7 +121,7 @@ def test_the_report_is_one_whole_page(run: Path) -> None:
     for words in (
         "31.0 dB", "30.50 … 31.50", "frame 42, 1.04 s", "mouth opening", "decode", "6.7 min",
         "gaussians_max",
-        "3 of 360 frames show no face", "75 ms late", "log_mel",
+        "3 of 360 frames show no face", "75 ms late", "log_mel", "not finite: 2 of 1000.",
         "LPIPS: the optional package lpips is not installed",
     ):  # fmt: skip
         assert words in text, words

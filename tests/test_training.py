@@ -187,6 +187,28 @@ def test_three_bad_steps_stop_with_a_sentence(
         train(tiny_clip, settings(), tmp_path)
 
 
+def test_a_skipped_step_is_counted_in_the_curve(
+    tiny_clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by the run that continues: it counts on from the checkpoint."""
+    calls = iter(range(STEPS))
+
+    def broken_at_times(terms: dict[str, torch.Tensor], weights: LossWeights) -> torch.Tensor:
+        return total(terms, weights) * (float("nan") if next(calls) in (2, 3, 12) else 1.0)
+
+    def stop(step: int, _total: int) -> None:
+        if step == 10:
+            raise KeyboardInterrupt
+
+    short = replace(settings(), steps=15, checkpoint_every=5, validate_every=5)
+    monkeypatch.setattr("gsavatar.train.total", broken_at_times)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_clip, short, tmp_path, progress=stop)
+    train(tiny_clip, short, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "train_log.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["skipped"]) for row in rows] == [(5, 2), (10, 2), (15, 3)]
+
+
 def taught(
     clip: Clip, monkeypatch: pytest.MonkeyPatch, step: int, terms: tuple[str, ...]
 ) -> dict[str, bool]:
