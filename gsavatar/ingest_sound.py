@@ -23,6 +23,7 @@ from gsavatar.speech_sync import (
     MIN_OFFSET_MS,
     MouthPath,
     Offset,
+    heard_offset,
     sound_offset,
 )
 
@@ -78,15 +79,17 @@ def hear(
         return result
     with reporter.stage("hear the speech") as progress:
         lips = Lips.of(root)
-        offset = sound_offset(np.concatenate(parts), lips.mouth)
+        offset, features = heard_offset(np.concatenate(parts), lips.mouth)
         result |= {"av_offset_ms": offset.late_ms, "av_offset_confidence": offset.confidence}
         own = [of_file(i, parts, lips, offset) for i in range(len(parts))]
-        if correct_offset:
+        if correct_offset and any(o.counts for o in own):
+            features = None  # those of the sound in its old place
             parts = [corrected(part, o) for o, part in zip(own, parts, strict=True)]
             result["speech_notes"] += _told([each.path.name for each in footage], own)
         samples = np.concatenate(parts)
         del parts
-        features = speech.extract(samples, progress=progress)
+        if features is None:
+            features = speech.extract(samples, progress=progress)
         result["speech_notes"] += doubts(
             max(o.confidence for o in (offset, *own)), lips.mouth, features
         )

@@ -101,20 +101,29 @@ class Offset:
 
 def sound_offset(samples: NDArray[np.float32], mouth: MouthPath) -> Offset:
     """The offset of a 16 kHz mono sound from the lips, on the sound's clock."""
+    return heard_offset(samples, mouth)[0]
+
+
+def heard_offset(
+    samples: NDArray[np.float32], mouth: MouthPath
+) -> tuple[Offset, SpeechFeatures | None]:
+    """As ``sound_offset``, and ``speech.extract`` of the sound if all of it was needed for that."""
     with suppress(InputError):  # fetched first: the voice detector comes with it
         assets.resolve("speech_encoder")
     quick = speech.extract(samples, encoder="log_mel")
     own = Offset(*speech.estimate_av_offset(quick, mouth.time_s, mouth.opening))
     if own.sure and mouth.seen_s >= LEARNED_S:
-        return own
+        return own, None
     start_s = fullest(mouth.time_s)
     part = samples[round(start_s * SAMPLE_RATE) : round((start_s + ENOUGH_S) * SAMPLE_RATE)]
     inside = (mouth.time_s >= start_s) & (mouth.time_s < start_s + ENOUGH_S)
-    known = offset_by_readings(speech.extract(part), mouth.at(inside, start_s))
+    features = speech.extract(part)
+    known = offset_by_readings(features, mouth.at(inside, start_s))
+    whole = features if len(part) == len(samples) else None
     if known.sure:
-        return known
+        return known, whole
     own = Offset(own.late_ms, min(own.confidence, UNBELIEVED))
-    return max(own, known, key=lambda offset: offset.confidence)
+    return max(own, known, key=lambda offset: offset.confidence), whole
 
 
 def fullest(time_s: Array) -> float:

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_clip
+import torch
+from conftest import babble, make_clip
 
-from gsavatar import ingest, ingest_sound
-from gsavatar.clip import Clip
+from gsavatar import ingest, ingest_sound, speech_sync
+from gsavatar.clip import Clip, load_features
 from gsavatar.footage import VideoFile
 from gsavatar.frames import decode_png
 from gsavatar.progress import SilentReporter
@@ -51,7 +52,7 @@ def test_the_offset_is_noted_and_corrected_where_it_is_sure(
     monkeypatch.setattr(ingest_sound, "sounds_of", lambda *_: [ramp])
     monkeypatch.setattr(ingest_sound.speech, "extract", listened)
     offset = ingest_sound.Offset(*found)
-    monkeypatch.setattr(ingest_sound, "sound_offset", lambda *_: offset)
+    monkeypatch.setattr(ingest_sound, "heard_offset", lambda *_: (offset, None))
     save_sequence(tmp_path, sequence_of(tiny_clip), tiny_clip.stored)
     footage = [VideoFile(Path("me.mp4"))]
     told = ingest_sound.hear(footage, [4.0], tmp_path, SilentReporter(), correct_offset=correct)
@@ -62,6 +63,33 @@ def test_the_offset_is_noted_and_corrected_where_it_is_sure(
     assert kept[middle] == ramp[middle + round(moved_s * RATE)]
     assert np.array_equal(heard[-1], kept)  # what is learnt from is what is kept
     assert bool(told["speech_notes"]) == (moved_s != 0.0)
+
+
+@pytest.mark.parametrize(("late_ms", "times"), [(0.0, 1), (200.0, 2)])
+def test_a_short_sound_is_encoded_once_unless_it_is_moved(
+    tiny_clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late_ms: float, times: int
+) -> None:
+    """Its offset is sought in the same features that are kept."""
+    extract = ingest_sound.speech.extract
+    encoded: list[np.ndarray] = []
+
+    def listened(samples: np.ndarray, encoder: str = "auto", progress: Any = None) -> Any:
+        if encoder == "auto":
+            encoded.append(samples.copy())
+        return extract(samples, encoder="log_mel")
+
+    found = ingest_sound.Offset(late_ms, 0.9)
+    monkeypatch.setattr(ingest_sound, "sounds_of", lambda *_: [babble(4.0)])
+    monkeypatch.setattr(ingest_sound.speech, "extract", listened)
+    monkeypatch.setattr(speech_sync, "offset_by_readings", lambda *_: found)
+    save_sequence(tmp_path, sequence_of(tiny_clip), tiny_clip.stored)
+    footage = [VideoFile(Path("me.mp4"))]
+    told = ingest_sound.hear(footage, [4.0], tmp_path, SilentReporter(), correct_offset=True)
+    assert (told["av_offset_ms"], len(encoded)) == (late_ms, times)
+    kept = np.load(tmp_path / "audio.npy")
+    assert np.array_equal(encoded[-1], kept)  # what is learnt from is what is kept
+    features = load_features(tmp_path / "features.safetensors")
+    assert torch.equal(features.values, extract(kept, encoder="log_mel").values)
 
 
 def test_each_of_several_files_has_its_own_offset(monkeypatch: pytest.MonkeyPatch) -> None:
