@@ -8,7 +8,6 @@ wanting (one sentence says why), 130 interrupted, 1 a fault of the program.
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 import time
 import traceback
@@ -16,8 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
-
-import tyro
 
 from gsavatar import __version__, cli_env
 from gsavatar.cli_options import (
@@ -29,8 +26,8 @@ from gsavatar.cli_options import (
     Render,
     Track,
     View,
-    command_line,
 )
+from gsavatar.cli_words import command_of
 from gsavatar.errors import InputError
 from gsavatar.progress import clock, make_reporter
 
@@ -373,14 +370,8 @@ def main(argv: list[str] | None = None) -> int:
     if words == ["--version"]:
         _say(f"gsavatar {__version__}")
         return 0
-    command: Any = tyro.cli(
-        command_line(shutil.get_terminal_size().columns, words),
-        prog="gsavatar",
-        description="A talking avatar of one person, from a video (--version tells its version).",
-        args=words,
-        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
     try:
+        command = command_of(words)
         RUN[type(command)](command)
     except InputError as error:
         _say(f"error: {' '.join(str(error).split())}", sys.stderr)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gsavatar import cli, cli_options, cli_run, pipeline
+from gsavatar import cli, cli_options, cli_run, cli_words, pipeline
 from gsavatar.config import load_preset, load_settings
 from gsavatar.errors import InputError
 from gsavatar.pipeline import FitResult
@@ -332,6 +332,55 @@ def test_a_refused_value_is_blamed_on_the_option_that_gave_it(
     assert run("fit", "me.mp4", *words) == 2
     assert f"error: {said}" in capsys.readouterr().err
     assert not calls and [p.name for p in here.iterdir()] == ["me.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "no command given; name fit, track, check, render, view, evaluate, doctor or assets."),
+        ("fitt me.mp4", "fitt: is no command; use fit."),
+        ("speak me.mp4", "speak: is no command; use fit, track, check, render, view, evaluate, "
+         "doctor or assets."),
+        ("fit me.mp4 --preset previw", "--preset previw: no such preset; choose one of preview, "),
+        ("fit me.mp4 --steps ten",
+         "--steps ten: is not a whole number; name one, or leave --steps away."),
+        ("render me --out a.mp4 --fps=fast",
+         "--fps fast: is not a number; name one, or leave --fps away."),
+        ("fit me.mp4 --device gpu",
+         "--device gpu: is not auto, cpu or cuda; name one, or leave --device away."),
+        ("fit me.mp4 --face_model itc", "--face_model itc: is not auto, ict, clip, flame or bfm; "),
+        ("fit me.mp4 --prest preview",
+         "--prest: gsavatar fit has no such option; use --preset."),
+        ("fit me.mp4 --bogus 3",
+         "--bogus: gsavatar fit has no such option; see gsavatar fit --help."),
+        ("fit me.mp4 -o x", "-o: gsavatar fit has no such option; see gsavatar fit --help."),
+        ("fit me.mp4 --out --resume",
+         "--out: its value is missing; name one, as gsavatar fit --help tells."),
+        ("fit me.mp4 --resume=yes", "--resume=yes: --resume takes no value; leave =yes away."),
+        ("fit me.mp4 --resume b.mp4", "b.mp4: stands apart from me.mp4; name both together."),
+        ("render me --audio a.wav",
+         "gsavatar render needs --out; name it, as gsavatar render --help tells."),
+        ("view", "gsavatar view needs AVATAR; name it, as gsavatar view --help tells."),
+        ("view me you", "you: is more than gsavatar view takes; leave it away."),
+    ],
+)  # fmt: skip
+def test_a_mistyped_command_line_is_told_in_one_sentence(
+    here: Path, calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str], words: str,
+    said: str,
+) -> None:  # fmt: skip
+    assert run(*words.split()) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith(f"error: {said}") and told.err.count("\n") == 1
+    assert told.err.endswith(".\n") and not told.out
+    assert not calls and [p.name for p in here.iterdir()] == ["me.mp4"]
+
+
+def test_a_refusal_that_is_not_understood_keeps_the_parsers_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_words, "refuse", lambda _: None)
+    assert run("fit", "me.mp4", "--steps", "ten") == 2
+    assert "--steps" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["render", "view", "evaluate"])
