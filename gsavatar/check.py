@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gsavatar import audio, video
+from gsavatar import audio, video, visibility
 from gsavatar.crop import AMBIGUOUS_SHARE, SCAN_SIDE
 from gsavatar.errors import InputError
 from gsavatar.findings import Finding, State
@@ -50,8 +50,11 @@ DARK, BRIGHT = 0.22, 0.82
 CLIPPED_SHARE = 0.03
 UNEVEN = 0.45
 FLICKER = 0.04
-SOFT, BLURRED = 0.022, 0.013
-"""Sharp footage has 0.025 to 0.08; a blur of 2 px at 512 px brings it to 0.01 to 0.03."""
+SOFT, BLURRED = 0.10, 0.065
+"""Sharp footage has 0.11 to 0.24; a blur of 2 px at 512 px brings it to 0.07 to 0.10, of 4 px to
+0.05 to 0.08."""
+LEAST_FACE_PX = 24
+"""Of smaller faces there is nothing to judge."""
 FEW_TURNS_DEG, GOOD_TURNS_DEG = 8.0, 20.0
 WIDE_YAW_DEG = 50.0
 CLOSED_SHARE, OPEN_WIDE = 0.03, 0.06
@@ -168,33 +171,30 @@ def _look(at_s: float, picture: UInt8, landmarker: FaceLandmarker) -> Look | Non
     face = faces[0]
     top, left, bottom, right = (v / scale for v in face.box)
     height, width = picture.shape[:2]
-    crop = picture[
-        max(0, round(top)) : min(height, round(bottom)),
-        max(0, round(left)) : min(width, round(right)),
-    ]
-    if min(crop.shape[:2]) < 8:
+    y, x = max(0, round(top)), max(0, round(left))
+    crop = picture[y : min(height, round(bottom)), x : min(width, round(right))]
+    if min(crop.shape[:2]) < LEAST_FACE_PX:
         return None
     luma = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float64)
     # The middle of the box is skin, eyes and mouth; its corners are background.
     inner = luma[len(luma) // 8 : -len(luma) // 8, luma.shape[1] // 6 : -luma.shape[1] // 6]
+    in_crop = face.points[:, :2].astype(np.float64) / scale - (x, y)
     halves = [float(h.mean()) for h in np.array_split(inner, 2, axis=1)]
     return Look(
         at_s, len(faces), bottom - top, face.points.astype(np.float64),
         float(inner.mean()) / 255.0, float(((inner >= BURNT) | (inner <= BLACK)).mean()),
-        abs(halves[0] - halves[1]) / max(sum(halves) / 2, 1.0), _sharpness(inner),
+        abs(halves[0] - halves[1]) / max(sum(halves) / 2, 1.0), _sharpness(crop, in_crop),
     )  # fmt: skip
 
 
-def _sharpness(luma: Array) -> float:
-    """Fine detail over all detail of a face brought to one size: its share of the gradient that
-    a blur of one pixel takes away."""
+def _sharpness(crop: UInt8, points: Array) -> float:
+    """Fine detail of a face at its landmarks in its crop, as the fit compares the frames of a clip
+    by it; all faces brought to one size, so that those of different videos compare too."""
     import cv2
 
-    scale = min(1.0, FOCUS_PX / len(luma))
-    even = cv2.resize(luma, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    soft = cv2.GaussianBlur(even, (0, 0), 1.0)
-    fine = float(np.abs(even - soft).mean())
-    return fine / max(float(even.std()), 1e-6)
+    scale = min(1.0, FOCUS_PX / len(crop))
+    even = cv2.resize(crop, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return visibility.detail(np.asarray(even, np.uint8), scale * points)
 
 
 def _length(footage: Footage) -> Finding:

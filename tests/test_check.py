@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from gsavatar import audio, check, cli, video
 from gsavatar.check import Footage, Look
 from gsavatar.errors import InputError
 from gsavatar.findings import Finding, State
+from gsavatar.landmarks import FaceLandmarker
 from gsavatar.morphable import canonical_face
 
 SAMPLE = Path(__file__).parents[1] / "datasets" / "sample"
@@ -90,6 +92,19 @@ def test_a_fault_is_named_with_its_cure(
 ) -> None:  # fmt: skip
     finding = judge(every(footage, change))
     assert finding.state is state and cure in finding.cure
+
+
+def test_noise_does_not_pass_for_focus(footage: Footage) -> None:
+    """A camera out of focus in a dim room: its noise is finer than any detail of a face."""
+    del footage  # it skips where no face detector is at hand
+    ((at_s, sharp),) = video.pictures_at(SAMPLE / "speaker.mp4", [2.0])
+    blurred = cv2.GaussianBlur(sharp, (0, 0), 4.0)
+    noise = np.random.default_rng(0).normal(0.0, 4.0, (*sharp.shape[:2], 1))
+    noisy = np.clip(blurred + noise, 0, 255).astype(np.uint8)
+    with FaceLandmarker() as landmarker:
+        looks = [check._look(at_s, picture, landmarker) for picture in (sharp, blurred, noisy)]
+    good, soft, grainy = (look.sharpness for look in looks if look is not None)
+    assert soft < grainy < check.SOFT < good
 
 
 def test_a_lamp_that_flickers_and_a_face_that_leaves(footage: Footage) -> None:
@@ -180,7 +195,7 @@ def made_footage(**faults: object) -> Footage:
         turned = points.copy()
         x, z = points[:, 0] - 256.0, points[:, 2] - 256.0
         turned[:, 0] = x * np.cos(angle) + z * np.sin(angle) + 256.0
-        looks.append(replace(Look(i * 1.5, 1, 300.0, turned, 0.5, 0.0, 0.1, 0.04), **faults))  # type: ignore[arg-type]
+        looks.append(replace(Look(i * 1.5, 1, 300.0, turned, 0.5, 0.0, 0.1, 0.15), **faults))  # type: ignore[arg-type]
     time = np.arange(375) / 25.0
     opening = np.clip(0.04 + 0.05 * np.sin(9 * time) * np.sin(1.7 * time), 0.0, None)
     info = video.VideoInfo(512, 512, 25.0, 40.0, 1000, False, 0)
