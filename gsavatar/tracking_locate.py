@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 
 from gsavatar.ahead import in_halves
 from gsavatar.morphable import Floats, Ints
-from gsavatar.tracking_bundle import POSE_SD, SHARED_ERROR, Bundle, moved, off_start, robust
+from gsavatar.tracking_bundle import Bundle
 from gsavatar.tracking_flow import Pictures
+from gsavatar.tracking_least_squares import POSE_SD, moved, off_start, robust
 from gsavatar.tracking_motion import rotvecs
-from gsavatar.tracking_priors import BROW_SD
+from gsavatar.tracking_priors import SOUGHT_SD
 from gsavatar.tracking_skin import MIN_POINTS, SkinMap, evened, find
 from gsavatar.tracking_solve import Lens, Poses, pose_jacobian, project, rotations
 
-NEAREST_KEYS = 3
+NEAREST_KEYS = 5
 LOOK_EVERY, STILL_LOOK_EVERY = 2, 4
 """Frames from one that is searched for patches to the next, of heads that turn and of others."""
 RESECTION_STEPS = 6
@@ -43,11 +44,11 @@ def locate(  # noqa: PLR0917
         if len(point) < MIN_POINTS:
             return None
         known = skin.patches.at(point)
-        brows = np.einsum("gk,pkc->pgc", skin.surface.brows, known.shapes)
+        motions = np.einsum("gk,pkc->pgc", skin.surface.sought, known.shapes)
         since_key = expression - skin.key_expressions[known.key_of]
         moved_m = np.linalg.norm(np.einsum("pk,pkc->pc", since_key, known.shapes), axis=1)
         trust = _doubted(known.trust, MOTION_DOUBT * moved_m * lens.focal / pose.t[0, 2])
-        pose = _resect(pose, start, known.shown(expression), brows, pixels, trust, lens)
+        pose = _resect(pose, start, known.shown(expression), motions, pixels, trust, lens)
     return pose
 
 
@@ -114,26 +115,27 @@ def _walked(  # noqa: PLR0917
 
 
 def _resect(  # noqa: PLR0917
-    start: Poses, belief: Poses, points: Floats, brows: Floats, pixels: Floats, trust: Floats,
+    start: Poses, belief: Poses, points: Floats, motions: Floats, pixels: Floats, trust: Floats,
     lens: Lens,
 ) -> Poses:  # fmt: skip
     """The pose [1] that puts known places [P, 3] onto pixels [P, 2], held weakly to ``belief``.
 
-    What brows do to the places meanwhile, combinations of ``brows`` [P, G, 3], is sought with it:
-    a lifted forehead is no nod.
+    What brows and jaw do to the places meanwhile, combinations of ``motions`` [P, G, 3], is sought
+    with it: a lifted forehead is no nod.
     """
-    pose, lifted = start, np.zeros(brows.shape[1])
-    hold = np.full(6 + len(lifted), 1 / BROW_SD**2)
+    pose, amounts = start, np.zeros(motions.shape[1])
+    hold = np.full(6 + len(amounts), 1 / SOUGHT_SD**2)
     hold[:6] = 1 / (POSE_SD * (0.1, 0.1, 1, 1, 1, 1)) ** 2 * 1e-2
     for _ in range(RESECTION_STEPS):
-        at, seen = project(pose, (points + np.einsum("g,pgc->pc", lifted, brows))[None], lens)
+        shown = points + np.einsum("g,pgc->pc", amounts, motions)
+        at, seen = project(pose, shown[None], lens)
         residual = np.einsum("pij,pj->pi", trust, pixels - at[0])
-        weight = robust(residual, SHARED_ERROR)
+        weight = robust(residual, 1.0)  # each patch is seen once in a picture
         by_pose = pose_jacobian(seen, seen - pose.t[:, None], lens)[0]
-        by_brows = by_pose[:, :, :3] @ pose.R[0] @ brows.transpose(0, 2, 1)
-        J = trust @ np.concatenate((by_pose, by_brows), axis=2)
+        by_motion = by_pose[:, :, :3] @ pose.R[0] @ motions.transpose(0, 2, 1)
+        J = trust @ np.concatenate((by_pose, by_motion), axis=2)
         H = np.einsum("pia,p,pib->ab", J, weight, J) + np.diag(hold)
-        off = np.concatenate((off_start(pose, belief)[0], lifted))
+        off = np.concatenate((off_start(pose, belief)[0], amounts))
         step = np.linalg.solve(H, np.einsum("pia,p,pi->a", J, weight, residual) - hold * off)
-        pose, lifted = moved(pose, step[None, :6]), lifted + step[6:]
+        pose, amounts = moved(pose, step[None, :6]), amounts + step[6:]
     return pose

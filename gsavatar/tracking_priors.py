@@ -76,17 +76,17 @@ SKULL_SKIN_SHAPES = ("jaw", "mouthSmile", "noseSneer")
 enough to reckon with. (What brows and lids do to the skin around them is told less surely than
 skin tells poses: with them poses got worse.)"""
 
-BROW_MOTIONS = (("browInnerUp",), ("browDown",), ("browOuterUp",))
-"""Beginnings of the names of shapes that move the forehead and the hair above it, by what they do.
-Too little is known of them to reckon with, and they move so much skin that a head nods by up to a
-third of a degree with its brows: what they do is found with every pose."""
-BROW_SD = 0.2
+SOUGHT_MOTIONS = (("browInnerUp",), ("browDown",), ("browOuterUp",), ("jawOpen",))
+"""Beginnings of the names of shapes that move much of the skin a pose hangs on, by what they do.
+Landmarks say too little of the brows, so that heads nodded by up to a third of a degree with them,
+and not all of the jaw: what they do besides is found with every pose."""
+SOUGHT_SD = 0.2
 """How far such a motion goes, as in ``SPREADS``."""
 
 
-def brow_motions(names: tuple[str, ...]) -> Floats:
-    """Shares [G, K] of the named shapes in each motion of the brows that they can express."""
-    groups = [[float(name.startswith(starts)) for name in names] for starts in BROW_MOTIONS]
+def sought_motions(names: tuple[str, ...]) -> Floats:
+    """Shares [G, K] of the named shapes in each sought motion that they can express."""
+    groups = [[float(name.startswith(starts)) for name in names] for starts in SOUGHT_MOTIONS]
     return np.array([row for row in groups if any(row)]).reshape(-1, len(names))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsavatar.morphable import Floats, Ints
+from gsavatar.tracking_light import shaded
 from gsavatar.tracking_motion import rotvecs
 from gsavatar.tracking_priors import BROWS, EYELIDS
 from gsavatar.tracking_solve import Lens, Poses, project
@@ -44,10 +45,12 @@ wider square a patch is found from farther away, over the narrower one more exac
 light, which do not turn with the skin, are wide."""
 FACING, DRAWN_FACING = 0.35, 0.15
 """Least cosine between skin and view of a patch, and of surface that is drawn."""
+MOST_RELIT = 2.0
+"""Most that another light may brighten or darken skin by."""
 MIN_POINTS = 12
 STILL_M = 0.002
 """Skin that jaw, lips and cheeks move further than this in the clip is not rigid."""
-MOVED_SHARE = 0.3
+MOVED_SHARE = 0.4
 """Usual motion of speech over its widest: what a patch may be off for it."""
 LID_MARGIN, BROW_MARGIN = 0.03, 0.035
 """Nothing is picked this close to lids and brows, over the face's height."""
@@ -122,6 +125,7 @@ class SkinMap:
     key_expressions: Floats  # [N, K]
     patches: Patches
     surface: Surface
+    light: Floats | None = None  # [9], what falls on the skin
 
     @cached_property
     def key_points(self) -> Floats:
@@ -138,7 +142,7 @@ def evened(picture: UInt8) -> Evened:
     return Evened(gray.astype(np.float32))
 
 
-def _evened(gray: NDArray[np.float32], side: int) -> UInt8:
+def _evened(gray: Any, side: int) -> UInt8:
     import cv2
 
     off = gray - cv2.blur(gray, (side, side))
@@ -229,6 +233,7 @@ def find(  # noqa: PLR0917
     landmarks' surface), so that what is left to find is a small shift; ``coarse`` finds a larger
     one, less exactly.
     """
+    side = COARSE_PX if coarse else FINE_PX
     image = picture.coarse if coarse else picture.fine
     turn = rotvecs(skin.key_poses.R @ pose.R[0].T)
     apart = np.linalg.norm(turn[:, :2], axis=1) + 0.5 * np.abs(turn[:, 2])
@@ -249,7 +254,7 @@ def find(  # noqa: PLR0917
         mine = np.flatnonzero((patches.key_of == key) & shown)
         if len(mine) == 0:
             continue
-        drawn = skin.keys[key].coarse if coarse else skin.keys[key].fine
+        drawn = _drawn(skin.keys[key].gray, warp, side)
         found, at = _matched(drawn, warp, crop, patches.key_px[mine],
                              guess[0, mine] - 0.5 - (left, top),
                              COARSE_LEVELS if coarse else FINE_LEVELS)  # fmt: skip
@@ -271,7 +276,8 @@ def _box(pixels: Floats, shape: tuple[int, ...]) -> Box | None:
 def _maps(  # noqa: PLR0917
     skin: SkinMap, pose: Poses, expression: Floats, keys: list[int], box: Box, lens: Lens
 ) -> list[NDArray[np.float32]]:
-    """Per key frame, where in it each pixel of the box comes from: [h, w, 2], integer centres."""
+    """Per key frame, where in it each pixel of the box comes from (integer centres) and how much
+    brighter it is here: [h, w, 3]."""
     import cv2
     from scipy.interpolate import LinearNDInterpolator
     from scipy.spatial import Delaunay
@@ -279,9 +285,11 @@ def _maps(  # noqa: PLR0917
     surface = skin.surface
     shown = surface.facing(pose)[0] > DRAWN_FACING
     here, _ = project(pose, surface.at(expression)[None], lens)
-    there, _ = project(skin.key_poses[np.array(keys)], skin.key_points[keys], lens)
+    own = np.array(keys)
+    there, _ = project(skin.key_poses[own], skin.key_points[keys], lens)
     flat = here[0, shown] - 0.5
-    values = there[:, shown].transpose(1, 0, 2).reshape(len(flat), -1) - 0.5
+    values = np.concatenate((there[:, shown] - 0.5, _relit(skin, pose, own, shown)), axis=2)
+    values = values.transpose(1, 0, 2).reshape(len(flat), -1)
     top, left, bottom, right = box
     rows, columns = -(-(bottom - top) // MAP_STEP_PX) + 1, -(-(right - left) // MAP_STEP_PX) + 1
     y, x = np.mgrid[:rows, :columns] * MAP_STEP_PX
@@ -291,25 +299,45 @@ def _maps(  # noqa: PLR0917
     design = np.column_stack((flat, np.ones(len(flat))))
     affine = np.linalg.lstsq(design, values, rcond=None)[0]
     coarse[outside] = np.column_stack((grid, np.ones(len(grid))))[outside] @ affine
+    coarse[outside, 2::3] = 1.0
     maps = []
     step = np.mgrid[: bottom - top, : right - left].astype(np.float32) / MAP_STEP_PX
     for i in range(len(keys)):
-        small = coarse[:, 2 * i : 2 * i + 2].reshape(rows, columns, 2).astype(np.float32)
+        small = coarse[:, 3 * i : 3 * i + 3].reshape(rows, columns, 3).astype(np.float32)
         maps.append(cv2.remap(small, step[1], step[0], cv2.INTER_LINEAR))
     return maps
 
 
+def _relit(skin: SkinMap, pose: Poses, keys: Ints, shown: NDArray[np.bool_]) -> Floats:
+    """How much brighter shown points of the surface are at ``pose`` [1] than in key frames,
+    [N, S, 1]."""
+    if skin.light is None:
+        return np.ones((len(keys), int(shown.sum()), 1))
+    normals = skin.surface.normals[shown]
+    here = shaded(skin.light, normals @ pose.R[0].T)
+    there = shaded(skin.light, normals @ skin.key_poses.R[keys].transpose(0, 2, 1))
+    return np.asarray(np.clip(here / there, 1 / MOST_RELIT, MOST_RELIT)[..., None])
+
+
+def _drawn(key: NDArray[np.float32], warp: NDArray[np.float32], side: int) -> UInt8:
+    """A key frame's local contrast as it would look from elsewhere and in the light there."""
+    import cv2
+
+    drawn = cv2.remap(key, warp[..., 0], warp[..., 1], cv2.INTER_LINEAR)
+    return _evened(drawn * warp[..., 2], side)
+
+
 def _matched(  # noqa: PLR0917
-    key: UInt8, warp: NDArray[np.float32], crop: UInt8, key_px: Floats,
+    drawn: UInt8, warp: NDArray[np.float32], crop: UInt8, key_px: Floats,
     guess: Floats, levels: int,
 ) -> tuple[NDArray[np.bool_], Floats]:  # fmt: skip
-    """Which patches of a key frame are found in a cropped picture, and where (integer centres).
+    """Which patches of a drawn key frame are found in a cropped picture, and where (integer
+    centres).
 
     ``levels`` of halved pictures are searched first.
     """
     import cv2
 
-    drawn = cv2.remap(key, warp[..., 0], warp[..., 1], cv2.INTER_LINEAR)
     start = guess.copy()
     right, down = np.array([2.0, 0.0]), np.array([0.0, 2.0])
     for _ in range(2):  # where the drawing shows what the key frame has at key_px
@@ -333,11 +361,11 @@ def _matched(  # noqa: PLR0917
 
 
 def _sampled(warp: NDArray[np.float32], at: Floats) -> Floats:
-    """Values [P, 2] of a map [h, w, 2] at pixels [P, 2]."""
+    """Where a map [h, w, 3] leads from pixels [P, 2], [P, 2]."""
     import cv2
 
     x, y = (at[:, i].astype(np.float32)[:, None] for i in (0, 1))
     mode = cv2.BORDER_REPLICATE
     return np.asarray(
-        cv2.remap(warp, x, y, cv2.INTER_LINEAR, borderMode=mode)[:, 0].astype(np.float64)
+        cv2.remap(warp, x, y, cv2.INTER_LINEAR, borderMode=mode)[:, 0, :2].astype(np.float64)
     )

@@ -15,7 +15,7 @@ from gsavatar.tracking_priors import (
     NOSE_BRIDGE,
     NOSE_TIP,
     TEMPLES,
-    brow_motions,
+    sought_motions,
 )
 from gsavatar.tracking_shape import Fit
 from gsavatar.tracking_solve import Poses
@@ -42,7 +42,7 @@ class Surface:
     mobility: Floats  # [S], metres that speech moves it
     place_sd: Floats  # [S], metres
     shapes: Floats  # [K, S, 3], how expressions move it
-    brows: Floats  # [G, K], what brows do that is found with every pose
+    sought: Floats  # [G, K], motions of the face that are found with every pose
 
     def at(self, expression: Floats) -> Floats:
         """Its points [S, 3] with coefficients [K]."""
@@ -78,8 +78,8 @@ def surface_of(fit: Fit) -> Surface:
     place_sd[MESH_POINTS:] = HAIR_SD_M
     shapes = np.concatenate((fit.shapes[:, :MESH_POINTS], fit.model.expression[:, scalp]), axis=1)
     points = np.concatenate((face, fit.vertices[scalp]))
-    brows = brow_motions(fit.model.names)
-    return Surface(points, normals, rigid, mobility, place_sd, shapes, brows)
+    sought = sought_motions(fit.model.names)
+    return Surface(points, normals, rigid, mobility, place_sd, shapes, sought)
 
 
 def _widest(points: Floats, values: Floats) -> Floats:

@@ -11,15 +11,15 @@ import pytest
 from gsavatar import tracking, tracking_bundle, tracking_locate
 from gsavatar.morphable import MESH_POINTS, canonical_face
 from gsavatar.morphable_surface import vertex_normals
-from gsavatar.tracking_bundle import (
+from gsavatar.tracking_bundle import LEAST_TURN_RAD, Bundle, adjust
+from gsavatar.tracking_least_squares import (
     FOCAL_SHARED_ERROR,
-    LEAST_TURN_RAD,
     SWING_SD,
-    Bundle,
-    _Normal,
-    _Problem,
-    _Seen,
-    adjust,
+    NormalEquations,
+    Problem,
+    Sightings,
+    State,
+    Step,
     moved,
 )
 from gsavatar.tracking_locate import (
@@ -31,7 +31,7 @@ from gsavatar.tracking_locate import (
     locate_all,
 )
 from gsavatar.tracking_motion import mean_rotation, reach, rotvecs
-from gsavatar.tracking_priors import brow_motions
+from gsavatar.tracking_priors import sought_motions
 from gsavatar.tracking_skin import (
     Patches,
     SkinMap,
@@ -180,7 +180,7 @@ def test_what_an_expression_moves_does_not_move_the_head() -> None:
     picture, aside = a_picture(5), np.array([0.004, 0.0, 0.0])
     count = MESH_POINTS
     shapes = np.tile(aside, (1, count, 1))
-    surface = replace(a_surface(), shapes=shapes, brows=np.zeros((0, 1)))
+    surface = replace(a_surface(), shapes=shapes, sought=np.zeros((0, 1)))
     points = a_surface().points[None]
     slide = project(front(), points + aside, LENS)[0] - project(front(), points, LENS)[0]
     shift = slide.mean((0, 1))
@@ -213,7 +213,7 @@ def test_a_jaw_that_opened_less_than_was_said_hardly_moves_the_skull(
     picture, surface = a_picture(6), a_surface()
     low = surface.points[:, 1] < 0.0
     shapes = np.where(low[:, None], [0.0, -0.0015, 0.0], 0.0)[None]
-    surface = replace(surface, shapes=shapes, brows=np.zeros((0, 1)))
+    surface = replace(surface, shapes=shapes, sought=np.zeros((0, 1)))
     patches = pick(evened(picture), front(), np.zeros(1), surface, LENS, 0)
     assert patches is not None
     skin = SkinMap((evened(picture),), front(), np.zeros((1, 1)), patches, surface)
@@ -241,10 +241,10 @@ def test_a_lifted_forehead_is_no_nod() -> None:
     assert nod_off(lift) < 0.1 * nod_off(lift[:, :0])
 
 
-def test_brows_move_what_the_model_can_say() -> None:
+def test_motions_are_sought_that_the_model_can_express() -> None:
     names = ("jawOpen", "browDownLeft", "browDownRight", "browInnerUp")
-    assert brow_motions(names).tolist() == [[0, 0, 0, 1], [0, 1, 1, 0]]
-    assert brow_motions(("jawOpen",)).shape == (0, 1)
+    assert sought_motions(names).tolist() == [[0, 0, 0, 1], [0, 1, 1, 0], [1, 0, 0, 0]]
+    assert sought_motions(("eyeBlinkLeft",)).shape == (0, 1)
 
 
 def test_a_surface_follows_the_places_on_it_and_is_left_alone_elsewhere() -> None:
@@ -263,7 +263,9 @@ def test_a_surface_follows_the_places_on_it_and_is_left_alone_elsewhere() -> Non
 class Scene:
     """Poses, places and where the places are seen."""
 
-    def __init__(self, yaw: float, noise_px: float, focal: float = 1000.0) -> None:
+    def __init__(
+        self, yaw: float, noise_px: float, focal: float = 1000.0, lift: float = 0.0
+    ) -> None:
         rng = np.random.default_rng(5)
         count = 40
         s = np.linspace(0, 1, count)
@@ -273,90 +275,113 @@ class Scene:
         self.lens = Lens(focal, 256.0, 256.0)
         self.places = canonical_face()[0][rng.permutation(MESH_POINTS)[:150]]
         talk = np.sin(5 * s)[:, None, None] * rng.normal(0, 0.002, (150, 3))  # [T, 150, 3]
-        pixels, _ = project(self.poses, self.places + talk, self.lens)
+        # Brows lift the upper half of the places with every nod.
+        upper = np.clip(self.places[:, 1], 0, None)[:, None, None]
+        self.by_motion = upper * np.array([[0.0, 0.15, 0.0], [0.1, 0.0, 0.0]])
+        self.lifts = lift * np.stack((turns[:, 0], np.zeros(count)), -1)
+        lifted = np.einsum("tg,pgc->tpc", self.lifts, self.by_motion)
+        pixels, _ = project(self.poses, self.places + talk + lifted, self.lens)
         frame, point = (a.ravel() for a in np.mgrid[:count, :150])
         by_expression = talk[frame, point]
         seen = pixels[frame, point] + rng.normal(0, noise_px, (len(frame), 2))
         trust = np.tile(np.eye(2) / 0.25, (len(frame), 1, 1))
-        self.seen = _Seen(point, frame, seen, trust, by_expression)
+        self.seen = Sightings(point, frame, seen, trust, by_expression)
         off = rng.normal(0, 1, (count, 6)) * (0.002, 0.002, 0.01, 0.02, 0.02, 0.02)
         self.start = moved(self.poses, off)
         self.guessed = self.places + rng.normal(0, 0.003, self.places.shape)
 
-    def problem(self, focal_known: bool, lens: Lens) -> _Problem:
+    def problem(self, focal_known: bool, lens: Lens) -> Problem:
         sd = np.full(len(self.places), 0.005)
-        return _Problem(self.start, self.guessed, sd, self.seen, lens, focal_known, 1.0)
+        return Problem(
+            self.start, self.guessed, sd, self.by_motion, self.seen, lens, focal_known, 1.0
+        )
+
+    def solved(self, problem: Problem) -> tuple[State, float]:
+        found = problem.solve(problem.began(problem.start, self.guessed, problem.lens))
+        assert found is not None
+        return found
+
+    def off_deg(self, poses: Poses) -> np.ndarray:
+        """Errors of poses' turns, but for one that all have in common."""
+        turn = self.poses.R.transpose(0, 2, 1) @ poses.R
+        u, _, vt = np.linalg.svd(turn.mean(0))
+        return np.degrees(np.arccos(np.clip((np.einsum("ab,tab->t", u @ vt, turn) - 1) / 2, -1, 1)))
 
 
 def test_poses_are_found_where_landmarks_are_wrong() -> None:
     scene = Scene(yaw=0.5, noise_px=0.1)
-    solved = scene.problem(True, scene.lens).solve(scene.start, scene.guessed, scene.lens)
-    assert solved is not None
-    _, sigma, poses, places = solved
+    found, sigma = scene.solved(scene.problem(True, scene.lens))
     assert sigma == 0.0
-    turn = scene.poses.R.transpose(0, 2, 1) @ poses.R
-    u, _, vt = np.linalg.svd(turn.mean(0))
-    left = np.arccos(np.clip((np.einsum("ab,tab->t", u @ vt, turn) - 1) / 2, -1, 1))
-    assert np.degrees(left).max() < 0.1
-    at, _ = project(poses, places[None], scene.lens)
+    assert scene.off_deg(found.poses).max() < 0.1
+    at, _ = project(found.poses, found.places[None], scene.lens)
     true, _ = project(scene.poses, scene.places[None], scene.lens)
     assert np.sqrt(((at - true) ** 2).sum(-1).mean()) < 0.05
+
+
+def test_brows_that_lift_with_every_nod_are_no_nods() -> None:
+    scene = Scene(yaw=0.5, noise_px=0.1, lift=3.0)
+    problem = scene.problem(True, scene.lens)
+    found, _ = scene.solved(problem)
+    blind, _ = scene.solved(replace(problem, by_motion=problem.by_motion[:, :0]))
+    assert scene.off_deg(found.poses).max() < 0.25 * scene.off_deg(blind.poses).max()
+    assert np.corrcoef(found.motions[:, 0], scene.lifts[:, 0])[0, 1] > 0.98
 
 
 def test_the_focal_length_shows_when_the_head_turns() -> None:
     scene = Scene(yaw=0.6, noise_px=0.1)
     wrong = Lens(1250.0, 256.0, 256.0)
-    solved = scene.problem(False, wrong).solve(scene.start, scene.guessed, wrong)
-    assert solved is not None
-    lens, sigma, _, _ = solved
-    off = abs(np.log(lens.focal / scene.lens.focal))
+    found, sigma = scene.solved(scene.problem(False, wrong))
+    off = abs(np.log(found.lens.focal / scene.lens.focal))
     assert off < 0.04 and off < 3 * sigma + 0.01 and sigma < 0.05
 
 
 def test_a_still_head_leaves_the_focal_length_open() -> None:
     scene = Scene(yaw=0.0, noise_px=0.3)
-    solved = scene.problem(False, scene.lens).solve(scene.start, scene.guessed, scene.lens)
     turning = Scene(yaw=0.6, noise_px=0.3)
-    better = turning.problem(False, turning.lens).solve(
-        turning.start, turning.guessed, turning.lens
-    )
-    assert solved is not None and better is not None
-    assert solved[1] > 2 * better[1]
+    _, sigma = scene.solved(scene.problem(False, scene.lens))
+    _, better = turning.solved(turning.problem(False, turning.lens))
+    assert sigma > 2 * better
 
 
 def test_a_width_that_is_held_does_not_pass_for_a_focal_length_that_was_seen() -> None:
     scene = Scene(yaw=0.1, noise_px=0.3)
     loose = replace(scene.problem(False, scene.lens), shared_error=FOCAL_SHARED_ERROR)
     held = replace(loose, swing_held=True)
-    at = scene.poses, scene.places, scene.lens
-    conditional = _Normal(held, *at).step(0.0)
+    at = held.began(scene.poses, scene.places, scene.lens)
+    conditional = NormalEquations(held, at).step(0.0)
     assert conditional is not None
-    assert held.doubt(*at) == loose.doubt(*at) > 1.15 * conditional[3]
-    assert replace(held, focal_known=True).doubt(*at) == 0.0
+    assert held.doubt(at) == loose.doubt(at) > 1.15 * conditional.focal_sigma
+    assert replace(held, focal_known=True).doubt(at) == 0.0
 
 
 def test_the_step_goes_down_the_costs_gradient() -> None:
     """The normal equations' right-hand side is half the negative gradient of the cost."""
-    scene = Scene(yaw=0.4, noise_px=0.5)
+    scene = Scene(yaw=0.4, noise_px=0.5, lift=2.0)
     problem = scene.problem(False, scene.lens)
-    system = _Normal(problem, scene.start, scene.guessed, scene.lens)
-    step = 1e-6
+    start = problem.began(scene.start, scene.guessed, scene.lens)
+    start = replace(start, motions=0.5 * scene.lifts)
+    system = NormalEquations(problem, start)
+    rng, size = np.random.default_rng(0), 1e-6
+    pose, lift, place = (rng.normal(size=shape) for shape in ((40, 6), (40, 2), (150, 3)))
+    none = Step(0 * pose, 0 * lift, 0 * place, 0.0, 0.0)
 
-    def slope(pose: np.ndarray, point: np.ndarray, focal: float) -> float:
-        costs = []
-        for sign in (1, -1):
-            lens = Lens(scene.lens.focal * np.exp(sign * step * focal), 256.0, 256.0)
-            costs.append(problem.cost(
-                moved(scene.start, sign * step * pose), scene.guessed + sign * step * point, lens
-            ))  # fmt: skip
-        return (costs[0] - costs[1]) / (2 * step)
+    def slope(step: Step) -> float:
+        costs = [
+            problem.cost(start.after(Step(
+                sign * size * step.poses, sign * size * step.motions, sign * size * step.places,
+                sign * size * step.focal, 0.0,
+            )))
+            for sign in (1, -1)
+        ]  # fmt: skip
+        return (costs[0] - costs[1]) / (2 * size)
 
-    rng = np.random.default_rng(0)
-    still, fixed = np.zeros((40, 6)), np.zeros((150, 3))
-    pose, point = rng.normal(size=(40, 6)), rng.normal(size=(150, 3))
-    assert slope(pose, fixed, 0.0) == pytest.approx(-2 * (system.g * pose).sum(), rel=2e-3)
-    assert slope(still, point, 0.0) == pytest.approx(-2 * (system.v * point).sum(), rel=2e-3)
-    assert slope(still, fixed, 1.0) == pytest.approx(-2 * system.f, rel=2e-3)
+    def expected(along: np.ndarray, step: np.ndarray) -> object:
+        return pytest.approx(-2 * (along * step).sum(), rel=2e-3)
+
+    assert slope(replace(none, poses=pose)) == expected(system.g[:, :6], pose)
+    assert slope(replace(none, motions=lift)) == expected(system.g[:, 6:], lift)
+    assert slope(replace(none, places=place)) == expected(system.v, place)
+    assert slope(replace(none, focal=1.0)) == expected(np.array(system.f), np.array(1.0))
 
 
 def test_too_little_to_see_is_said() -> None:
@@ -400,7 +425,7 @@ def test_a_head_that_seems_to_turn_too_widely_is_held() -> None:
     turns = rotvecs(problem.start.R @ mean_rotation(problem.start.R).T)
     off = np.zeros((40, 6))
     off[:, 4] = 0.2 * turns[:, 1]  # the yaw is a fifth too wide
-    share = problem.swings @ off.ravel() * SWING_SD
+    share = np.einsum("atc,tc->a", problem.swings, off) * SWING_SD
     assert share[1] == pytest.approx(0.2, rel=0.03)
     assert abs(share[[0, 2]]).max() < 1e-9
     still = Scene(yaw=0.0, noise_px=0.1).problem(True, scene.lens)
@@ -416,9 +441,8 @@ def test_a_head_that_hardly_turns_keeps_the_landmarks_width() -> None:
     loose = replace(scene.problem(True, scene.lens), start=start)
     widths = []
     for problem in (loose, replace(loose, swing_held=True)):
-        solved = problem.solve(start, scene.guessed, scene.lens)
-        assert solved is not None
-        found = rotvecs(solved[2].R @ mean_rotation(solved[2].R).T)[:, 1]
+        state, _ = scene.solved(problem)
+        found = rotvecs(state.poses.R @ mean_rotation(state.poses.R).T)[:, 1]
         given = rotvecs(start.R @ mean_rotation(start.R).T)[:, 1]
         widths.append(float((found * given).sum() / (given**2).sum()))
     assert widths[0] < 0.97 < widths[1] < 1.01
