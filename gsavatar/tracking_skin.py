@@ -25,7 +25,7 @@ from gsavatar.tracking_surface import HAIR_SD_M, SKIN_SD_M, Surface, facing
 UInt8 = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 
-POINTS_A_KEY = 110
+POINTS_A_KEY = 160
 NEAR_RAD = 0.8
 """Views that differ by more are not compared: a patch looks different from there."""
 MAP_STEP_PX = 8
@@ -41,8 +41,7 @@ SOBEL_UNIT = 255.0**2 / 4
 """OpenCV scales Sobel's gradients to pictures of 0-1 and twice the step."""
 COARSE_PX, FINE_PX, EVEN_OUT_GAIN, EVEN_OUT_FLOOR = 21, 9, 40.0, 12.0
 """Pictures are compared by local contrast, so that a turning head's shading matters less: over the
-wider square a patch is found from farther away, over the narrower one more exactly: ridges of
-light, which do not turn with the skin, are wide."""
+wider square a patch is found from farther away, over the narrower one more exactly."""
 FACING, DRAWN_FACING = 0.35, 0.15
 """Least cosine between skin and view of a patch, and of surface that is drawn."""
 MOST_RELIT = 2.0
