@@ -80,15 +80,20 @@ def adjust(  # noqa: PLR0917
     if not parts:
         return None
     patches = Patches.join(parts)
-    skin = SkinMap(tuple(images[k] for k in keys), own[keys], shown[keys], patches, surface)
+    skin = SkinMap(
+        tuple(images[k] for k in keys), own[keys], shown[keys], patches, surface,
+        turning=shows_depth,
+    )  # fmt: skip
     new, sigma = own, 0.0
-    shared, loose = SHARED_ERROR, PLACES
+    shared, loose, sought = SHARED_ERROR, PLACES, surface.brows[:0]
     if shows_depth:
         shared, loose = TURNED_SHARED_ERROR, TURNED_PLACES
+        sought = np.concatenate((surface.brows, surface.jaw))
     for number in range(TURNED_PASSES if shows_depth else 2):
         cautious = number == 0
-        grays = [image.gray for image in images]
-        skin = replace(skin, light=fit_light(grays, new, shown, skin.surface, lens))
+        if shows_depth:
+            grays = [image.gray for image in images]
+            skin = replace(skin, light=fit_light(grays, new, shown, skin.surface, lens))
         seen = _sightings(skin, images, new, shown, lens, keys, coarse=cautious)
         count = np.bincount(seen.point, minlength=len(patches.points))
         seen = seen.at(count[seen.point] >= MIN_SIGHTINGS)
@@ -96,7 +101,7 @@ def adjust(  # noqa: PLR0917
             return None
         problem = Problem(
             own, patches.points, patches.place_sd * loose[0 if cautious else 1],
-            np.einsum("gk,pkc->pgc", surface.sought, patches.shapes), seen,
+            np.einsum("gk,pkc->pgc", sought, patches.shapes), seen,
             lens, focal_known or not cautious, FOCAL_SHARED_ERROR if cautious else shared,
             swing_held=not shows_depth,
         )  # fmt: skip

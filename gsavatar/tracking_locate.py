@@ -11,13 +11,21 @@ from gsavatar.ahead import in_halves
 from gsavatar.morphable import Floats, Ints
 from gsavatar.tracking_bundle import Bundle
 from gsavatar.tracking_flow import Pictures
-from gsavatar.tracking_least_squares import POSE_SD, moved, off_start, robust
+from gsavatar.tracking_least_squares import (
+    POSE_SD,
+    SHARED_ERROR,
+    TURNED_SHARED_ERROR,
+    moved,
+    off_start,
+    robust,
+)
 from gsavatar.tracking_motion import rotvecs
 from gsavatar.tracking_priors import SOUGHT_SD
 from gsavatar.tracking_skin import MIN_POINTS, SkinMap, evened, find
 from gsavatar.tracking_solve import Lens, Poses, pose_jacobian, project, rotations
 
-NEAREST_KEYS = 5
+NEAREST_KEYS, STILL_NEAREST_KEYS = 5, 3
+"""Key frames whose patches are looked for, of heads that turn and of others."""
 LOOK_EVERY, STILL_LOOK_EVERY = 2, 4
 """Frames from one that is searched for patches to the next, of heads that turn and of others."""
 RESECTION_STEPS = 6
@@ -36,19 +44,20 @@ def locate(  # noqa: PLR0917
     ``expression`` [K] says how the face is moved meanwhile.
     """
     image = evened(picture)
-    pose = start
+    pose, shared, sought, nearest = start, SHARED_ERROR, skin.surface.brows, STILL_NEAREST_KEYS
+    if skin.turning:
+        shared, nearest = TURNED_SHARED_ERROR, NEAREST_KEYS
+        sought = np.concatenate((sought, skin.surface.jaw))
     for number in range(1, passes + 1):
-        point, pixels = find(
-            skin, image, pose, expression, lens, NEAREST_KEYS, coarse=number < passes
-        )
+        point, pixels = find(skin, image, pose, expression, lens, nearest, coarse=number < passes)
         if len(point) < MIN_POINTS:
             return None
         known = skin.patches.at(point)
-        motions = np.einsum("gk,pkc->pgc", skin.surface.sought, known.shapes)
+        motions = np.einsum("gk,pkc->pgc", sought, known.shapes)
         since_key = expression - skin.key_expressions[known.key_of]
         moved_m = np.linalg.norm(np.einsum("pk,pkc->pc", since_key, known.shapes), axis=1)
         trust = _doubted(known.trust, MOTION_DOUBT * moved_m * lens.focal / pose.t[0, 2])
-        pose = _resect(pose, start, known.shown(expression), motions, pixels, trust, lens)
+        pose = _resect(pose, start, known.shown(expression), motions, pixels, trust, lens, shared)
     return pose
 
 
@@ -116,12 +125,12 @@ def _walked(  # noqa: PLR0917
 
 def _resect(  # noqa: PLR0917
     start: Poses, belief: Poses, points: Floats, motions: Floats, pixels: Floats, trust: Floats,
-    lens: Lens,
+    lens: Lens, shared_error: float = 1.0,
 ) -> Poses:  # fmt: skip
     """The pose [1] that puts known places [P, 3] onto pixels [P, 2], held weakly to ``belief``.
 
     What brows and jaw do to the places meanwhile, combinations of ``motions`` [P, G, 3], is sought
-    with it: a lifted forehead is no nod.
+    with it: a lifted forehead is no nod. So many observations as ``shared_error`` count as one.
     """
     pose, amounts = start, np.zeros(motions.shape[1])
     hold = np.full(6 + len(amounts), 1 / SOUGHT_SD**2)
@@ -130,7 +139,7 @@ def _resect(  # noqa: PLR0917
         shown = points + np.einsum("g,pgc->pc", amounts, motions)
         at, seen = project(pose, shown[None], lens)
         residual = np.einsum("pij,pj->pi", trust, pixels - at[0])
-        weight = robust(residual, 1.0)  # each patch is seen once in a picture
+        weight = robust(residual, shared_error)
         by_pose = pose_jacobian(seen, seen - pose.t[:, None], lens)[0]
         by_motion = by_pose[:, :, :3] @ pose.R[0] @ motions.transpose(0, 2, 1)
         J = trust @ np.concatenate((by_pose, by_motion), axis=2)

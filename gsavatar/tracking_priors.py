@@ -76,17 +76,18 @@ SKULL_SKIN_SHAPES = ("jaw", "mouthSmile", "noseSneer")
 enough to reckon with. (What brows and lids do to the skin around them is told less surely than
 skin tells poses: with them poses got worse.)"""
 
-SOUGHT_MOTIONS = (("browInnerUp",), ("browDown",), ("browOuterUp",), ("jawOpen",))
+BROW_MOTIONS = (("browInnerUp",), ("browDown",), ("browOuterUp",))
+JAW_MOTIONS = (("jawOpen",),)
 """Beginnings of the names of shapes that move much of the skin a pose hangs on, by what they do.
 Landmarks say too little of the brows, so that heads nodded by up to a third of a degree with them,
-and not all of the jaw: what they do besides is found with every pose."""
+and not all of the jaw: what they do besides is found with the poses."""
 SOUGHT_SD = 0.2
 """How far such a motion goes, as in ``SPREADS``."""
 
 
-def sought_motions(names: tuple[str, ...]) -> Floats:
-    """Shares [G, K] of the named shapes in each sought motion that they can express."""
-    groups = [[float(name.startswith(starts)) for name in names] for starts in SOUGHT_MOTIONS]
+def shares(motions: tuple[tuple[str, ...], ...], names: tuple[str, ...]) -> Floats:
+    """Shares [G, K] of the named shapes in each of some motions that they can express."""
+    groups = [[float(name.startswith(starts)) for name in names] for starts in motions]
     return np.array([row for row in groups if any(row)]).reshape(-1, len(names))
 
 

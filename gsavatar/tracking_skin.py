@@ -125,6 +125,7 @@ class SkinMap:
     patches: Patches
     surface: Surface
     light: Floats | None = None  # [9], what falls on the skin
+    turning: bool = True  # whether the head turns enough for its skin to tell depth and motions
 
     @cached_property
     def key_points(self) -> Floats:

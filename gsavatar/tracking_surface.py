@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from gsavatar.morphable import MESH_POINTS, Floats, Ints, canonical_face
 from gsavatar.morphable_surface import vertex_normals
 from gsavatar.tracking_priors import (
+    BROW_MOTIONS,
     CHEEKBONES,
     FOREHEAD,
+    JAW_MOTIONS,
     NOSE_BRIDGE,
     NOSE_TIP,
     TEMPLES,
-    sought_motions,
+    shares,
 )
 from gsavatar.tracking_shape import Fit
 from gsavatar.tracking_solve import Poses
@@ -42,7 +44,8 @@ class Surface:
     mobility: Floats  # [S], metres that speech moves it
     place_sd: Floats  # [S], metres
     shapes: Floats  # [K, S, 3], how expressions move it
-    sought: Floats  # [G, K], motions of the face that are found with every pose
+    brows: Floats  # [G, K], what brows do beside what is known of them
+    jaw: Floats  # [1, K], what the jaw does so, or [0, K]
 
     def at(self, expression: Floats) -> Floats:
         """Its points [S, 3] with coefficients [K]."""
@@ -78,8 +81,9 @@ def surface_of(fit: Fit) -> Surface:
     place_sd[MESH_POINTS:] = HAIR_SD_M
     shapes = np.concatenate((fit.shapes[:, :MESH_POINTS], fit.model.expression[:, scalp]), axis=1)
     points = np.concatenate((face, fit.vertices[scalp]))
-    sought = sought_motions(fit.model.names)
-    return Surface(points, normals, rigid, mobility, place_sd, shapes, sought)
+    names = fit.model.names
+    brows, jaw = shares(BROW_MOTIONS, names), shares(JAW_MOTIONS, names)
+    return Surface(points, normals, rigid, mobility, place_sd, shapes, brows, jaw)
 
 
 def _widest(points: Floats, values: Floats) -> Floats:

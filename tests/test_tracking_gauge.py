@@ -52,6 +52,7 @@ def test_a_head_of_another_size_and_frame_comes_onto_the_face(wild: bool) -> Non
         weight,
         patches.shapes.transpose(1, 0, 2),
         np.zeros((0, 2)),
+        np.zeros((0, 2)),
     )
     shown = np.array([0.7, -0.4])
     skin = SkinMap((), drifted[np.array([3])], shown[None], patches, surface)

@@ -24,7 +24,7 @@ def a_head() -> tuple[Surface, Poses]:
     count = len(points)
     surface = Surface(
         points, normals, np.ones(count, bool), np.zeros(count), np.full(count, 0.008),
-        np.zeros((0, count, 3)), np.zeros((0, 0)),
+        np.zeros((0, count, 3)), np.zeros((0, 0)), np.zeros((0, 0)),
     )  # fmt: skip
     s = np.linspace(-1, 1, FRAMES)
     turns = np.stack((0.15 * np.sin(5 * s), 0.5 * s, 0 * s), -1)

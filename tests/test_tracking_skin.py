@@ -31,7 +31,7 @@ from gsavatar.tracking_locate import (
     locate_all,
 )
 from gsavatar.tracking_motion import mean_rotation, reach, rotvecs
-from gsavatar.tracking_priors import sought_motions
+from gsavatar.tracking_priors import BROW_MOTIONS, JAW_MOTIONS, shares
 from gsavatar.tracking_skin import (
     Patches,
     SkinMap,
@@ -63,7 +63,7 @@ def a_surface() -> Surface:
     assert count == MESH_POINTS
     return Surface(
         points, vertex_normals(points, triangles), np.ones(count, bool), np.zeros(count),
-        np.full(count, 0.005), np.zeros((0, count, 3)), np.zeros((0, 0)),
+        np.full(count, 0.005), np.zeros((0, count, 3)), np.zeros((0, 0)), np.zeros((0, 0)),
     )  # fmt: skip
 
 
@@ -180,7 +180,7 @@ def test_what_an_expression_moves_does_not_move_the_head() -> None:
     picture, aside = a_picture(5), np.array([0.004, 0.0, 0.0])
     count = MESH_POINTS
     shapes = np.tile(aside, (1, count, 1))
-    surface = replace(a_surface(), shapes=shapes, sought=np.zeros((0, 1)))
+    surface = replace(a_surface(), shapes=shapes, brows=np.zeros((0, 1)), jaw=np.zeros((0, 1)))
     points = a_surface().points[None]
     slide = project(front(), points + aside, LENS)[0] - project(front(), points, LENS)[0]
     shift = slide.mean((0, 1))
@@ -213,7 +213,7 @@ def test_a_jaw_that_opened_less_than_was_said_hardly_moves_the_skull(
     picture, surface = a_picture(6), a_surface()
     low = surface.points[:, 1] < 0.0
     shapes = np.where(low[:, None], [0.0, -0.0015, 0.0], 0.0)[None]
-    surface = replace(surface, shapes=shapes, sought=np.zeros((0, 1)))
+    surface = replace(surface, shapes=shapes, brows=np.zeros((0, 1)), jaw=np.zeros((0, 1)))
     patches = pick(evened(picture), front(), np.zeros(1), surface, LENS, 0)
     assert patches is not None
     skin = SkinMap((evened(picture),), front(), np.zeros((1, 1)), patches, surface)
@@ -243,8 +243,9 @@ def test_a_lifted_forehead_is_no_nod() -> None:
 
 def test_motions_are_sought_that_the_model_can_express() -> None:
     names = ("jawOpen", "browDownLeft", "browDownRight", "browInnerUp")
-    assert sought_motions(names).tolist() == [[0, 0, 0, 1], [0, 1, 1, 0], [1, 0, 0, 0]]
-    assert sought_motions(("eyeBlinkLeft",)).shape == (0, 1)
+    assert shares(BROW_MOTIONS, names).tolist() == [[0, 0, 0, 1], [0, 1, 1, 0]]
+    assert shares(JAW_MOTIONS, names).tolist() == [[1, 0, 0, 0]]
+    assert shares(BROW_MOTIONS, ("jawOpen",)).shape == (0, 1)
 
 
 def test_a_surface_follows_the_places_on_it_and_is_left_alone_elsewhere() -> None:
