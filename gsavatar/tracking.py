@@ -181,7 +181,7 @@ def _bundle(
     expressions = _of_the_skull(fit, _faces(fit, sample, start, lens, tied=False))
     bundle = adjust(
         pictures, sample.rows, start, expressions, surface_of(fit), lens,
-        focal_known=focal_known,
+        focal_known=focal_known, one_light=len(np.unique(sample.file_index)) == 1,
     )  # fmt: skip
     if bundle is None and pictures is not None:
         log.warning(

@@ -52,17 +52,22 @@ class Bundle:
     rows: Ints  # of the frames given, which were adjusted
     poses: Poses  # of those
     skin: SkinMap
-    shows_depth: bool  # whether the head turned enough for its skin to tell the face's shape
+
+    @property
+    def shows_depth(self) -> bool:
+        """Whether the head turned enough for its skin to tell the face's shape."""
+        return self.skin.shows_depth
 
 
 def adjust(  # noqa: PLR0917
     pictures: Pictures | None, rows: Ints, poses: Poses, expressions: Floats, surface: Surface,
-    lens: Lens, *, focal_known: bool,
+    lens: Lens, *, focal_known: bool, one_light: bool = True,
 ) -> Bundle | None:  # fmt: skip
     """Poses, focal length and patches of sample frames; None where the pictures say too little.
 
     ``rows`` are the landmark rows of the frames, ``poses`` where landmarks put the head,
-    ``expressions`` [T, K] what landmarks see of the face's motion.
+    ``expressions`` [T, K] what landmarks see of the face's motion. ``one_light`` says that the same
+    lamps shine on all of them.
     """
     shows_depth = reach(poses) >= LEAST_TURN_RAD
     some = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), ADJUSTED_FRAMES)).astype(int))
@@ -81,8 +86,7 @@ def adjust(  # noqa: PLR0917
         return None
     patches = Patches.join(parts)
     skin = SkinMap(
-        tuple(images[k] for k in keys), own[keys], shown[keys], patches, surface,
-        turning=shows_depth,
+        tuple(images[k] for k in keys), own[keys], shown[keys], patches, surface, shows_depth
     )  # fmt: skip
     new, sigma = own, 0.0
     shared, loose, sought = SHARED_ERROR, PLACES, surface.brows[:0]
@@ -91,7 +95,7 @@ def adjust(  # noqa: PLR0917
         sought = np.concatenate((surface.brows, surface.jaw))
     for number in range(TURNED_PASSES if shows_depth else 2):
         cautious = number == 0
-        if shows_depth:
+        if shows_depth and one_light:
             grays = [image.gray for image in images]
             skin = replace(skin, light=fit_light(grays, new, shown, skin.surface, lens))
         seen = _sightings(skin, images, new, shown, lens, keys, coarse=cautious)
@@ -116,7 +120,7 @@ def adjust(  # noqa: PLR0917
             known = np.unique(seen.point)  # nothing says where the others are
             skin = replace(skin, surface=bent(surface, patches.points[known], places[known]))
     skin = replace(skin, patches=skin.patches.at(np.unique(seen.point)))
-    return Bundle(lens, sigma, index, new, skin, shows_depth)
+    return Bundle(lens, sigma, index, new, skin)
 
 
 def _spread_views(poses: Poses, most: int) -> Ints:

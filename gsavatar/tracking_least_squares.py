@@ -57,7 +57,7 @@ class State:
     """What is sought."""
 
     poses: Poses  # [T]
-    motions: Floats  # [T, G], what brows and jaw do beside what is known of them
+    amounts: Floats  # [T, G], what brows and jaw do beside what is known of them
     places: Floats  # [N, 3]
     lens: Lens
 
@@ -65,7 +65,7 @@ class State:
         """The state after a step."""
         focal = float(self.lens.focal * np.exp(step.focal))
         return State(
-            moved(self.poses, step.poses), self.motions + step.motions, self.places + step.places,
+            moved(self.poses, step.poses), self.amounts + step.amounts, self.places + step.places,
             replace(self.lens, focal=focal),
         )  # fmt: skip
 
@@ -75,7 +75,7 @@ class Step:
     """A change of a state."""
 
     poses: Floats  # [T, 6], shift and turn
-    motions: Floats  # [T, G]
+    amounts: Floats  # [T, G]
     places: Floats  # [N, 3]
     focal: float  # of its logarithm
     focal_sigma: float  # deviation of the same; 0 if it is known
@@ -149,19 +149,20 @@ class Problem:
         """The best state (Levenberg-Marquardt) and the deviation of the logarithm of its focal
         length, 0 if that is known; None where the problem is singular."""
         damping, before = 1e-3, np.inf
+        cost, equations = self.cost(state), NormalEquations(self, state)
         for _ in range(ROUNDS):
-            step = NormalEquations(self, state).step(damping)
+            step = equations.step(damping)
             if step is None:
                 return None
             tried = state.after(step)
             new = self.cost(tried)
-            if new >= self.cost(state):
+            if not new < cost:
                 damping *= 10
                 continue
-            state, damping = tried, max(damping * 0.2, 1e-7)
+            state, cost, damping = tried, new, max(damping * 0.2, 1e-7)
             if before - new < 1e-4 * new:
                 break
-            before = new
+            before, equations = new, NormalEquations(self, state)
         return state, self.doubt(state)
 
     def doubt(self, state: State) -> float:
@@ -178,7 +179,7 @@ class Problem:
     def residuals(self, state: State) -> tuple[Floats, Floats]:
         """What sightings differ by [O, 2] in their deviations, and camera coordinates [O, 3]."""
         seen, poses, lens = self.seen, state.poses, state.lens
-        shift = np.einsum("og,ogc->oc", state.motions[seen.frame], self.by_motion[seen.point])
+        shift = np.einsum("og,ogc->oc", state.amounts[seen.frame], self.by_motion[seen.point])
         there = state.places[seen.point] + seen.by_expression + shift
         at = np.einsum("oab,ob->oa", poses.R[seen.frame], there) + poses.t[seen.frame]
         pixels = at[:, :2] / at[:, 2:] * lens.focal + (lens.cx, lens.cy)
@@ -191,7 +192,7 @@ class Problem:
         off = off_start(state.poses, self.start)
         held = ((off / POSE_SD) ** 2).sum() / len(off)
         held += (np.einsum("atc,tc->a", self.swings, off) ** 2).sum()
-        held += ((state.motions / SOUGHT_SD) ** 2).sum()
+        held += ((state.amounts / SOUGHT_SD) ** 2).sum()
         near = (((state.places - self.places) / self.place_sd[:, None]) ** 2).sum()
         focal = (self.log_off(state.lens) / FOCAL_SD) ** 2
         return float(cauchy.sum() / self.shared_error + held + near + focal)
@@ -213,7 +214,10 @@ def _each(left: Floats, right: Floats) -> Floats:
 
 
 class NormalEquations:
-    """The normal equations at one state. A frame has D = 6 + G unknowns: pose and motions."""
+    """The normal equations at one state.
+
+    A frame has D = 6 + G unknowns: its pose and the amounts of the sought motions.
+    """
 
     def __init__(self, problem: Problem, state: State) -> None:
         seen, poses, self.focal_known = problem.seen, state.poses, problem.focal_known
@@ -222,19 +226,19 @@ class NormalEquations:
         arm = at - poses.t[seen.frame]
         by_pose = seen.trust @ pose_jacobian(at[None], arm[None], state.lens)[0]  # [O, 2, 6]
         by_place = by_pose[:, :, :3] @ poses.R[seen.frame]  # [O, 2, 3]
-        by_motion = by_place @ problem.by_motion[seen.point].transpose(0, 2, 1)
-        J = np.concatenate((by_pose, by_motion), axis=2)  # [O, 2, D]
+        by_amount = by_place @ problem.by_motion[seen.point].transpose(0, 2, 1)
+        J = np.concatenate((by_pose, by_amount), axis=2)  # [O, 2, D]
         by_focal = np.einsum("oij,oj->oi", seen.trust, at[:, :2] / at[:, 2:] * state.lens.focal)
         Jw, Pw = J * weight[:, None, None], by_place * weight[:, None, None]
         self.size = len(poses.t), len(state.places), J.shape[2]
         self.frame, self.point = seen.frame, seen.point
         # Landmark poses hold the gauge together, as one frame's worth of belief.
-        motions = np.full(state.motions.shape[1], 1 / SOUGHT_SD**2)
-        hold = np.concatenate((1 / POSE_SD**2 / len(poses.t), motions))
+        believed = np.full(state.amounts.shape[1], 1 / SOUGHT_SD**2)
+        hold = np.concatenate((1 / POSE_SD**2 / len(poses.t), believed))
         sum_frame, sum_place = problem.sums
         self.H = np.diag(hold) + _summed(sum_frame, _each(Jw, J))
-        off = np.hstack((off_start(poses, problem.start), state.motions))
-        still = np.zeros((3, *state.motions.shape))
+        off = np.hstack((off_start(poses, problem.start), state.amounts))
+        still = np.zeros((3, *state.amounts.shape))
         self.swings = np.concatenate((problem.swings, still), axis=2).reshape(3, -1)
         self.g = -off * hold - ((self.swings @ off.ravel()) @ self.swings).reshape(off.shape)
         self.g += _summed(sum_frame, np.einsum("oia,oi->oa", Jw, residual))

@@ -10,6 +10,7 @@ views, their own brightness unknown.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,23 @@ ROUNDS, ROBUST = 8, 0.05
 LEAST_LIGHT = 0.1
 """Least light, over the median, that the model may tell."""
 LEAST_SAMPLES = 500
+DARKEST, BRIGHTEST = 4.0, 250.0
+"""Grey levels beyond which a picture is clipped and says nothing of light."""
 LEAST_GAIN = 0.7
 """What a light must leave of the spread of brightness, at most, to be believed."""
+
+
+@dataclass(frozen=True)
+class Light:
+    """Light from afar on a head."""
+
+    amounts: Floats  # [9], of the harmonics
+    least: float  # of how bright skin of one colour is, whichever way it looks
+
+    def on(self, normals: Floats) -> Floats:
+        """How bright skin of one colour is [...] whose normals are ``normals`` [..., 3] in the
+        camera's axes."""
+        return np.asarray(np.maximum(harmonics(normals) @ self.amounts, self.least))
 
 
 def harmonics(normals: Floats) -> Floats:
@@ -38,23 +54,26 @@ def harmonics(normals: Floats) -> Floats:
 def fit_light(  # noqa: PLR0917
     grays: Sequence[NDArray[np.float32]], poses: Poses, expressions: Floats, surface: Surface,
     lens: Lens,
-) -> Floats | None:  # fmt: skip
-    """Light [9] on a head in grey pictures [H, W]; None where it explains little.
+) -> Light | None:  # fmt: skip
+    """The light on a head in grey pictures [H, W]; None where it explains little.
 
     ``poses`` [T] and ``expressions`` [T, K] are the pictures'.
     """
     point, value, normal = _samples(grays, poses, expressions, surface, lens)
     if len(point) < LEAST_SAMPLES:
         return None
-    basis, told = harmonics(normal), np.log(np.maximum(value, 1.0))
+    basis, told = harmonics(normal), np.log(value)
     skin, weight = np.ones(len(surface.points)), np.ones(len(point))
-    light, off = np.zeros(9), told
+    light, off = Light(np.zeros(9), 0.0), told
     for _ in range(ROUNDS):
         by_light = basis * skin[point, None]
         left = (by_light * weight[:, None]).T @ by_light
         left[np.diag_indices(9)] *= 1.0 + 1e-6
-        light = np.linalg.solve(left, (by_light * weight[:, None]).T @ value)
-        shone = shaded(light, normal)
+        amounts = np.linalg.solve(left, (by_light * weight[:, None]).T @ value)
+        light = Light(amounts, LEAST_LIGHT * float(np.median(basis @ amounts)))
+        if not light.least > 0:
+            return None
+        shone = light.on(normal)
         lit = np.bincount(point, weight * shone * value, len(skin))
         square = np.bincount(point, weight * shone**2, len(skin))
         skin = np.where(square > 0, lit / np.maximum(square, 1e-12), 1.0)
@@ -67,13 +86,6 @@ def fit_light(  # noqa: PLR0917
     return light if np.median(np.abs(off)) < LEAST_GAIN * before else None
 
 
-def shaded(light: Floats, normals: Floats) -> Floats:
-    """How bright skin of one colour is [...] that looks along ``normals`` [..., 3] in the camera's
-    axes."""
-    told = harmonics(normals) @ light
-    return np.asarray(np.maximum(told, LEAST_LIGHT * np.median(told)))
-
-
 def _samples(  # noqa: PLR0917
     grays: Sequence[NDArray[np.float32]], poses: Poses, expressions: Floats, surface: Surface,
     lens: Lens,
@@ -81,16 +93,20 @@ def _samples(  # noqa: PLR0917
     """Points of a surface in pictures: which [S], how bright [S], normals in the camera [S, 3]."""
     import cv2
 
-    points, values, normals = [], [], []
+    points, values, normals = [np.zeros(0, np.int64)], [np.zeros(0)], [np.zeros((0, 3))]
     facing = surface.facing(poses) > LEAST_FACING
     for t, gray in enumerate(grays):
         here = poses[np.array([t])]
         flat, _ = project(here, surface.at(expressions[t])[None], lens)
         inside = ((flat[0] > 1) & (flat[0] < np.array(gray.shape[::-1]) - 1)).all(1)
         shown = np.flatnonzero(facing[t] & inside)
+        if len(shown) == 0:
+            continue
         x, y = (flat[0, shown].T[..., None] - 0.5).astype(np.float32)
         soft = cv2.GaussianBlur(gray, (0, 0), BLUR_PX)
-        points.append(shown)
-        values.append(cv2.remap(soft, x, y, cv2.INTER_LINEAR)[:, 0].astype(np.float64))
-        normals.append(surface.normals[shown] @ here.R[0].T)
+        value = cv2.remap(soft, x, y, cv2.INTER_LINEAR)[:, 0].astype(np.float64)
+        told = (value > DARKEST) & (value < BRIGHTEST)
+        points.append(shown[told])
+        values.append(value[told])
+        normals.append(surface.normals[shown[told]] @ here.R[0].T)
     return np.concatenate(points), np.concatenate(values), np.concatenate(normals)

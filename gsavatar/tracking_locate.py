@@ -45,7 +45,7 @@ def locate(  # noqa: PLR0917
     """
     image = evened(picture)
     pose, shared, sought, nearest = start, SHARED_ERROR, skin.surface.brows, STILL_NEAREST_KEYS
-    if skin.turning:
+    if skin.shows_depth:
         shared, nearest = TURNED_SHARED_ERROR, NEAREST_KEYS
         sought = np.concatenate((sought, skin.surface.jaw))
     for number in range(1, passes + 1):
@@ -53,11 +53,11 @@ def locate(  # noqa: PLR0917
         if len(point) < MIN_POINTS:
             return None
         known = skin.patches.at(point)
-        motions = np.einsum("gk,pkc->pgc", sought, known.shapes)
+        by_motion = np.einsum("gk,pkc->pgc", sought, known.shapes)
         since_key = expression - skin.key_expressions[known.key_of]
         moved_m = np.linalg.norm(np.einsum("pk,pkc->pc", since_key, known.shapes), axis=1)
         trust = _doubted(known.trust, MOTION_DOUBT * moved_m * lens.focal / pose.t[0, 2])
-        pose = _resect(pose, start, known.shown(expression), motions, pixels, trust, lens, shared)
+        pose = _resect(pose, start, known.shown(expression), by_motion, pixels, trust, lens, shared)
     return pose
 
 
@@ -124,25 +124,26 @@ def _walked(  # noqa: PLR0917
 
 
 def _resect(  # noqa: PLR0917
-    start: Poses, belief: Poses, points: Floats, motions: Floats, pixels: Floats, trust: Floats,
-    lens: Lens, shared_error: float = 1.0,
+    start: Poses, belief: Poses, points: Floats, by_motion: Floats, pixels: Floats, trust: Floats,
+    lens: Lens, shared_error: float,
 ) -> Poses:  # fmt: skip
     """The pose [1] that puts known places [P, 3] onto pixels [P, 2], held weakly to ``belief``.
 
-    What brows and jaw do to the places meanwhile, combinations of ``motions`` [P, G, 3], is sought
-    with it: a lifted forehead is no nod. So many observations as ``shared_error`` count as one.
+    What brows and jaw do to the places meanwhile, combinations of ``by_motion`` [P, G, 3], is
+    sought with it: a lifted forehead is no nod. So many observations as ``shared_error`` count as
+    one.
     """
-    pose, amounts = start, np.zeros(motions.shape[1])
+    pose, amounts = start, np.zeros(by_motion.shape[1])
     hold = np.full(6 + len(amounts), 1 / SOUGHT_SD**2)
     hold[:6] = 1 / (POSE_SD * (0.1, 0.1, 1, 1, 1, 1)) ** 2 * 1e-2
     for _ in range(RESECTION_STEPS):
-        shown = points + np.einsum("g,pgc->pc", amounts, motions)
+        shown = points + np.einsum("g,pgc->pc", amounts, by_motion)
         at, seen = project(pose, shown[None], lens)
         residual = np.einsum("pij,pj->pi", trust, pixels - at[0])
         weight = robust(residual, shared_error)
         by_pose = pose_jacobian(seen, seen - pose.t[:, None], lens)[0]
-        by_motion = by_pose[:, :, :3] @ pose.R[0] @ motions.transpose(0, 2, 1)
-        J = trust @ np.concatenate((by_pose, by_motion), axis=2)
+        by_amount = by_pose[:, :, :3] @ pose.R[0] @ by_motion.transpose(0, 2, 1)
+        J = trust @ np.concatenate((by_pose, by_amount), axis=2)
         H = np.einsum("pia,p,pib->ab", J, weight, J) + np.diag(hold)
         off = np.concatenate((off_start(pose, belief)[0], amounts))
         step = np.linalg.solve(H, np.einsum("pia,p,pi->a", J, weight, residual) - hold * off)

@@ -88,7 +88,8 @@ SOUGHT_SD = 0.2
 def shares(motions: tuple[tuple[str, ...], ...], names: tuple[str, ...]) -> Floats:
     """Shares [G, K] of the named shapes in each of some motions that they can express."""
     groups = [[float(name.startswith(starts)) for name in names] for starts in motions]
-    return np.array([row for row in groups if any(row)]).reshape(-1, len(names))
+    rows = [row for row in groups if any(row)]
+    return np.array(rows).reshape(len(rows), len(names))
 
 
 LOW, HIGH = -0.2, 1.3

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsavatar.morphable import Floats, Ints
-from gsavatar.tracking_light import shaded
+from gsavatar.tracking_light import Light
 from gsavatar.tracking_motion import rotvecs
 from gsavatar.tracking_priors import BROWS, EYELIDS
 from gsavatar.tracking_solve import Lens, Poses, project
@@ -124,8 +124,8 @@ class SkinMap:
     key_expressions: Floats  # [N, K]
     patches: Patches
     surface: Surface
-    light: Floats | None = None  # [9], what falls on the skin
-    turning: bool = True  # whether the head turns enough for its skin to tell depth and motions
+    shows_depth: bool  # whether the head turns enough for its skin to tell the face's shape
+    light: Light | None = None
 
     @cached_property
     def key_points(self) -> Floats:
@@ -280,7 +280,7 @@ def _maps(  # noqa: PLR0917
     brighter it is here: [h, w, 3]."""
     import cv2
     from scipy.interpolate import LinearNDInterpolator
-    from scipy.spatial import Delaunay
+    from scipy.spatial import Delaunay, cKDTree
 
     surface = skin.surface
     shown = surface.facing(pose)[0] > DRAWN_FACING
@@ -299,7 +299,8 @@ def _maps(  # noqa: PLR0917
     design = np.column_stack((flat, np.ones(len(flat))))
     affine = np.linalg.lstsq(design, values, rcond=None)[0]
     coarse[outside] = np.column_stack((grid, np.ones(len(grid))))[outside] @ affine
-    coarse[outside, 2::3] = 1.0
+    # The light goes on as at the surface's edge: a step there would be taken for skin.
+    coarse[outside, 2::3] = values[cKDTree(flat).query(grid[outside])[1], 2::3]
     maps = []
     step = np.mgrid[: bottom - top, : right - left].astype(np.float32) / MAP_STEP_PX
     for i in range(len(keys)):
@@ -314,8 +315,8 @@ def _relit(skin: SkinMap, pose: Poses, keys: Ints, shown: NDArray[np.bool_]) -> 
     if skin.light is None:
         return np.ones((len(keys), int(shown.sum()), 1))
     normals = skin.surface.normals[shown]
-    here = shaded(skin.light, normals @ pose.R[0].T)
-    there = shaded(skin.light, normals @ skin.key_poses.R[keys].transpose(0, 2, 1))
+    here = skin.light.on(normals @ pose.R[0].T)
+    there = skin.light.on(normals @ skin.key_poses.R[keys].transpose(0, 2, 1))
     return np.asarray(np.clip(here / there, 1 / MOST_RELIT, MOST_RELIT)[..., None])
 
 

@@ -55,8 +55,8 @@ def test_a_head_of_another_size_and_frame_comes_onto_the_face(wild: bool) -> Non
         np.zeros((0, 2)),
     )
     shown = np.array([0.7, -0.4])
-    skin = SkinMap((), drifted[np.array([3])], shown[None], patches, surface)
-    bundle = Bundle(LENS, 0.05, np.arange(30), drifted, skin, shows_depth=True)
+    skin = SkinMap((), drifted[np.array([3])], shown[None], patches, surface, True)
+    bundle = Bundle(LENS, 0.05, np.arange(30), drifted, skin)
     found = on_the_face(bundle, points, weight, seen)
     tolerance = 5e-3 if wild else 1e-6
     np.testing.assert_allclose(found.poses.t, poses.t, atol=tolerance)
@@ -69,7 +69,8 @@ def test_a_head_of_another_size_and_frame_comes_onto_the_face(wild: bool) -> Non
         np.testing.assert_allclose(after, before, atol=1e-6)
         drawn, _ = project(found.poses, found.skin.surface.at(expression)[None], LENS)
         np.testing.assert_allclose(drawn, before, atol=1e-6)
-    still = on_the_face(replace(bundle, shows_depth=False), points, weight, seen)
+    flat = replace(bundle, skin=replace(skin, shows_depth=False))
+    still = on_the_face(flat, points, weight, seen)
     assert still.skin.surface is surface  # it has not followed the patches: it is the face's
     again = on_the_face(found, points, weight, seen)
     np.testing.assert_allclose(again.poses.t, found.poses.t, atol=1e-5)

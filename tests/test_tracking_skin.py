@@ -83,11 +83,11 @@ def turned_camera(picture: np.ndarray, turn: np.ndarray) -> np.ndarray:
     return cv2.warpPerspective(picture, K @ R @ np.linalg.inv(K), (512, 512))
 
 
-def a_map(picture: np.ndarray) -> SkinMap:
+def a_map(picture: np.ndarray, *, shows_depth: bool = True) -> SkinMap:
     image, surface = evened(picture), a_surface()
     patches = pick(image, front(), STILL, surface, LENS, 0)
     assert patches is not None and len(patches.points) > 40
-    return SkinMap((image,), front(), STILL[None], patches, surface)
+    return SkinMap((image,), front(), STILL[None], patches, surface, shows_depth)
 
 
 @pytest.mark.parametrize("turn", [(0.0, 0.0, 0.08), (0.008, -0.01, 0.0), (0.005, 0.01, -0.05)])
@@ -120,7 +120,7 @@ def test_another_picture_is_not_recognised() -> None:
 def test_a_path_starts_each_search_where_the_last_one_ended(turns: bool, every: int) -> None:
     picture = a_picture(2)
     count = 5 * every
-    bundle = Bundle(LENS, 0.1, np.arange(1), front(), a_map(picture), shows_depth=turns)
+    bundle = Bundle(LENS, 0.1, np.arange(1), front(), a_map(picture, shows_depth=turns))
     angles = np.array([[0.0, 0.003 / every * i, 0.0] for i in range(count)])
     start = poses_at(np.zeros((count, 3)), np.tile(front().t, (count, 1)))
     missing = 2 * every
@@ -190,7 +190,7 @@ def test_what_an_expression_moves_does_not_move_the_head() -> None:
         image = evened(before)
         patches = pick(image, front(), np.array([key]), surface, LENS, 0)
         assert patches is not None
-        skin = SkinMap((image,), front(), np.array([[key]]), patches, surface)
+        skin = SkinMap((image,), front(), np.array([[key]]), patches, surface, True)
         for told, off_px in ((frame, np.linalg.norm(whole - shift)), (key, np.abs(whole).max())):
             found = locate(skin, after, front(), np.array([told]), LENS, passes=2)
             assert found is not None
@@ -216,7 +216,7 @@ def test_a_jaw_that_opened_less_than_was_said_hardly_moves_the_skull(
     surface = replace(surface, shapes=shapes, brows=np.zeros((0, 1)), jaw=np.zeros((0, 1)))
     patches = pick(evened(picture), front(), np.zeros(1), surface, LENS, 0)
     assert patches is not None
-    skin = SkinMap((evened(picture),), front(), np.zeros((1, 1)), patches, surface)
+    skin = SkinMap((evened(picture),), front(), np.zeros((1, 1)), patches, surface, True)
 
     def tilt(doubt: float) -> float:
         monkeypatch.setattr(tracking_locate, "MOTION_DOUBT", doubt)
@@ -235,7 +235,7 @@ def test_a_lifted_forehead_is_no_nod() -> None:
     trust = np.tile(4.0 * np.eye(2), (len(points), 1, 1))
 
     def nod_off(brows: np.ndarray) -> float:
-        found = _resect(front(), front(), points, brows, pixels, trust, LENS)
+        found = _resect(front(), front(), points, brows, pixels, trust, LENS, 1.0)
         return float(np.abs(rotvecs(found.R @ true.R.transpose(0, 2, 1))[0, 0]))
 
     assert nod_off(lift) < 0.1 * nod_off(lift[:, :0])
@@ -246,6 +246,7 @@ def test_motions_are_sought_that_the_model_can_express() -> None:
     assert shares(BROW_MOTIONS, names).tolist() == [[0, 0, 0, 1], [0, 1, 1, 0]]
     assert shares(JAW_MOTIONS, names).tolist() == [[1, 0, 0, 0]]
     assert shares(BROW_MOTIONS, ("jawOpen",)).shape == (0, 1)
+    assert shares(BROW_MOTIONS, ()).shape == (0, 0)
 
 
 def test_a_surface_follows_the_places_on_it_and_is_left_alone_elsewhere() -> None:
@@ -325,7 +326,7 @@ def test_brows_that_lift_with_every_nod_are_no_nods() -> None:
     found, _ = scene.solved(problem)
     blind, _ = scene.solved(replace(problem, by_motion=problem.by_motion[:, :0]))
     assert scene.off_deg(found.poses).max() < 0.25 * scene.off_deg(blind.poses).max()
-    assert np.corrcoef(found.motions[:, 0], scene.lifts[:, 0])[0, 1] > 0.98
+    assert np.corrcoef(found.amounts[:, 0], scene.lifts[:, 0])[0, 1] > 0.98
 
 
 def test_the_focal_length_shows_when_the_head_turns() -> None:
@@ -360,7 +361,7 @@ def test_the_step_goes_down_the_costs_gradient() -> None:
     scene = Scene(yaw=0.4, noise_px=0.5, lift=2.0)
     problem = scene.problem(False, scene.lens)
     start = problem.began(scene.start, scene.guessed, scene.lens)
-    start = replace(start, motions=0.5 * scene.lifts)
+    start = replace(start, amounts=0.5 * scene.lifts)
     system = NormalEquations(problem, start)
     rng, size = np.random.default_rng(0), 1e-6
     pose, lift, place = (rng.normal(size=shape) for shape in ((40, 6), (40, 2), (150, 3)))
@@ -369,7 +370,7 @@ def test_the_step_goes_down_the_costs_gradient() -> None:
     def slope(step: Step) -> float:
         costs = [
             problem.cost(start.after(Step(
-                sign * size * step.poses, sign * size * step.motions, sign * size * step.places,
+                sign * size * step.poses, sign * size * step.amounts, sign * size * step.places,
                 sign * size * step.focal, 0.0,
             )))
             for sign in (1, -1)
@@ -380,7 +381,7 @@ def test_the_step_goes_down_the_costs_gradient() -> None:
         return pytest.approx(-2 * (along * step).sum(), rel=2e-3)
 
     assert slope(replace(none, poses=pose)) == expected(system.g[:, :6], pose)
-    assert slope(replace(none, motions=lift)) == expected(system.g[:, 6:], lift)
+    assert slope(replace(none, amounts=lift)) == expected(system.g[:, 6:], lift)
     assert slope(replace(none, places=place)) == expected(system.v, place)
     assert slope(replace(none, focal=1.0)) == expected(np.array(system.f), np.array(1.0))
 
