@@ -259,7 +259,10 @@ def _light(footage: Footage) -> Finding:
 
 
 def _focus(footage: Footage) -> Finding:
-    sharpness = float(np.median([look.sharpness for look in footage.seen]))
+    told = [look.sharpness for look in footage.seen if np.isfinite(look.sharpness)]
+    if not told:
+        return Finding("focus", State.NOTE, "fine detail unknown", "film the face larger.")
+    sharpness = float(np.median(told))
     text = f"fine detail {sharpness:.3f}"
     if sharpness < BLURRED:
         cure = "out of focus, or enlarged from a small picture: film it again, focus on the eyes."

@@ -24,6 +24,7 @@ from gsavatar.errors import InputError
 POSITIONAL = get_args(tyro.conf.Positional[int])[1]
 NEAR = 0.75
 """How alike a word must be to what is advised in its place, of 1."""
+SWITCHED = ("true", "false", "yes", "no", "on", "off")
 NUMBERS = {int: "a whole number", float: "a number"}
 
 
@@ -36,7 +37,7 @@ def command_of(words: Sequence[str]) -> Any:
     said = io.StringIO()
     try:
         with redirect_stderr(said):
-            return tyro.cli(
+            command = tyro.cli(
                 command_line(shutil.get_terminal_size().columns, words),
                 prog="gsavatar",
                 description="A talking avatar of one person, from a video (--version tells its "
@@ -49,6 +50,8 @@ def command_of(words: Sequence[str]) -> Any:
             refuse(words)
         sys.stderr.write(said.getvalue())
         raise
+    sys.stderr.write(said.getvalue())
+    return command
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class _Option:
     kind: Any  # of its value, None left out
     positional: bool
     needed: bool
+    optional: bool  # whether None is a value, too
 
 
 def refuse(words: Sequence[str]) -> None:
@@ -79,11 +83,12 @@ def _options(command: type) -> list[_Option]:
     options = []
     for field in fields(command):
         kind = kinds[field.name]
-        if type(None) in get_args(kind):
+        optional = type(None) in get_args(kind)
+        if optional:
             (kind,) = (part for part in get_args(kind) if part is not type(None))
         name = field.name.rstrip("_").replace("_", "-")
         positional = POSITIONAL in get_args(notes[field.name])
-        options.append(_Option(name, kind, positional, field.default is MISSING))
+        options.append(_Option(name, kind, positional, field.default is MISSING, optional))
     return options
 
 
@@ -94,6 +99,9 @@ def _refuse_rest(command: str, options: list[_Option], rest: list[str]) -> None:
     runs: list[list[str]] = [[]]  # of words without a name, with options between them
     while rest:
         word, equals, value = rest.pop(0).partition("=")
+        if word == "--":  # from here on nothing is a name
+            runs[-1] += rest
+            break
         if not word.startswith("-"):
             runs[-1].append(word + equals + value)
             continue
@@ -108,11 +116,11 @@ def _refuse_rest(command: str, options: list[_Option], rest: list[str]) -> None:
                 raise InputError(f"{word}={value}: {word} takes no value; leave ={value} away.")
             continue
         if not equals:
-            if not rest or rest[0].startswith("--"):
+            if not rest or _is_name(rest[0]):
                 cure = f"name one, as gsavatar {command} --help tells"
                 raise InputError(f"{word}: its value is missing; {cure}.")
             value = rest.pop(0)
-        wanted = _wanted(option.kind, value)
+        wanted = None if option.optional and value == "None" else _wanted(option.kind, value)
         if wanted is not None:
             raise InputError(f"{word} {value}: is not {wanted}; name one, or leave {word} away.")
     _refuse_places(command, options, given, [run for run in runs if run])
@@ -132,6 +140,9 @@ def _refuse_places(
             raise InputError(f"gsavatar {command} needs {name}; {cure}.")
     if any(get_origin(place.kind) is tuple for place in places):
         if len(runs) > 1:
+            if runs[1][0].lower() in SWITCHED:
+                cure = f"switches take no value; leave {runs[1][0]} away"
+                raise InputError(f"{runs[1][0]}: stands apart from {runs[0][0]}; {cure}.")
             raise InputError(f"{runs[1][0]}: stands apart from {runs[0][0]}; name both together.")
     elif len(loose) > len(places):
         raise InputError(
@@ -151,6 +162,11 @@ def _wanted(kind: Any, value: str) -> str | None:
     except ValueError:
         return NUMBERS[kind]
     return None
+
+
+def _is_name(word: str) -> bool:
+    """Whether a word is the name of an option, and not a value."""
+    return word.startswith("-") and _wanted(float, word) is not None
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
