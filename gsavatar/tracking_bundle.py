@@ -78,13 +78,9 @@ def adjust(  # noqa: PLR0917
     index, images = np.array([i for i, _ in there]), [image for _, image in there]
     own, shown = poses[index], expressions[index]
     keys = _spread_views(own, KEY_FRAMES)
-    picked = [
-        pick(images[k], own[np.array([k])], shown[k], surface, lens, n) for n, k in enumerate(keys)
-    ]
-    parts = [p for p in picked if p is not None]
-    if not parts:
+    patches = _picked(images, own, shown, keys, surface, lens)
+    if patches is None:
         return None
-    patches = Patches.join(parts)
     skin = SkinMap(
         tuple(images[k] for k in keys), own[keys], shown[keys], patches, surface, shows_depth
     )  # fmt: skip
@@ -121,6 +117,19 @@ def adjust(  # noqa: PLR0917
             skin = replace(skin, surface=bent(surface, patches.points[known], places[known]))
     skin = replace(skin, patches=skin.patches.at(np.unique(seen.point)))
     return Bundle(lens, sigma, index, new, skin)
+
+
+def _picked(  # noqa: PLR0917
+    images: list[Evened], poses: Poses, expressions: Floats, keys: Ints, surface: Surface,
+    lens: Lens,
+) -> Patches | None:  # fmt: skip
+    """The patches of all key frames; None where none shows any."""
+    found = [
+        pick(images[k], poses[np.array([k])], expressions[k], surface, lens, number)
+        for number, k in enumerate(keys)
+    ]
+    parts = [patches for patches in found if patches is not None]
+    return Patches.join(parts) if parts else None
 
 
 def _spread_views(poses: Poses, most: int) -> Ints:
