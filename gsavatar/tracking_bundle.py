@@ -85,10 +85,10 @@ def adjust(  # noqa: PLR0917
         tuple(images[k] for k in keys), own[keys], shown[keys], patches, surface, shows_depth
     )  # fmt: skip
     new, sigma = own, 0.0
+    # Motions sought freely made an avatar of a head that hardly turns worse.
     shared, loose, sought = SHARED_ERROR, PLACES, surface.brows[:0]
     if shows_depth:
-        shared, loose = TURNED_SHARED_ERROR, TURNED_PLACES
-        sought = np.concatenate((surface.brows, surface.jaw))
+        shared, loose, sought = TURNED_SHARED_ERROR, TURNED_PLACES, skin.sought
     for number in range(TURNED_PASSES if shows_depth else 2):
         cautious = number == 0
         if shows_depth and one_light:

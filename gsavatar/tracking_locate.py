@@ -44,16 +44,15 @@ def locate(  # noqa: PLR0917
     ``expression`` [K] says how the face is moved meanwhile.
     """
     image = evened(picture)
-    pose, shared, sought, nearest = start, SHARED_ERROR, skin.surface.brows, STILL_NEAREST_KEYS
+    pose, shared, nearest = start, SHARED_ERROR, STILL_NEAREST_KEYS
     if skin.shows_depth:
         shared, nearest = TURNED_SHARED_ERROR, NEAREST_KEYS
-        sought = np.concatenate((sought, skin.surface.jaw))
     for number in range(1, passes + 1):
         point, pixels = find(skin, image, pose, expression, lens, nearest, coarse=number < passes)
         if len(point) < MIN_POINTS:
             return None
         known = skin.patches.at(point)
-        by_motion = np.einsum("gk,pkc->pgc", sought, known.shapes)
+        by_motion = np.einsum("gk,pkc->pgc", skin.sought, known.shapes)
         since_key = expression - skin.key_expressions[known.key_of]
         moved_m = np.linalg.norm(np.einsum("pk,pkc->pc", since_key, known.shapes), axis=1)
         trust = _doubted(known.trust, MOTION_DOUBT * moved_m * lens.focal / pose.t[0, 2])

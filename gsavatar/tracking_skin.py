@@ -127,6 +127,13 @@ class SkinMap:
     shows_depth: bool  # whether the head turns enough for its skin to tell the face's shape
     light: Light | None = None
 
+    @property
+    def sought(self) -> Floats:
+        """Motions [G, K] of the face that are found with a pose, the jaw's only of a head that
+        turns."""
+        moves = self.surface.brows, self.surface.jaw
+        return np.concatenate(moves) if self.shows_depth else moves[0]
+
     @cached_property
     def key_points(self) -> Floats:
         """The surface [N, S, 3] in each key frame's expression."""
