@@ -34,6 +34,11 @@ LEAST_TURN_RAD = 0.2
 the turn. Where a head turns less than this from its mean, sliding skin widened its nods by 40 % and
 flattened its face: there the face's depth and how widely the head turns are the landmarks' to say.
 """
+USUAL_MISFIT = 0.5
+"""Median misfit of sightings, in their deviations, up to which skin counts as lying still. Where
+upscaled film lets the skin's texture swim it is more, and a head has to turn as much more to show
+anything: what brows were thought to do had nodded such a head by four degrees.
+"""
 PLACES, TURNED_PLACES = (0.6, 1.0), (1.0, 2.0)
 """Share of their deviation by which places may leave the fitted face, while the focal length is
 sought and then; of a head that turns more, as its skin shows where they are."""
@@ -69,21 +74,42 @@ def adjust(  # noqa: PLR0917
     ``expressions`` [T, K] what landmarks see of the face's motion. ``one_light`` says that the same
     lamps shine on all of them.
     """
-    shows_depth = reach(poses) >= LEAST_TURN_RAD
     some = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), ADJUSTED_FRAMES)).astype(int))
     found = [] if pictures is None else [(i, pictures(int(rows[i]))) for i in some]
     there = [(i, evened(picture)) for i, picture in found if picture is not None]
     if len(there) < MIN_OBSERVATIONS:
         return None
     index, images = np.array([i for i, _ in there]), [image for _, image in there]
-    own, shown = poses[index], expressions[index]
+    own = poses[index]
     keys = _spread_views(own, KEY_FRAMES)
-    patches = _picked(images, own, shown, keys, surface, lens)
+    patches = _picked(images, own, expressions[index], keys, surface, lens)
     if patches is None:
         return None
+    sample = _Sample(index, keys, images, own, expressions[index], reach(poses), one_light)
     skin = SkinMap(
-        tuple(images[k] for k in keys), own[keys], shown[keys], patches, surface, shows_depth
+        tuple(images[k] for k in keys), own[keys], sample.expressions[keys], patches, surface,
+        shows_depth=sample.turn_rad >= LEAST_TURN_RAD,
     )  # fmt: skip
+    return _adjusted(sample, skin, lens, focal_known=focal_known)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The frames that are adjusted."""
+
+    index: Ints  # [F], among those given
+    keys: Ints  # key frames among the F
+    images: list[Evened]
+    poses: Poses  # [F], by landmarks
+    expressions: Floats  # [F, K]
+    turn_rad: float  # how far the head turns
+    one_light: bool
+
+
+def _adjusted(sample: _Sample, skin: SkinMap, lens: Lens, *, focal_known: bool) -> Bundle | None:
+    """The bundle by the patches of ``skin``, as far as they lie still enough for how it is made."""
+    images, own, shown, keys = sample.images, sample.poses, sample.expressions, sample.keys
+    patches, surface, shows_depth = skin.patches, skin.surface, skin.shows_depth
     new, sigma = own, 0.0
     # Motions sought freely made an avatar of a head that hardly turns worse.
     shared, loose, sought = SHARED_ERROR, PLACES, surface.brows[:0]
@@ -91,7 +117,7 @@ def adjust(  # noqa: PLR0917
         shared, loose, sought = TURNED_SHARED_ERROR, TURNED_PLACES, skin.sought
     for number in range(TURNED_PASSES if shows_depth else 2):
         cautious = number == 0
-        if shows_depth and one_light:
+        if shows_depth and sample.one_light:
             grays = [image.gray for image in images]
             skin = replace(skin, light=fit_light(grays, new, shown, skin.surface, lens))
         seen = _sightings(skin, images, new, shown, lens, keys, coarse=cautious)
@@ -109,6 +135,10 @@ def adjust(  # noqa: PLR0917
         if solved is None:
             return None
         state, found_sigma = solved
+        unrest = max(problem.misfit(state) / USUAL_MISFIT, 1.0)
+        if shows_depth and cautious and sample.turn_rad < LEAST_TURN_RAD * unrest:
+            skin = replace(skin, shows_depth=False, light=None)
+            return _adjusted(sample, skin, lens, focal_known=focal_known)
         lens, new, places = state.lens, state.poses, state.places
         sigma = found_sigma if cautious else sigma
         skin = replace(skin, key_poses=new[keys], patches=replace(skin.patches, points=places))
@@ -116,7 +146,7 @@ def adjust(  # noqa: PLR0917
             known = np.unique(seen.point)  # nothing says where the others are
             skin = replace(skin, surface=bent(surface, patches.points[known], places[known]))
     skin = replace(skin, patches=skin.patches.at(np.unique(seen.point)))
-    return Bundle(lens, sigma, index, new, skin)
+    return Bundle(lens, sigma, sample.index, new, skin)
 
 
 def _picked(  # noqa: PLR0917

@@ -185,6 +185,11 @@ class Problem:
         pixels = at[:, :2] / at[:, 2:] * lens.focal + (lens.cx, lens.cy)
         return np.einsum("oij,oj->oi", seen.trust, seen.pixels - pixels), at
 
+    def misfit(self, state: State) -> float:
+        """How far sightings are off at an answer, in their deviations: the median."""
+        residual, _ = self.residuals(state)
+        return float(np.median(np.linalg.norm(residual, axis=1)))
+
     def cost(self, state: State) -> float:
         """Twice the negative logarithm of the belief in an answer."""
         residual, _ = self.residuals(state)

@@ -421,6 +421,32 @@ def test_a_whole_adjustment_of_a_turning_camera(monkeypatch: pytest.MonkeyPatch)
     assert isinstance(bundle.skin.patches, Patches)
 
 
+def swum(picture: np.ndarray, rng: np.random.Generator, size_px: float) -> np.ndarray:
+    """The picture with its texture displaced by a smooth field."""
+    field = cv2.GaussianBlur(rng.normal(size=(512, 512, 2)), (0, 0), 12)
+    y, x = np.mgrid[:512, :512]
+    at = np.stack((x, y), -1) + size_px * field / field.std()
+    return cv2.remap(picture, at.astype(np.float32), None, cv2.INTER_LINEAR)
+
+
+@pytest.mark.parametrize(("size_px", "shows_depth"), [(0.0, True), (1.5, False)])
+def test_a_head_whose_skin_swims_has_to_turn_more_to_show_its_depth(
+    size_px: float, shows_depth: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture, rng = a_picture(4), np.random.default_rng(2)
+    s = np.linspace(0, 2 * np.pi, 40)
+    angles = np.stack((0.03 * np.sin(s), 0.05 * np.cos(s), 0.08 * np.sin(2 * s)), -1)
+    true = Poses(rotations(angles) @ front().R, rotations(angles) @ front().t[0])
+    monkeypatch.setattr(tracking_bundle, "LEAST_TURN_RAD", 0.8 * reach(true))
+    pictures = [swum(turned_camera(picture, a), rng, size_px) for a in angles]
+    bundle = adjust(
+        lambda row: pictures[row], np.arange(40), true, np.zeros((40, 0)), a_surface(), LENS,
+        focal_known=True,
+    )  # fmt: skip
+    assert bundle is not None and bundle.shows_depth is shows_depth
+    assert bundle.skin.light is None or shows_depth
+
+
 def test_a_head_that_seems_to_turn_too_widely_is_held() -> None:
     scene = Scene(yaw=0.3, noise_px=0.1)
     problem = scene.problem(True, scene.lens)
