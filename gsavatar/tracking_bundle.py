@@ -8,6 +8,7 @@ from the same patches.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +28,8 @@ from gsavatar.tracking_motion import reach, rotvecs
 from gsavatar.tracking_skin import Evened, Patches, SkinMap, evened, find, pick
 from gsavatar.tracking_solve import Lens, Poses
 from gsavatar.tracking_surface import Surface, bent
+
+log = logging.getLogger("gsavatar")
 
 KEY_FRAMES, ADJUSTED_FRAMES = 14, 60
 LEAST_TURN_RAD = 0.2
@@ -137,6 +140,7 @@ def _adjusted(sample: _Sample, skin: SkinMap, lens: Lens, *, focal_known: bool) 
         state, found_sigma = solved
         unrest = max(problem.misfit(state) / USUAL_MISFIT, 1.0)
         if shows_depth and cautious and sample.turn_rad < LEAST_TURN_RAD * unrest:
+            log.info("the skin's texture swims: landmarks say how deep the face is")
             skin = replace(skin, shows_depth=False, light=None)
             return _adjusted(sample, skin, lens, focal_known=focal_known)
         lens, new, places = state.lens, state.poses, state.places
