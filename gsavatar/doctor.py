@@ -10,7 +10,7 @@ import platform
 from pathlib import Path
 
 from gsavatar import __version__
-from gsavatar.errors import InputError
+from gsavatar.errors import InputError, first_line
 from gsavatar.findings import Finding, State, table
 
 __all__ = ["Finding", "State", "examine", "table", "usable"]
@@ -56,7 +56,7 @@ def _package(distribution: str, module: str) -> Finding:
     except importlib.metadata.PackageNotFoundError:
         return Finding(distribution, State.BAD, "not installed", f"pip install {distribution}")
     except Exception as error:
-        reason = f"does not import: {_first_line(error)}"
+        reason = f"does not import: {first_line(error)}"
         return Finding(
             distribution, State.BAD, reason, f"pip install --force-reinstall {distribution}"
         )
@@ -105,7 +105,7 @@ def _picture() -> Finding:
         )  # fmt: skip
     except Exception as error:
         return Finding(
-            "picture", State.BAD, f"cannot render: {_first_line(error)}",
+            "picture", State.BAD, f"cannot render: {first_line(error)}",
             "set GSAVATAR_ISA=base, or install gsavatar again",
         )  # fmt: skip
     centre, corner = float(seen.rgb[16, 16].mean()), float(seen.rgb[0, 0].mean())
@@ -223,7 +223,3 @@ def _models() -> list[Finding]:
             "assets", State.NOTE, f"GSAVATAR_ASSETS = {folder} is no folder", "correct or unset it"
         )
     return [landmarks, regions, face, speech, place]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

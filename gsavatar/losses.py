@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch.nn.functional import embedding, max_pool2d
 from gsavatar import ops
 from gsavatar.avatar import AvatarBranch
 from gsavatar.losses_perceptual import contrast_distance
+from gsavatar.lpips_network import distance
 from gsavatar.surround import CoarseView
 from gsavatar.types import Branch, Region, Rendering
 
@@ -39,6 +41,8 @@ class LossWeights:
     """1 - SSIM over the frame."""
     contrast: float = 0.1
     """Perceptual distance around lips, teeth and eyes (``losses_perceptual``)."""
+    lpips: float = 0.0
+    """LPIPS there, where its package and weights are (``lpips_network``)."""
     face_off_mouth: float = 0.05
     """Share of the face branch where the inside of the mouth shows."""
     mouth_off_face: float = 0.05
@@ -203,20 +207,27 @@ def feature_box(labels: np.ndarray) -> Box | None:
     return int(top), int(left), int(bottom), int(right)
 
 
-def contrast_terms(
-    rendering: Rendering, image: Tensor, regions: Tensor, box: Box | None
-) -> dict[str, Tensor]:
-    """Perceptual distance around lips, teeth and eyes, a scalar; none where they do not show.
+def feature_terms(  # noqa: PLR0917
+    rendering: Rendering, image: Tensor, regions: Tensor, box: Box | None,
+    weights: LossWeights, lpips: Any | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Perceptual distances around lips, teeth and eyes, scalars; of those that have a weight, and
+    none where they do not show.
 
-    ``box`` is the ``feature_box`` of the labels ``regions`` [H, W].
+    ``box`` is the ``feature_box`` of the labels ``regions`` [H, W], ``lpips`` the network.
     """
     if box is None:
         return {}
-    top, left, bottom, right = box
-    inside = slice(top, bottom), slice(left, right)
-    features = _any_of(regions[inside], FEATURES)
-    near = max_pool2d(features[None], 2 * FEATURE_RIM + 1, stride=1, padding=FEATURE_RIM)[0]
-    return {"contrast": contrast_distance(rendering.rgb[inside], image[inside], near)}
+    inside = slice(box[0], box[2]), slice(box[1], box[3])
+    rendered, real = rendering.rgb[inside], image[inside]
+    terms = {}
+    if weights.contrast > 0:
+        features = _any_of(regions[inside], FEATURES)
+        near = max_pool2d(features[None], 2 * FEATURE_RIM + 1, stride=1, padding=FEATURE_RIM)[0]
+        terms["contrast"] = contrast_distance(rendered, real, near)
+    if lpips is not None and weights.lpips > 0:
+        terms["lpips"] = distance(lpips, rendered.clamp(0, 1), real)
+    return terms
 
 
 def surround_terms(rendering: Rendering, view: CoarseView) -> dict[str, Tensor]:

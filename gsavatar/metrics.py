@@ -6,15 +6,14 @@ The mouth's own measures are in ``metrics_mouth``, steadiness is in ``metrics_mo
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gsavatar import lpips_network
 from gsavatar.types import HEAD_REGIONS
 
 UInt8 = NDArray[np.uint8]
@@ -32,7 +31,6 @@ BOOTSTRAPS = 300
 BLOCK_S = 1.0
 """Frames a second apart are taken as independent; closer ones are drawn together."""
 CONFIDENCE = 0.90
-LPIPS_TRUNK = "alexnet-owt-7be5be79.pth"
 
 
 def head_mask(regions: UInt8) -> Mask:
@@ -157,25 +155,15 @@ def pasted(rendered: UInt8, real: UInt8, head: Mask) -> UInt8:
 
 
 def open_lpips() -> tuple[Callable[[UInt8, UInt8], float] | None, str]:
-    """LPIPS (AlexNet) of two pictures, or None and why it cannot be measured.
-
-    Never downloads: the trunk's weights must lie in torch's hub cache already.
-    """
-    try:
-        import lpips
-    except ImportError:
-        return None, "the optional package lpips is not installed"
-    trunk = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_TRUNK
-    if not trunk.exists():
-        return None, f"the AlexNet weights are not at {trunk}"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        network = lpips.LPIPS(net="alex", verbose=False).eval()
+    """LPIPS (AlexNet) of two pictures, or None and why it cannot be measured."""
+    network, why = lpips_network.open_network()
+    if network is None:
+        return None, why
 
     def distance(rendered: UInt8, real: UInt8) -> float:
         with torch.no_grad():
-            pair = [torch.from_numpy(_unit(p)).permute(2, 0, 1)[None] for p in (rendered, real)]
-            return float(network(*pair, normalize=True))
+            pair = (torch.from_numpy(_unit(picture)) for picture in (rendered, real))
+            return float(lpips_network.distance(network, *pair))
 
     return distance, ""
 

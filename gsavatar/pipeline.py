@@ -29,6 +29,7 @@ from gsavatar.frames import read_notes, write_text_atomic
 from gsavatar.idle import jump_cuts
 from gsavatar.ingest import IngestOptions, ingest
 from gsavatar.landmarks import mouth_opening
+from gsavatar.lpips_network import network_of
 from gsavatar.package import Package, save_package
 from gsavatar.performance import save_curves
 from gsavatar.progress import Progress, Reporter
@@ -74,6 +75,7 @@ def fit(
     if done is not None:
         reporter.note("This fit was finished before; nothing is done again.")
         return done
+    network_of(settings.train.weights.lpips)  # refused before any work is spent
     clip = ingest(videos, run / "clip", options, clock)
     if len(clip.train_rows) < 10:
         raise InputError(

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from gsavatar.config import TrainSettings
 from gsavatar.densify import BRANCH_AXES
 from gsavatar.gaussians import RawGaussians
 from gsavatar.losses import (
-    contrast_terms,
+    feature_terms,
     frame_terms,
     mouth_terms,
     opacity_term,
@@ -28,6 +28,7 @@ from gsavatar.losses import (
     surround_terms,
     total,
 )
+from gsavatar.lpips_network import network_of
 from gsavatar.motion import LinearMotion, regularise
 from gsavatar.ops import native
 from gsavatar.optimizer import RowAdam
@@ -182,6 +183,7 @@ class LinearRecipe:
         self.surround, self.sway = Surround(clip), measure_sway(clip)
         self.tether = Tether(clip.track.face)
         self.unseen = Unseen(clip, self.surround.look)
+        self.lpips = network_of(settings.weights.lpips, device)
 
     def start(self) -> TrainState:
         """``Recipe``."""
@@ -194,8 +196,9 @@ class LinearRecipe:
     def step(self, state: TrainState) -> float:
         """``Recipe``."""
         loss = _step(
-            state, self.avatar(state), self.batches, self.surround, self.sway, self.settings
-        )
+            state, self.avatar(state), self.batches, self.surround, self.sway, self.settings,
+            self.lpips,
+        )  # fmt: skip
         if state.step % PULL_EVERY == 0:
             means = state.adam.params[f"{Branch.FACE.name}.means"].detach()
             self.tether.pull(means, state.seeds[Branch.FACE.name])
@@ -266,7 +269,7 @@ def current_avatar(state: TrainState, names: tuple[str, ...]) -> Avatar:
 
 def _step(
     state: TrainState, avatar: Avatar, batches: Batches, surround: Surround, sway: Sway,
-    settings: TrainSettings,
+    settings: TrainSettings, lpips: Any | None = None,
 ) -> float:  # fmt: skip
     """One optimisation step of the state's ``avatar``; the loss, NaN if the step was skipped."""
     share = state.step / settings.steps
@@ -281,10 +284,9 @@ def _step(
     terms = frame_terms(rendering, sample.frame.image, sample.masks)
     if state.step % MOUTH_EVERY == 0 and sample.lip_box is not None:
         terms |= _mouth_terms(gaussians, avatar, sample, sample.lip_box)
-    if state.step % CONTRAST_EVERY == 1 and settings.weights.contrast > 0:
-        terms |= contrast_terms(
-            rendering, sample.frame.image, sample.frame.regions, sample.feature_box
-        )
+    if state.step % CONTRAST_EVERY == 1:
+        frame = rendering, sample.frame.image, sample.frame.regions
+        terms |= feature_terms(*frame, sample.feature_box, settings.weights, lpips)
     if state.step % SURROUND_EVERY == 1:
         view = surround.draw(to_device(sample.frame.drive, "cpu"), state.generator)
         view = to_device(view, batches.device)

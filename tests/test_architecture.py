@@ -30,7 +30,7 @@ OWNERS = {
     "gsplat": {"gsavatar.ops"},
     "nerfacc": {"gsavatar.ops"},
     "tinycudann": {"gsavatar.fields"},
-    "lpips": {"gsavatar.metrics", "gsavatar.evaluate"},
+    "lpips": {"gsavatar.lpips_network"},
     "safetensors": {
         "gsavatar.package", "gsavatar.clip", "gsavatar.train_state", "gsavatar.sequence",
         "gsavatar.frames",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from gsavatar import densify, ops, train_state
+from gsavatar import densify, lpips_network, ops, train_state
 from gsavatar.avatar import Avatar
 from gsavatar.batches import Batches, eyes_of
 from gsavatar.clip import Clip
@@ -24,8 +26,8 @@ from gsavatar.losses import (
     HEAD_WEIGHT,
     LossWeights,
     RegionMasks,
-    contrast_terms,
     feature_box,
+    feature_terms,
     frame_terms,
     opacity_term,
     total,
@@ -431,14 +433,90 @@ def test_perceptual_terms_need_features() -> None:
     regions = torch.zeros(32, 32, dtype=torch.uint8)
     plane = torch.zeros(32, 32, 1)
     seen = Rendering(torch.zeros(32, 32, 3), 1.0 - plane, torch.zeros(32, 32, 3), plane)
-    assert contrast_terms(seen, torch.ones(32, 32, 3), regions, feature_box(regions.numpy())) == {}
+
+    def terms(image: torch.Tensor, **weights: float) -> dict[str, torch.Tensor]:
+        box = feature_box(regions.numpy())
+        return feature_terms(seen, image, regions, box, LossWeights(**weights))
+
+    assert terms(torch.ones(32, 32, 3)) == {}
     regions[12:16, 10:20] = Region.LIPS
     image = torch.zeros(32, 32, 3)
     image[13:15, 12:18] = 1.0
-    assert contrast_terms(seen, image, regions, feature_box(regions.numpy()))["contrast"] > 0.01
+    assert terms(image)["contrast"] > 0.01
+    assert terms(image, contrast=0.0) == {}
     image = torch.zeros(32, 32, 3)
     image[28:, :4] = 1.0  # far from the lips
-    assert contrast_terms(seen, image, regions, feature_box(regions.numpy()))["contrast"] == 0
+    assert terms(image)["contrast"] == 0
+
+
+class FakeLpips(torch.nn.Module):
+    """Stands for LPIPS: the mean square between two pictures in -1 to 1, and their sizes."""
+
+    def __init__(self, net: str, verbose: bool) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+        self.sizes: list[tuple[int, ...]] = []
+
+    def forward(self, one: torch.Tensor, other: torch.Tensor, normalize: bool) -> torch.Tensor:
+        assert normalize
+        self.sizes.append(tuple(one.shape))
+        return (self.scale * (2 * one - 2 * other).square()).mean().reshape(1, 1, 1, 1)
+
+
+@pytest.fixture
+def lpips_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / lpips_network.TRUNK).write_bytes(b"weights")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setitem(sys.modules, "lpips", SimpleNamespace(LPIPS=FakeLpips))
+
+
+def test_lpips_is_asked_for_or_left_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lpips_there: None
+) -> None:
+    assert lpips_network.network_of(0.0) is None
+    assert lpips_network.network_of(0.1) is not None
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "elsewhere"))
+    with pytest.raises(InputError, match=r"lpips = 0.1: the AlexNet weights .* leave the setting"):
+        lpips_network.network_of(0.1)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "lpips.py").write_text("raise RuntimeError('no operator nms\\nmore')")
+    monkeypatch.delitem(sys.modules, "lpips")
+    monkeypatch.syspath_prepend(str(broken))
+    with pytest.raises(InputError, match=r"does not import \(no operator nms\); pip install"):
+        lpips_network.network_of(0.1)
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    with pytest.raises(InputError, match=r"not installed; pip install 'gsavatar\[lpips\]'"):
+        lpips_network.network_of(0.1)
+
+
+def test_lpips_sees_the_features_and_has_a_gradient(lpips_there: None) -> None:
+    network = lpips_network.network_of(0.1)
+    assert network is not None and not any(p.requires_grad for p in network.parameters())
+    regions = torch.zeros(96, 96, dtype=torch.uint8)
+    regions[40:50, 30:60] = Region.LIPS
+    plane = torch.zeros(96, 96, 1)
+    drawn = torch.full((96, 96, 3), 0.25, requires_grad=True)
+    seen = Rendering(drawn, 1.0 - plane, torch.zeros(96, 96, 3), plane)
+    box = feature_box(regions.numpy())
+    assert box is not None
+    weights = LossWeights(contrast=0.0, lpips=0.5)
+    terms = feature_terms(seen, torch.zeros(96, 96, 3), regions, box, weights, network)
+    assert list(terms) == ["lpips"] and terms["lpips"].item() == pytest.approx(0.25)
+    least = lpips_network.LEAST_SIDE_PX
+    assert min(network.sizes[0][2:]) == least < max(network.sizes[0][2:])  # enlarged alike
+    total(terms, weights).backward()
+    assert drawn.grad is not None
+    touched = drawn.grad.abs().sum(-1) > 0
+    assert touched[box[0] : box[2], box[1] : box[3]].all() and not touched[: box[0]].any()
+
+
+def test_training_hears_lpips(tiny_clip: Clip, tmp_path: Path, lpips_there: None) -> None:
+    plain = train(tiny_clip, settings(steps=2), tmp_path / "plain")
+    weights = LossWeights(lpips=1.0)
+    other = train(tiny_clip, settings(steps=2, weights=weights), tmp_path / "other")
+    assert not torch.equal(plain.branches[0].raw.sh, other.branches[0].raw.sh)
 
 
 def test_the_avatar_is_the_mean_of_the_last_steps(tiny_clip: Clip, tmp_path: Path) -> None:
