@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gsavatar.avatar import Avatar
-from gsavatar.config import differences, flat
+from gsavatar.config import TrainSettings, differences, flat
 from gsavatar.densify import Meter
 from gsavatar.errors import InputError
 from gsavatar.frames import write_tensors_atomic
@@ -214,9 +214,10 @@ def load_checkpoint(folder: Path, settings: dict[str, Any]) -> TrainState | None
                 f"{path}: made by another version of gsavatar, which trained differently; fit "
                 "again into another --out."
             )
-        before = {"train": info["settings"]}
+        # What a version did not know yet it did as the default does.
+        before = flat({"train": asdict(TrainSettings())}) | flat({"train": info["settings"]})
         wanted = {"train": json.loads(json.dumps(settings))}
-        said = differences(before, wanted, sorted(flat(before) | flat(wanted)))
+        said = differences(before, wanted, sorted(before | flat(wanted)))
         if said:
             raise InputError(
                 f"{path}: made with other training settings, {said}; put those into config.toml or "

@@ -48,7 +48,7 @@ from gsavatar.train import (
     train,
 )
 from gsavatar.train_history import History
-from gsavatar.train_state import averaged, load_checkpoint
+from gsavatar.train_state import averaged, load_checkpoint, save_checkpoint
 from gsavatar.types import Branch, Region, Rendering
 
 STEPS = 220
@@ -150,6 +150,21 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tiny_clip: Clip, tmp_path: Pat
         train(tiny_clip, few, tmp_path, progress=stop)
     train(tiny_clip, few, tmp_path, progress=lambda step, total: done.append(step))
     assert done == [6, 7, 8, 9, 10, 11, 12]
+
+
+def test_a_checkpoint_from_before_a_setting_was_known_is_continued(
+    tiny_clip: Clip, tmp_path: Path
+) -> None:
+    few = settings(steps=2)
+    train(tiny_clip, few, tmp_path)
+    older = asdict(few)
+    del older["weights"]["lpips"]
+    state = load_checkpoint(tmp_path, asdict(few))
+    assert state is not None
+    save_checkpoint(tmp_path, state, older)
+    assert load_checkpoint(tmp_path, asdict(few)) is not None
+    with pytest.raises(InputError, match=r"train.weights.lpips = 0.0, not 0.1; "):
+        load_checkpoint(tmp_path, asdict(replace(few, weights=LossWeights(lpips=0.1))))
 
 
 def test_other_settings_do_not_continue_a_run(trained: tuple[Path, list], tiny_clip: Clip) -> None:
