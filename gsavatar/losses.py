@@ -209,12 +209,13 @@ def feature_box(labels: np.ndarray) -> Box | None:
 
 def feature_terms(  # noqa: PLR0917
     rendering: Rendering, image: Tensor, regions: Tensor, box: Box | None,
-    weights: LossWeights, lpips: Any | None = None,
+    weights: LossWeights, lpips: Any | None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Perceptual distances around lips, teeth and eyes, scalars; of those that have a weight, and
     none where they do not show.
 
-    ``box`` is the ``feature_box`` of the labels ``regions`` [H, W], ``lpips`` the network.
+    ``box`` is the ``feature_box`` of the labels ``regions`` [H, W], ``lpips`` the network if
+    it has a weight.
     """
     if box is None:
         return {}
@@ -225,7 +226,7 @@ def feature_terms(  # noqa: PLR0917
         features = _any_of(regions[inside], FEATURES)
         near = max_pool2d(features[None], 2 * FEATURE_RIM + 1, stride=1, padding=FEATURE_RIM)[0]
         terms["contrast"] = contrast_distance(rendered, real, near)
-    if lpips is not None and weights.lpips > 0:
+    if weights.lpips > 0:
         terms["lpips"] = distance(lpips, rendered.clamp(0, 1), real)
     return terms
 

@@ -6,6 +6,7 @@ Evaluation prints it beside the other numbers; training may add it around lips, 
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,47 @@ from torch.nn.functional import interpolate
 
 from gsavatar.errors import InputError, first_line
 
-TRUNK = "alexnet-owt-7be5be79.pth"
+TRUNK, SOURCE = "alexnet-owt-7be5be79.pth", "https://download.pytorch.org/models/"
 LEAST_SIDE_PX = 64
-"""Smaller pictures are enlarged: AlexNet halves them five times."""
+"""Smaller pictures are enlarged: the last layer that is compared sees a sixteenth of each side."""
+EPSILON = 1e-10
+"""Under the root of a feature's length, whose slope at zero the package leaves infinite."""
 
 
-def open_network() -> tuple[Any | None, str]:
-    """The network, or None and why it is not there."""
+@dataclass(frozen=True)
+class Lack:
+    """Why there is no LPIPS, and the cure."""
+
+    why: str
+    cure: str
+
+
+def open_network() -> Any | Lack:
+    """The package's network with its weights, not to be trained; or what is lacking."""
+    trunk = Path(torch.hub.get_dir()) / "checkpoints" / TRUNK
     try:
         import lpips
-    except ImportError:
-        return None, "the optional package lpips is not installed"
+    except ModuleNotFoundError as error:
+        if error.name == "lpips":
+            return Lack("the optional package lpips is not installed", "pip install lpips")
+        return _broken(error)
     except Exception as error:  # a torchvision made for another torch
-        return None, f"the optional package lpips does not import ({first_line(error)})"
-    trunk = Path(torch.hub.get_dir()) / "checkpoints" / TRUNK
+        return _broken(error)
     if not trunk.exists():
-        return None, f"the AlexNet weights are not at {trunk}"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        network = lpips.LPIPS(net="alex", verbose=False).eval()
-    return network.requires_grad_(False), ""
+        return Lack(f"the AlexNet weights are not at {trunk}", f"put {SOURCE}{TRUNK} there")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network = lpips.LPIPS(net="alex", verbose=False).eval()
+    except Exception as error:
+        why = f"{trunk} cannot be read ({first_line(error)})"
+        return Lack(why, f"delete it and put {SOURCE}{TRUNK} there again")
+    return network.requires_grad_(False)
+
+
+def _broken(error: Exception) -> Lack:
+    why = f"the optional package lpips does not import ({first_line(error)})"
+    return Lack(why, "install the torchvision that belongs to your torch")
 
 
 def network_of(weight: float, device: torch.device | str = "cpu") -> Any | None:
@@ -44,22 +66,29 @@ def network_of(weight: float, device: torch.device | str = "cpu") -> Any | None:
     """
     if weight <= 0:
         return None
-    network, why = open_network()
-    if network is None:
+    network = open_network()
+    if isinstance(network, Lack):
         raise InputError(
-            f"train.weights.lpips = {weight:g}: {why}; pip install 'gsavatar[lpips]' and put the "
-            "weights there, or leave the setting away."
+            f"train.weights.lpips = {weight:g}: {network.why}; {network.cure}, or fit without "
+            "that setting into another --out."
         )
     return network.to(device)
 
 
 def distance(network: Any, rendered: Tensor, real: Tensor) -> Tensor:
-    """LPIPS of two pictures [H, W, 3] of 0 to 1, a scalar; differentiable in ``rendered``."""
-    pair = [picture.movedim(-1, 0)[None] for picture in (rendered, real)]
+    """LPIPS of two pictures [H, W, 3] of 0 to 1, a scalar; differentiable in ``rendered``.
+
+    As in the package, but for features that are all zero, where its gradient is NaN.
+    """
+    pair = torch.stack((rendered, real)).movedim(-1, 1)
     height, width = rendered.shape[:2]
     scale = LEAST_SIDE_PX / min(height, width)
     if scale > 1.0:
         size = max(round(scale * height), LEAST_SIDE_PX), max(round(scale * width), LEAST_SIDE_PX)
-        pair = [interpolate(p, size, mode="bilinear", align_corners=False) for p in pair]
-    found: Tensor = network(*pair, normalize=True)
-    return found.reshape(())
+        pair = interpolate(pair, size, mode="bilinear", align_corners=False)
+    layers = network.net(network.scaling_layer(2.0 * pair - 1.0))
+    parts = []
+    for layer, weigh in zip(layers, network.lins, strict=True):
+        even = layer / (layer.square().sum(1, keepdim=True) + EPSILON).sqrt()
+        parts.append(weigh((even[:1] - even[1:]).square()).mean())
+    return torch.stack(parts).sum()

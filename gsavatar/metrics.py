@@ -156,14 +156,14 @@ def pasted(rendered: UInt8, real: UInt8, head: Mask) -> UInt8:
 
 def open_lpips() -> tuple[Callable[[UInt8, UInt8], float] | None, str]:
     """LPIPS (AlexNet) of two pictures, or None and why it cannot be measured."""
-    network, why = lpips_network.open_network()
-    if network is None:
-        return None, why
+    network = lpips_network.open_network()
+    if isinstance(network, lpips_network.Lack):
+        return None, network.why
 
     def distance(rendered: UInt8, real: UInt8) -> float:
         with torch.no_grad():
-            pair = (torch.from_numpy(_unit(picture)) for picture in (rendered, real))
-            return float(lpips_network.distance(network, *pair))
+            pair = [torch.from_numpy(_unit(p)).permute(2, 0, 1)[None] for p in (rendered, real)]
+            return float(network(*pair, normalize=True))
 
     return distance, ""
 

@@ -63,7 +63,7 @@ class Bundle:
 
     @property
     def shows_depth(self) -> bool:
-        """Whether the head turned enough for its skin to tell the face's shape."""
+        """Whether the head turned enough, for how still its skin lies, to tell the face's shape."""
         return self.skin.shows_depth
 
 
@@ -138,11 +138,15 @@ def _adjusted(sample: _Sample, skin: SkinMap, lens: Lens, *, focal_known: bool) 
         if solved is None:
             return None
         state, found_sigma = solved
-        unrest = max(problem.misfit(state) / USUAL_MISFIT, 1.0)
-        if shows_depth and cautious and sample.turn_rad < LEAST_TURN_RAD * unrest:
-            log.info("the skin's texture swims: landmarks say how deep the face is")
-            skin = replace(skin, shows_depth=False, light=None)
-            return _adjusted(sample, skin, lens, focal_known=focal_known)
+        if shows_depth and cautious:
+            misfit = problem.misfit(state)
+            if sample.turn_rad < LEAST_TURN_RAD * max(misfit / USUAL_MISFIT, 1.0):
+                log.info(
+                    "the skin's texture swims (misfit %.2f) and the head turns by %.0f degrees "
+                    "only: landmarks say how deep the face is", misfit, np.degrees(sample.turn_rad),
+                )  # fmt: skip
+                skin = replace(skin, shows_depth=False, light=None)
+                return _adjusted(sample, skin, lens, focal_known=focal_known)
         lens, new, places = state.lens, state.poses, state.places
         sigma = found_sigma if cautious else sigma
         skin = replace(skin, key_poses=new[keys], patches=replace(skin.patches, points=places))

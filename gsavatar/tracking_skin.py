@@ -124,7 +124,7 @@ class SkinMap:
     key_expressions: Floats  # [N, K]
     patches: Patches
     surface: Surface
-    shows_depth: bool  # whether the head turns enough for its skin to tell the face's shape
+    shows_depth: bool  # whether its skin, as the head turns, tells the face's shape
     light: Light | None = None
 
     @property

@@ -269,7 +269,7 @@ def current_avatar(state: TrainState, names: tuple[str, ...]) -> Avatar:
 
 def _step(
     state: TrainState, avatar: Avatar, batches: Batches, surround: Surround, sway: Sway,
-    settings: TrainSettings, lpips: Any | None = None,
+    settings: TrainSettings, lpips: Any | None,
 ) -> float:  # fmt: skip
     """One optimisation step of the state's ``avatar``; the loss, NaN if the step was skipped."""
     share = state.step / settings.steps
@@ -285,8 +285,10 @@ def _step(
     if state.step % MOUTH_EVERY == 0 and sample.lip_box is not None:
         terms |= _mouth_terms(gaussians, avatar, sample, sample.lip_box)
     if state.step % CONTRAST_EVERY == 1:
-        frame = rendering, sample.frame.image, sample.frame.regions
-        terms |= feature_terms(*frame, sample.feature_box, settings.weights, lpips)
+        terms |= feature_terms(
+            rendering, sample.frame.image, sample.frame.regions, sample.feature_box,
+            settings.weights, lpips,
+        )  # fmt: skip
     if state.step % SURROUND_EVERY == 1:
         view = surround.draw(to_device(sample.frame.drive, "cpu"), state.generator)
         view = to_device(view, batches.device)

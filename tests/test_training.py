@@ -14,12 +14,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from gsavatar import densify, lpips_network, ops, train_state
+from gsavatar import densify, lpips_network, metrics, ops, train_state
 from gsavatar.avatar import Avatar
 from gsavatar.batches import Batches, eyes_of
 from gsavatar.clip import Clip
-from gsavatar.config import TrainSettings
+from gsavatar.config import Settings, TrainSettings
 from gsavatar.errors import InputError
+from gsavatar.ingest import IngestOptions
 from gsavatar.landmarks import LEFT_EYE, RIGHT_EYE
 from gsavatar.losses import (
     EYES_WEIGHT,
@@ -34,6 +35,8 @@ from gsavatar.losses import (
 )
 from gsavatar.losses_perceptual import contrast_distance
 from gsavatar.optimizer import RowAdam
+from gsavatar.pipeline import fit
+from gsavatar.progress import SilentReporter
 from gsavatar.render import render
 from gsavatar.seeding import SeedCounts, _widest_area
 from gsavatar.surround import Surround
@@ -239,7 +242,9 @@ def taught(
         state.step = step
         before = {name: p.detach().clone() for name, p in state.adam.params.items()}
         avatar = current_avatar(state, clip.track.face.names)
-        _step(state, avatar, Batches(clip, 64), Surround(clip), measure_sway(clip), settings())
+        _step(
+            state, avatar, Batches(clip, 64), Surround(clip), measure_sway(clip), settings(), None
+        )
     return {name: not torch.equal(p, before[name]) for name, p in state.adam.params.items()}
 
 
@@ -451,7 +456,7 @@ def test_perceptual_terms_need_features() -> None:
 
     def terms(image: torch.Tensor, **weights: float) -> dict[str, torch.Tensor]:
         box = feature_box(regions.numpy())
-        return feature_terms(seen, image, regions, box, LossWeights(**weights))
+        return feature_terms(seen, image, regions, box, LossWeights(**weights), None)
 
     assert terms(torch.ones(32, 32, 3)) == {}
     regions[12:16, 10:20] = Region.LIPS
@@ -465,17 +470,24 @@ def test_perceptual_terms_need_features() -> None:
 
 
 class FakeLpips(torch.nn.Module):
-    """Stands for LPIPS: the mean square between two pictures in -1 to 1, and their sizes."""
+    """Stands for LPIPS: its parts, with the picture and its half as features."""
 
     def __init__(self, net: str, verbose: bool) -> None:
         super().__init__()
-        self.scale = torch.nn.Parameter(torch.ones(()))
         self.sizes: list[tuple[int, ...]] = []
+        self.scaling_layer = torch.nn.Identity()
+        self.lins = torch.nn.ModuleList(torch.nn.Conv2d(3, 1, 1, bias=False) for _ in range(2))
+        for one in self.lins:
+            torch.nn.init.ones_(one.weight)
+
+    def net(self, pictures: torch.Tensor) -> list[torch.Tensor]:
+        self.sizes.append(tuple(pictures.shape))
+        seen = (pictures + 1.0).relu()  # black is a feature that is all zero
+        return [seen, torch.nn.functional.avg_pool2d(seen, 2)]
 
     def forward(self, one: torch.Tensor, other: torch.Tensor, normalize: bool) -> torch.Tensor:
         assert normalize
-        self.sizes.append(tuple(one.shape))
-        return (self.scale * (2 * one - 2 * other).square()).mean().reshape(1, 1, 1, 1)
+        return (one - other).abs().mean().reshape(1, 1, 1, 1)
 
 
 @pytest.fixture
@@ -486,45 +498,76 @@ def lpips_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "lpips", SimpleNamespace(LPIPS=FakeLpips))
 
 
-def test_lpips_is_asked_for_or_left_alone(
+def test_lpips_is_asked_for_or_left_alone(lpips_there: None) -> None:
+    assert lpips_network.network_of(0.0) is None
+    network = lpips_network.network_of(0.1)
+    assert network is not None and not any(p.requires_grad for p in network.parameters())
+    distance, why = metrics.open_lpips()
+    assert distance is not None and not why
+    black = np.zeros((8, 8, 3), np.uint8)
+    assert distance(black, black + 51) == pytest.approx(0.2)
+
+
+def test_what_lpips_lacks_is_said_with_its_cure(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lpips_there: None
 ) -> None:
-    assert lpips_network.network_of(0.0) is None
-    assert lpips_network.network_of(0.1) is not None
+    def refused(match: str) -> None:
+        with pytest.raises(InputError, match=f"lpips = 0.1: {match}, or fit without .* --out.$"):
+            lpips_network.network_of(0.1)
+        assert metrics.open_lpips()[0] is None
+
+    def torn(**_: object) -> None:
+        raise ValueError("bad magic\nand more")
+
+    monkeypatch.setitem(sys.modules, "lpips", SimpleNamespace(LPIPS=torn))
+    refused(r".*pth cannot be read \(bad magic\); delete it and put https://.*pth there again")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "elsewhere"))
-    with pytest.raises(InputError, match=r"lpips = 0.1: the AlexNet weights .* leave the setting"):
-        lpips_network.network_of(0.1)
+    refused("the AlexNet weights are not at .*elsewhere.*; put https://.*pth there")
     broken = tmp_path / "broken"
     broken.mkdir()
-    (broken / "lpips.py").write_text("raise RuntimeError('no operator nms\\nmore')")
-    monkeypatch.delitem(sys.modules, "lpips")
     monkeypatch.syspath_prepend(str(broken))
-    with pytest.raises(InputError, match=r"does not import \(no operator nms\); pip install"):
-        lpips_network.network_of(0.1)
+    for fault in ("raise RuntimeError('no operator nms')", "import torchvision_of_another_torch"):
+        monkeypatch.delitem(sys.modules, "lpips", raising=False)
+        (broken / "lpips.py").write_text(fault + "  #" + " " * len(fault))  # never the same size
+        refused(r".* does not import \([nN]o .*\); install the torchvision that .*")
     monkeypatch.setitem(sys.modules, "lpips", None)
-    with pytest.raises(InputError, match=r"not installed; pip install 'gsavatar\[lpips\]'"):
-        lpips_network.network_of(0.1)
+    refused("the optional package lpips is not installed; pip install lpips")
 
 
 def test_lpips_sees_the_features_and_has_a_gradient(lpips_there: None) -> None:
     network = lpips_network.network_of(0.1)
-    assert network is not None and not any(p.requires_grad for p in network.parameters())
+    assert network is not None
     regions = torch.zeros(96, 96, dtype=torch.uint8)
     regions[40:50, 30:60] = Region.LIPS
     plane = torch.zeros(96, 96, 1)
-    drawn = torch.full((96, 96, 3), 0.25, requires_grad=True)
+    drawn = torch.full((96, 96, 3), 0.25)
+    drawn[..., 0] = 0.5
+    drawn[50:] = 0.0  # black: features that are all zero
+    drawn.requires_grad_()
     seen = Rendering(drawn, 1.0 - plane, torch.zeros(96, 96, 3), plane)
     box = feature_box(regions.numpy())
     assert box is not None
     weights = LossWeights(contrast=0.0, lpips=0.5)
-    terms = feature_terms(seen, torch.zeros(96, 96, 3), regions, box, weights, network)
-    assert list(terms) == ["lpips"] and terms["lpips"].item() == pytest.approx(0.25)
+    terms = feature_terms(seen, torch.full((96, 96, 3), 0.5), regions, box, weights, network)
+    assert list(terms) == ["lpips"] and terms["lpips"] > 0.1
     least = lpips_network.LEAST_SIDE_PX
     assert min(network.sizes[0][2:]) == least < max(network.sizes[0][2:])  # enlarged alike
     total(terms, weights).backward()
-    assert drawn.grad is not None
+    assert drawn.grad is not None and bool(drawn.grad.isfinite().all())
     touched = drawn.grad.abs().sum(-1) > 0
-    assert touched[box[0] : box[2], box[1] : box[3]].all() and not touched[: box[0]].any()
+    assert touched[box[0] : 48, box[1] : box[3]].all() and not touched[: box[0]].any()
+    same = lpips_network.distance(network, drawn[:70, :80], drawn[:70, :80])
+    assert same.item() == 0.0
+
+
+def test_a_fit_without_its_lpips_is_refused_before_any_work(tmp_path: Path) -> None:
+    asked = Settings(train=settings(weights=LossWeights(lpips=0.1)))
+    run = tmp_path / "run"
+    if not isinstance(lpips_network.open_network(), lpips_network.Lack):
+        pytest.skip("LPIPS is here, with its weights")
+    with pytest.raises(InputError, match=r"train.weights.lpips = 0.1: "):
+        fit([tmp_path / "none.mp4"], run, asked, IngestOptions(), SilentReporter())
+    assert not (run / "clip").exists()
 
 
 def test_training_hears_lpips(tiny_clip: Clip, tmp_path: Path, lpips_there: None) -> None:
@@ -580,11 +623,11 @@ def test_steps_that_grow_measure_errors_of_all_branches(tiny_clip: Clip) -> None
     state.step = 100  # in the stage of motion, where errors are looked at every fifth step
     batches, surround = Batches(tiny_clip, 64), Surround(tiny_clip)
     avatar = current_avatar(state, tiny_clip.track.face.names)
-    _step(state, avatar, batches, surround, measure_sway(tiny_clip), settings())
+    _step(state, avatar, batches, surround, measure_sway(tiny_clip), settings(), None)
     assert all(meter.sum.sum() > 0.0 for meter in state.errors.values())
     seen = [float(meter.seen.max()) for meter in state.errors.values()]
     state.step = 101
-    _step(state, avatar, batches, surround, measure_sway(tiny_clip), settings())
+    _step(state, avatar, batches, surround, measure_sway(tiny_clip), settings(), None)
     assert [float(meter.seen.max()) for meter in state.errors.values()] == seen == [1.0] * 3
 
 
