@@ -61,9 +61,14 @@ def from_points(
 
 
 def neighbours(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Distances [N, k] and indices [N, k] of the k nearest other points, for any N > k."""
+    """Distances [N, k] and indices [N, k] of the k nearest other points, for any N > k.
+
+    Fewer of fewer points; a single one is its own neighbour at no distance.
+    """
     from scipy.spatial import cKDTree
 
+    if len(points) == 1:
+        return points.new_zeros(1, 1), torch.zeros(1, 1, dtype=torch.int64, device=points.device)
     places = points.detach().double().cpu().numpy()
     distances, indices = cKDTree(places).query(places, min(k, len(places) - 1) + 1)
     return (

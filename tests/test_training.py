@@ -170,6 +170,22 @@ def test_a_checkpoint_from_before_a_setting_was_known_is_continued(
         load_checkpoint(tmp_path, asdict(replace(few, weights=LossWeights(lpips=0.1))))
 
 
+def test_a_face_that_fills_the_picture_has_a_torso_of_one(
+    tiny_clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = tiny_clip.regions
+
+    def no_torso(row: int) -> np.ndarray:
+        labels = seen(row).copy()
+        labels[np.isin(labels, (int(Region.TORSO), int(Region.NECK)))] = int(Region.SKIN)
+        return labels
+
+    monkeypatch.setattr(type(tiny_clip), "regions", lambda self, row: no_torso(row))
+    avatar = train(tiny_clip, settings(steps=102), tmp_path)  # past a round of growing
+    torso = avatar.only(Branch.TORSO).branches[0]
+    assert len(torso.raw) >= 1 and bool(torso.raw.means.isfinite().all())
+
+
 def test_other_settings_do_not_continue_a_run(trained: tuple[Path, list], tiny_clip: Clip) -> None:
     with pytest.raises(InputError, match=r"other training settings, train.seed = 0, not 5; "):
         train(tiny_clip, settings(seed=5), trained[0])
