@@ -1,7 +1,8 @@
-"""Keeps the face's Gaussians near the fitted mesh, which only views from beside would do.
+"""Keeps Gaussians where only views from beside would keep them.
 
 From the front a Gaussian looks the same wherever it lies on its pixel's ray; from beside, those
-that drifted along it hang off the cheeks as flaps and splinters.
+that drifted along it hang off the cheeks as flaps and splinters, and fray the shoulders. The face's
+stay near the fitted mesh; the torso's, which has none, at the depth of their neighbours.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from gsavatar.types import FittedFace
 SURFACE_POINTS = 30_000
 SKIN_SLACK_M, HAIR_SLACK_M = 0.004, 0.03
 """How far Gaussians may lie off the mesh: by what the mesh is wrong, and by the depth of hair."""
+LEVEL_SLACK_M = 0.001
+"""How far a Gaussian of the torso may lie before or behind its neighbours."""
 PULL = 0.2
 """Share of what is beyond the slack that one call takes back."""
 PULL_EVERY = 10
@@ -45,3 +48,13 @@ class Tether:
         is_hair = (shapes == 0.0).all(-1).all(0).cpu()
         slack = torch.where(is_hair, HAIR_SLACK_M, SKIN_SLACK_M)[:, None]
         means -= (PULL * (1.0 - slack / far).clamp_min(0.0) * off).to(means.device)
+
+
+@torch.no_grad()
+def level(means: Tensor, around: Tensor, view: Tensor) -> None:
+    """Moves means [N, 3] (metres), in place, towards the depth of their neighbours ``around``
+    [N, M] along the direction ``view`` [3] in which the camera looks."""
+    depth = means @ view
+    off = depth - depth[around].mean(-1)
+    beyond = (1.0 - LEVEL_SLACK_M / off.abs().clamp_min(1e-9)).clamp_min(0.0) * off
+    means -= PULL * beyond[:, None] * view

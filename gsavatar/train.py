@@ -36,7 +36,7 @@ from gsavatar.pose_refinement import PoseCorrections
 from gsavatar.render import crop_camera, render
 from gsavatar.seeding import SeedCounts, seed_avatar
 from gsavatar.surround import Surround
-from gsavatar.tether import PULL_EVERY, Tether
+from gsavatar.tether import PULL_EVERY, Tether, level
 from gsavatar.tracking_sway import Sway, measure_sway
 from gsavatar.train_history import History
 from gsavatar.train_state import (
@@ -202,6 +202,9 @@ class LinearRecipe:
         if state.step % PULL_EVERY == 0:
             means = state.adam.params[f"{Branch.FACE.name}.means"].detach()
             self.tether.pull(means, state.seeds[Branch.FACE.name])
+            torso = state.adam.params[f"{Branch.TORSO.name}.means"].detach()
+            view = self.clip.camera(0).world_to_cam[2, :3].to(torso)
+            level(torso, state.around[Branch.TORSO.name], view)
         if stage_at(state.step / self.settings.steps).paints and state.step % PAINT_EVERY == 0:
             self.unseen.paint(self.avatar(state))
         if state.step >= AVERAGE_FROM * self.settings.steps and state.step % AVERAGE_EVERY == 0:

@@ -23,7 +23,7 @@ from gsavatar.types import Branch, Gaussians, Rendering
 
 log = logging.getLogger("gsavatar")
 
-FORMAT = 4
+FORMAT = 5
 """Of checkpoints; raised when what training does to the same settings changes."""
 NAN_LIMIT = 3
 NEIGHBOURS = 4
