@@ -439,11 +439,22 @@ def test_a_head_whose_skin_swims_has_to_turn_more_to_show_its_depth(
     true = Poses(rotations(angles) @ front().R, rotations(angles) @ front().t[0])
     monkeypatch.setattr(tracking_bundle, "LEAST_TURN_RAD", 0.8 * reach(true))
     pictures = [swum(turned_camera(picture, a), rng, size_px) for a in angles]
-    bundle = adjust(
-        lambda row: pictures[row], np.arange(40), true, np.zeros((40, 0)), a_surface(), LENS,
-        focal_known=True,
-    )  # fmt: skip
-    assert bundle is not None and bundle.shows_depth is shows_depth
+
+    def adjusted() -> Bundle:
+        bundle = adjust(
+            lambda row: pictures[row], np.arange(40), true, np.zeros((40, 0)), a_surface(), LENS,
+            focal_known=True,
+        )  # fmt: skip
+        assert bundle is not None
+        return bundle
+
+    bundle = adjusted()
+    assert bundle.shows_depth is shows_depth
+    # What is not believed leaves nothing behind.
+    monkeypatch.setattr(tracking_bundle, "LEAST_TURN_RAD", 9.0)
+    still = adjusted()
+    assert np.array_equal(bundle.poses.R, still.poses.R) is not shows_depth
+    assert np.array_equal(bundle.skin.patches.points, still.skin.patches.points) is not shows_depth
     assert bundle.skin.light is None or shows_depth
 
 
