@@ -320,6 +320,7 @@ def memory(options: Options) -> Iterator[Row]:
     """Largest memory of a whole ``gsavatar track`` over the length of a looped clip."""
     if missing(options, "memory", "lieu"):
         return
+    options.work.mkdir(parents=True, exist_ok=True)
     peaks: list[float] = []
     for minutes in options.minutes:
         film = options.work / f"looped_{minutes:g}.mp4"
