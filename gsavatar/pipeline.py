@@ -84,7 +84,6 @@ def fit(
         )
     for note in few_seconds(clip.train_s, settings.preset):
         clock.note(note)
-    name = avatar_name(run)
     speech = None
     if clip.features is not None:
         with clock.stage("learn how speech moves the face"):
@@ -107,7 +106,7 @@ def fit(
             ) from error
         finally:
             clock.trained(pace.steps, pace.seconds)
-    path = run / f"{name}.gsavatar"
+    path = run / f"{avatar_name(run)}.gsavatar"
     package = build_package(clip, avatar, speech, settings)
     save_package(path, package, thumbnail(package))
     (run / "live.gsavatar").unlink(missing_ok=True)
