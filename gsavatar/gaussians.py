@@ -61,9 +61,9 @@ def from_points(
 
 
 def neighbours(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Distances [N, k] and indices [N, k] of the k nearest other points, for any N > k.
+    """Distances [N, k] and indices [N, k] of the k nearest other points.
 
-    Fewer of fewer points; a single one is its own neighbour at no distance.
+    Fewer where there are fewer points; a single one is its own neighbour at no distance.
     """
     from scipy.spatial import cKDTree
 
