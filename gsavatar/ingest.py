@@ -119,7 +119,7 @@ def _fit(
         stored >= 0, sequence.clear,
     )  # fmt: skip
     del sequence
-    pictures = FrameStore(root / "frames.bin")
+    pictures, regions = FrameStore(root / "frames.bin"), FrameStore(root / "regions.bin")
     with reporter.stage("fit the face") as progress:
         return fit_track(
             seen,
@@ -129,6 +129,7 @@ def _fit(
             principal_point=principal_point,
             known=known,
             pictures=lambda row: None if stored[row] < 0 else pictures[int(stored[row])],
+            regions=lambda row: None if stored[row] < 0 else regions[int(stored[row])],
             progress=progress,
         )
 

@@ -28,12 +28,11 @@ from gsavatar.tracking_priors import (
     SHAPE_WEIGHT,
     UPPER_LIP,
 )
+from gsavatar.tracking_shape_step import ShapePrior, fit_shape
 from gsavatar.tracking_solve import (
     Lens,
     Poses,
-    ShapePrior,
     first_poses,
-    fit_shape,
     project,
     refine_poses,
     steadied,

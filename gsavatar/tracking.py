@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from gsavatar import geometry, tracking_known, tracking_shape
+from gsavatar.memory import give_back_freed
 from gsavatar.morphable import Floats, Ints, choose_provider
 from gsavatar.tracking_bundle import Bundle, adjust
 from gsavatar.tracking_flow import (
@@ -34,6 +35,7 @@ from gsavatar.tracking_gauge import on_the_face
 from gsavatar.tracking_locate import locate_all
 from gsavatar.tracking_motion import meeting, rest_pose
 from gsavatar.tracking_observations import Observations, observed
+from gsavatar.tracking_outline import read_outlines
 from gsavatar.tracking_priors import (
     EXPRESSION_WEIGHT,
     RIGID_WEIGHT,
@@ -75,13 +77,14 @@ def fit_track(
     seen: Observations, *,
     provider: str = "auto", model_file: Path | None = None, focal_px: float | None = None,
     image_size: int = PROTOCOL_SIZE, principal_point: tuple[float, float] | None = None,
-    pictures: Pictures | None = None, known: KnownPoses | None = None,
-    progress: Progress | None = None,
+    pictures: Pictures | None = None, regions: Pictures | None = None,
+    known: KnownPoses | None = None, progress: Progress | None = None,
 ) -> Track:  # fmt: skip
     """The fit of one person over a clip, in the frames that were observed.
 
     ``pictures`` gives the RGB picture of a landmark row, or None for a row without one; with it the
     head's path follows the optical flow of rigid skin, without it a smoothed path of landmarks.
+    ``regions`` gives its labels likewise, whose edge of the face says more of the face's shape.
     ``model_file`` is the file of a provider that reads the user's own. ``known`` poses are followed
     as they are; every observed frame must have one. Raises ``InputError`` if that file cannot
     serve or known poses do not fit the pictures, and ``ValueError`` for an unknown ``provider``.
@@ -95,16 +98,19 @@ def fit_track(
     model = tracking_shape.load_model(choose_provider(provider), sample.seen_px, lens, model_file)
     usual = usual_scores(seen.scores)
     fit = tracking_shape.fit_person(
-        model, sample.seen_px, sample.scores, usual, sample.time_s, lens
-    )
+        model, sample.seen_px, sample.scores, usual, sample.time_s, lens,
+        outlines=read_outlines(regions, sample.rows),
+    )  # fmt: skip
     tell(1, STEPS)
     path, bundle = None, None
     if known is None:
         bundle = _bundle(fit, sample, lens, pictures, focal_known=focal_px is not None)
+        give_back_freed()
         if bundle is not None:
             lens = bundle.lens
             K = geometry.pinhole(lens.focal, image_size, (lens.cx, lens.cy))
-            fit = _fit_again(fit, sample, bundle)
+            fit = _fit_again(fit, sample, bundle, regions)
+            give_back_freed()
         tell(2, STEPS)
         poses, coefficients, weight = _all_frames(
             fit, seen, lens, pictures, bundle, lambda i: tell(2 + i, STEPS)
@@ -198,14 +204,15 @@ def _bundle(
     return on_the_face(bundle, fit.rest, fit.rigid_weight, sample.seen_px[bundle.rows])
 
 
-def _fit_again(fit: Fit, sample: Observations, bundle: Bundle) -> Fit:
+def _fit_again(fit: Fit, sample: Observations, bundle: Bundle, regions: Pictures | None) -> Fit:
     """The person seen through the bundle's lens; by its poses where skin shows the face's depth."""
     some, held = sample, None
     if bundle.shows_depth:
         some, held = sample.at(bundle.rows), bundle.poses
     return tracking_shape.fit_person(
-        fit.model, some.seen_px, some.scores, fit.usual, some.time_s, bundle.lens, held=held
-    )
+        fit.model, some.seen_px, some.scores, fit.usual, some.time_s, bundle.lens, held=held,
+        outlines=read_outlines(regions, some.rows),
+    )  # fmt: skip
 
 
 def _all_frames(  # noqa: PLR0917
@@ -264,7 +271,8 @@ def _flow_of_skin(  # noqa: PLR0917
 def _steady(fit: Fit, seen: Observations, poses: Poses, lens: Lens, rows: slice) -> Floats:
     """The landmarks [t, L, 2] of some frames that expressions have to explain."""
     steady, _ = steadied(poses[rows], fit.rest[None], seen.seen_px[rows], fit.rigid_weight, lens)
-    return steady - fit.slide.pixels(poses[rows], lens)
+    steady -= fit.slide.pixels(poses[rows], lens)
+    return steady
 
 
 def _faces(fit: Fit, seen: Observations, poses: Poses, lens: Lens, *, tied: bool = True) -> Floats:

@@ -264,34 +264,33 @@ class NormalEquations:
     def _dense(self, blocks: Floats) -> Floats:
         """The matrix [D T, 3 N] of blocks [O, D, 3] of frames by places."""
         T, N, D = self.size
-        matrix = np.zeros((T, N, D, 3))
-        matrix[self.frame, self.point] = blocks  # a frame shows a patch once
-        return matrix.transpose(0, 2, 1, 3).reshape(D * T, 3 * N)
+        matrix = np.zeros((T, D, N, 3))
+        matrix[self.frame, :, self.point] = blocks  # a frame shows a patch once
+        return matrix.reshape(D * T, 3 * N)
 
     def step(self, damping: float) -> Step | None:
         """The step to the least cost; None where the equations are singular."""
         from scipy.linalg import LinAlgError, cho_factor, cho_solve
+        from scipy.linalg.blas import dsyrk
 
         T, N, D = self.size
         H = self.H + damping * np.einsum("taa->ta", self.H)[:, :, None] * np.eye(D)
         V = self.V + damping * np.einsum("naa->na", self.V)[:, :, None] * np.eye(3)
-        inverse = np.linalg.inv(V)
+        # V^-1 = root^T root: places are counted in their own deviations.
+        root = np.linalg.inv(np.linalg.cholesky(V))
+        v, Vf = ((root @ a[..., None])[..., 0] for a in (self.v, self.Vf))
         # Every key frame's patches are seen in most frames: dense products are the faster ones.
-        W, WV = self._dense(self.W), self._dense(self.W @ inverse[self.point])
-        A = np.zeros((D * T + 1, D * T + 1))
-        A[:-1, :-1] = self.swings.T @ self.swings - WV @ W.T
+        W = self._dense(self.W @ root[self.point].transpose(0, 2, 1))
+        A = np.zeros((D * T + 1, D * T + 1))  # of which the upper triangle counts
+        A[:-1, :-1] = self.swings.T @ self.swings - dsyrk(1.0, W.T, trans=1)
         for t in range(T):
             A[D * t : D * t + D, D * t : D * t + D] += H[t]
-        A[:-1, -1] = self.Hf.ravel() - WV @ self.Vf.ravel()
-        A[-1, :-1] = A[:-1, -1]
-        eased = np.einsum("nab,nb->na", inverse, self.Vf)
-        A[-1, -1] = self.ff - float((self.Vf * eased).sum())
-        right = np.zeros(D * T + 1)
-        right[:-1] = self.g.ravel() - WV @ self.v.ravel()
-        right[-1] = self.f - float((eased * self.v).sum())
-        if self.focal_known:
-            A[-1, :] = A[:, -1] = 0.0
-            A[-1, -1], right[-1] = 1.0, 0.0
+        right = np.concatenate((self.g.ravel() - W @ v.ravel(), [0.0]))
+        A[-1, -1] = 1.0
+        if not self.focal_known:
+            A[:-1, -1] = self.Hf.ravel() - W @ Vf.ravel()
+            A[-1, -1] = self.ff - float((Vf**2).sum())
+            right[-1] = self.f - float((Vf * v).sum())
         try:
             factor = cho_factor(A)
         except LinAlgError:
@@ -301,8 +300,6 @@ class NormalEquations:
         last[-1] = 1.0
         variance = 0.0 if self.focal_known else float(cho_solve(factor, last)[-1])
         frames, focal = x[:-1].reshape(T, D), float(x[-1])
-        pull = self.v - self.Vf * focal - (W.T @ x[:-1]).reshape(N, 3)
-        return Step(
-            frames[:, :6], frames[:, 6:], np.einsum("nab,nb->na", inverse, pull), focal,
-            float(np.sqrt(variance)),
-        )  # fmt: skip
+        pull = v - Vf * focal - (W.T @ x[:-1]).reshape(N, 3)
+        places = np.einsum("nba,nb->na", root, pull)
+        return Step(frames[:, :6], frames[:, 6:], places, focal, float(np.sqrt(variance)))

@@ -14,6 +14,7 @@ from gsavatar.morphable_bfm import load_bfm
 from gsavatar.morphable_clip import learn_clip_model
 from gsavatar.morphable_flame import load_flame
 from gsavatar.morphable_ict import load_ict
+from gsavatar.tracking_outline import Outlines, Rim, Spread
 from gsavatar.tracking_priors import (
     EXPRESSION_WEIGHT,
     EYELIDS,
@@ -23,14 +24,13 @@ from gsavatar.tracking_priors import (
     UsualScores,
     expression_prior,
 )
+from gsavatar.tracking_shape_step import ShapePrior, fit_shape
 from gsavatar.tracking_slide import Slide, learn_slide, no_slide
 from gsavatar.tracking_solve import (
     Lens,
     Poses,
-    ShapePrior,
     first_poses,
     fit_expressions,
-    fit_shape,
     refine_poses,
     steadied,
 )
@@ -39,6 +39,8 @@ from gsavatar.types import FacePart, is_upper_face
 ROUNDS = 6
 SLIDE_ROUNDS = (1, 3, 5)
 """Before which of them the landmarks' slide is learned; it needs a shape."""
+OUTLINE_FROM = 2
+"""Round from which on the face's outline is looked for."""
 EFFECTIVE_FRAMES = 12.0
 """A detector errs alike in similar frames: hundreds of them know little more than a dozen."""
 FIELDS_M = ((0.003, 0.02), (0.0015, 0.006))
@@ -106,10 +108,12 @@ OWN_FILES = {"flame": load_flame, "bfm": load_bfm}
 def fit_person(
     model: MorphableModel, seen_px: Floats, scores: Floats | None,
     usual: UsualScores | None, time_s: Floats, lens: Lens, held: Poses | None = None,
+    outlines: Outlines | None = None,
 ) -> Fit:  # fmt: skip
     """The person's shape from sample frames, by poses, expressions and shape in turn.
 
     With ``held`` poses [T], known better than landmarks know them, only the others are sought.
+    ``outlines`` show where the face ends in some of the frames.
     """
     base = model.at_landmarks(model.neutral)
     identity = model.at_landmarks(model.identity)
@@ -125,6 +129,7 @@ def fit_person(
     at_rest = np.zeros(len(model.names))
     moved = np.zeros((len(seen_px), *base.shape))
     slide = no_slide(len(base))
+    edge = None if outlines is None else Rim(model, base, _spread(base, field, slip))
     poses = held or first_poses(base, seen_px, RIGID_WEIGHT, lens)
     for step in range(ROUNDS):
         if held is None:
@@ -144,9 +149,13 @@ def fit_person(
         moved, posture = np.tensordot(c, shapes, 1), np.tensordot(at_rest, shapes, 1)
         # Against held poses the face has a size and a place, which steadying would take out.
         plain = steady if held is None else seen_px - slid
+        rim = None
+        if edge is not None and outlines is not None and step >= OUTLINE_FROM:
+            there = edge.rest(beta, offset, at_rest)
+            rim = edge.sightings(outlines, poses, there, c, lens, EFFECTIVE_FRAMES)
         beta, offset = fit_shape(
             poses, base + posture, moved, identity, plain, SHAPE_WEIGHT, lens, prior,
-            EFFECTIVE_FRAMES, (beta, offset), poses_known=held is not None,
+            EFFECTIVE_FRAMES, (beta, offset), poses_known=held is not None, rim=rim,
         )  # fmt: skip
         rest = base + posture + np.tensordot(beta, identity, 1) + offset
         moved = np.tensordot(c * upper, shapes, 1) if step < ROUNDS - 1 else moved
@@ -183,6 +192,11 @@ def _offset_covariances(base: Floats, provider: str) -> tuple[Floats, Floats]:
     slip = np.full(len(base), (CONTOUR_SLIP_SD_M if provider == "clip" else SLIP_SD_M) ** 2)
     slip[[*LIPS, *EYELIDS, ROW_IRIS_RIGHT, ROW_IRIS_LEFT]] = CONTOUR_SLIP_SD_M**2
     return _kernel(base, base), slip
+
+
+def _spread(base: Floats, field: Floats, slip: Floats) -> Spread:
+    """What offsets of landmarks [L, 3] say of those of other skin."""
+    return lambda places: np.linalg.solve(field + np.diag(slip), _kernel(base, places)).T
 
 
 def _spread_offsets(model: MorphableModel, base: Floats, smooth: Floats) -> Floats:
