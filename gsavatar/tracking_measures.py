@@ -190,17 +190,16 @@ def reprojection(clip: Clip) -> Fit | None:
     rest = (face.vertices.double().numpy()[corners] * shares).sum(1)  # [L, 3]
     basis = (face.basis.double().numpy()[:, corners] * shares).sum(2)  # [K, L, 3]
     values = track.coefficients.double().numpy()
-    away = np.empty((len(values), len(FITTED_POINTS)), np.float32)
+    place = {int(point): i for i, point in enumerate(FITTED_POINTS)}
+    parts = {n: [place[p] for p in points if p in place] for n, points in FACE_PARTS.items()}
+    frame_px, part_px = np.empty(len(values)), np.empty((len(values), len(parts)))
     for row, every in enumerate(clip.landmarks.points.numpy()):
         points = rest + np.tensordot(values[row], basis, 1)
         pixels = path_px(track, np.array([row]), points)[0]
-        away[row] = np.hypot(*(pixels - every[FITTED_POINTS, :2]).T)
-    place = {int(point): i for i, point in enumerate(FITTED_POINTS)}
-    parts = {
-        name: float(away[:, [place[p] for p in points if p in place]].mean(dtype=np.float64))
-        for name, points in FACE_PARTS.items()
-    }
-    return Fit(away.mean(1, dtype=np.float64), parts)
+        away = np.hypot(*(pixels - every[FITTED_POINTS, :2]).T)
+        frame_px[row] = away.mean()
+        part_px[row] = [away[own].mean() for own in parts.values()]
+    return Fit(frame_px, dict(zip(parts, part_px.mean(0).tolist(), strict=True)))
 
 
 def steadiness(clip: Clip, progress: Progress | None = None) -> Steadiness | None:

@@ -84,12 +84,12 @@ def hissing(sound: NDArray[np.float32], time_s: Array) -> Bools:
     half = round(WINDOW_S * SAMPLE_RATE / 2)
     window = np.hanning(2 * half)
     hz = np.fft.rfftfreq(2 * half, 1.0 / SAMPLE_RATE)
-    power = np.zeros((len(time_s), len(hz)))
+    bands = np.column_stack((hz >= HISS_HZ, (hz > 80.0) & (hz <= HUM_HZ), np.ones(len(hz))))
+    power = np.zeros((len(time_s), 3))
     for row, instant in enumerate(time_s):
         middle = round(float(instant) * SAMPLE_RATE)
         part = np.asarray(sound[max(0, middle - half) : max(0, middle + half)], np.float64)
         if len(part) == 2 * half:
-            power[row] = np.abs(np.fft.rfft(part * window)) ** 2
-    high, low = power[:, hz >= HISS_HZ].sum(1), power[:, (hz > 80.0) & (hz <= HUM_HZ)].sum(1)
-    loud = power.sum(1)
+            power[row] = np.abs(np.fft.rfft(part * window)) ** 2 @ bands
+    high, low, loud = power.T
     return np.asarray((high > HISS_SHARE * low) & (loud > loud.max() * 10 ** (QUIET_DB / 10)))
