@@ -107,13 +107,19 @@ class Rim:
         sides = np.concatenate([self._triangles[:, [a, b]] for a, b in ((0, 1), (1, 2), (2, 0))])
         self._edges = np.unique(np.sort(sides, axis=1), axis=0)
         self._neutral = model.neutral[kept]
-        self._identity, self._expression = model.identity[:, kept], model.expression[:, kept]
+        self._identity = model.identity[:, kept]
+        # Flat and in a row: it is multiplied once a frame and round.
+        self._expression = model.expression[:, kept].reshape(len(model.names), -1)
         self._spread = spread(self._neutral)
 
     def rest(self, beta: Floats, offset: Floats, posture: Floats) -> Floats:
         """Rest vertices [C, 3] of identity [I], offsets of landmarks [L, 3] and a posture [K]."""
         shaped = self._neutral + np.tensordot(beta, self._identity[: len(beta)], 1)
-        return shaped + np.tensordot(posture, self._expression, 1) + self._spread @ offset
+        return shaped + self._moved(posture) + self._spread @ offset
+
+    def _moved(self, coefficients: Floats) -> Floats:
+        """What coefficients [K] add to the vertices [C, 3]."""
+        return np.asarray((coefficients @ self._expression).reshape(-1, 3))
 
     def sightings(  # noqa: PLR0917
         self, outlines: Outlines, poses: Poses, rest: Floats, coefficients: Floats, lens: Lens,
@@ -127,8 +133,8 @@ class Rim:
         normals = vertex_normals(rest, self._triangles)
         normals *= np.sign(normals[:, 2].sum())  # out of the head
         found = [
-            self._rim(rest + np.tensordot(coefficients[frame], self._expression, 1),
-                      normals, poses[np.array([frame])], lens, person, labels)
+            self._rim(rest + self._moved(coefficients[frame]), normals, poses[np.array([frame])],
+                      lens, person, labels)
             for frame, person, labels in zip(
                 outlines.frames, outlines.person, outlines.labels, strict=True
             )
