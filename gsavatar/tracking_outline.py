@@ -22,6 +22,7 @@ from gsavatar.tracking_solve import Lens, Poses, pixel_jacobian, pose_jacobian, 
 from gsavatar.types import FacePart, Region
 
 UInt8 = NDArray[np.uint8]
+OUTER_PARTS = (int(FacePart.SKIN), int(FacePart.SCALP), int(FacePart.NECK))
 Spread = Callable[[Floats], Floats]
 """What offsets of the landmarks do to places [N, 3], [N, L]."""
 
@@ -29,6 +30,9 @@ OUTLINE_FRAMES, RIM_POINTS = 40, 24
 """Frames whose outline is looked at, and points of it in each."""
 NEAR_LANDMARK_M = 0.015
 """Vertices further from every landmark hang on nothing that is fitted: ears, the back."""
+BESIDE_POINTS, BESIDE_PX, BEYOND_PX = 1500, 40.0, 2.0
+"""Where one of those is seen this near to the rim and further out, it is the head's outline there:
+cheeks behind which an ear is seen had been drawn out to the ear's edge. So many are looked at."""
 BLUR_PX, REACH_PX, MARGIN_PX = 1.5, 10, 3.0
 """How the matte is smoothed, how far its edge is looked for, and how far to either side of it there
 has to be skin and background: where hair or clothes are near, the outline is not the face's."""
@@ -95,21 +99,28 @@ class RimSightings:
 
 
 class Rim:
-    """The part of a model's skin on which the rim of a face may lie."""
+    """The part of a model's skin on which the rim of a face may lie, and what may hide behind it.
+
+    The vertices are those of that part, then some of the rest of the head's.
+    """
 
     def __init__(self, model: MorphableModel, landmarks: Floats, spread: Spread) -> None:
         from scipy.spatial import cKDTree
 
         near, _ = cKDTree(landmarks).query(model.neutral)
         kept = (model.part == int(FacePart.SKIN)) & (near < NEAR_LANDMARK_M)
+        beside = np.flatnonzero(np.isin(model.part, OUTER_PARTS) & ~kept)
+        beside = beside[:: max(len(beside) // BESIDE_POINTS, 1)]
+        rows = np.concatenate((np.flatnonzero(kept), beside))
+        self._own = int(kept.sum())
         number = np.cumsum(kept) - 1
         self._triangles = number[model.faces[kept[model.faces].all(1)]]
         sides = np.concatenate([self._triangles[:, [a, b]] for a, b in ((0, 1), (1, 2), (2, 0))])
         self._edges = np.unique(np.sort(sides, axis=1), axis=0)
-        self._neutral = model.neutral[kept]
-        self._identity = model.identity[:, kept]
+        self._neutral = model.neutral[rows]
+        self._identity = model.identity[:, rows]
         # Flat and in a row: it is multiplied once a frame and round.
-        self._expression = model.expression[:, kept].reshape(len(model.names), -1)
+        self._expression = model.expression[:, rows].reshape(len(model.names), -1)
         self._spread = spread(self._neutral)
 
     def rest(self, beta: Floats, offset: Floats, posture: Floats) -> Floats:
@@ -161,7 +172,7 @@ class Rim:
         self, shown: Floats, normals: Floats, pose: Poses, lens: Lens, person: UInt8, labels: UInt8
     ) -> _Crossings:
         """Where the surface turns away from the view, if the person ends nearby."""
-        _, seen = project(pose, shown[None], lens)
+        pixels, seen = project(pose, shown[None], lens)
         turned = normals @ pose.R[0].T
         facing = (turned * seen[0]).sum(1)
         u, v = self._edges[(facing[self._edges] > 0).sum(1) == 1].T
@@ -171,6 +182,9 @@ class Rim:
         outward = (turned[u] + share[:, None] * (turned[v] - turned[u]))[:, :2]
         outward /= np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-9)
         off, good = _edge_of(person, labels, at[0], outward)
+        away = pixels[0, self._own :] - at[0][:, None]  # [M, B, 2]
+        further = (away * outward[:, None]).sum(-1) > BEYOND_PX
+        good &= ~(further & ((away**2).sum(-1) < BESIDE_PX**2)).any(1)
         kept = np.flatnonzero(good)
         kept = kept[np.argsort(at[0, kept, 1])]  # from top to chin, as far apart as may be
         some = np.linspace(0, len(kept) - 1, min(len(kept), RIM_POINTS)).round().astype(int)
