@@ -31,8 +31,8 @@ OUTLINE_FRAMES, RIM_POINTS = 40, 24
 NEAR_LANDMARK_M = 0.015
 """Vertices further from every landmark hang on nothing that is fitted: ears, the back."""
 BESIDE_POINTS, BESIDE_PX, BEYOND_PX = 1500, 40.0, 2.0
-"""Where one of those is seen this near to the rim and further out, it is the head's outline there:
-cheeks behind which an ear is seen had been drawn out to the ear's edge. So many are looked at."""
+"""Where skin is seen at one of those, this near to the rim and further out, the edge is theirs:
+cheeks had been drawn out to the edge of the ears. So many are looked at."""
 BLUR_PX, REACH_PX, MARGIN_PX = 1.5, 10, 3.0
 """How the matte is smoothed, how far its edge is looked for, and how far to either side of it there
 has to be skin and background: where hair or clothes are near, the outline is not the face's."""
@@ -182,7 +182,9 @@ class Rim:
         outward = (turned[u] + share[:, None] * (turned[v] - turned[u]))[:, :2]
         outward /= np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-9)
         off, good = _edge_of(person, labels, at[0], outward)
-        away = pixels[0, self._own :] - at[0][:, None]  # [M, B, 2]
+        beside = pixels[0, self._own :]
+        beside = beside[_shown(labels, beside) == int(Region.SKIN)]  # ears that no hair hides
+        away = beside - at[0][:, None]  # [M, B, 2]
         further = (away * outward[:, None]).sum(-1) > BEYOND_PX
         good &= ~(further & ((away**2).sum(-1) < BESIDE_PX**2)).any(1)
         kept = np.flatnonzero(good)
@@ -204,6 +206,15 @@ class _Crossings:
     off_px: Floats  # [M]
 
 
+def _shown(labels: UInt8, at: Floats) -> Ints:
+    """The regions [M] at pixels [M, 2]; -1 outside the picture."""
+    height, width = labels.shape
+    column, row = np.floor(at).astype(int).T
+    framed = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    region = labels[row.clip(0, height - 1), column.clip(0, width - 1)].astype(np.int64)
+    return np.where(framed, region, -1)
+
+
 def _edge_of(
     person: UInt8, labels: UInt8, at: Floats, outward: Floats
 ) -> tuple[Floats, NDArray[np.bool_]]:
@@ -222,8 +233,5 @@ def _edge_of(
     off = steps[nearest] + (inside - 0.5) / np.maximum(inside - outside, 1e-6)
     good = np.asarray(leaves.any(1))
     for side, region in ((-MARGIN_PX, Region.SKIN), (MARGIN_PX, Region.BACKGROUND)):
-        column, row = np.floor(at + (off + side)[:, None] * outward).astype(int).T
-        framed = (column >= 0) & (column < labels.shape[1]) & (row >= 0) & (row < labels.shape[0])
-        shown = labels[row.clip(0, labels.shape[0] - 1), column.clip(0, labels.shape[1] - 1)]
-        good &= framed & (shown == int(region))
+        good &= _shown(labels, at + (off + side)[:, None] * outward) == int(region)
     return np.asarray(off), np.asarray(good)
