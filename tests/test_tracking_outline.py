@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -178,6 +180,33 @@ def test_only_the_edge_of_skin_against_the_background_counts() -> None:
     for plane in planes:
         plane[plane == 0] = int(Region.TORSO)  # no background anywhere
     assert rim.sightings(outlines_of(planes), poses, rest, still, LENS, 5.0) is None
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_the_edge_of_an_ear_is_not_the_cheeks(seen: bool) -> None:
+    """Ears stand beside the rim, but where hair hides them it is the rim that ends the face."""
+    model, poses = egg(), turned()[np.array([2])]
+    landmarks = model.at_landmarks(model.neutral)
+    ears = np.array([(side * (RADII_M[0] + 0.006), 0.0, -0.03) for side in (-1, 1)])
+    eared = dataclasses.replace(
+        model, neutral=np.concatenate((model.neutral, ears)),
+        identity=np.concatenate((model.identity, np.zeros((1, 2, 3))), axis=1),
+        expression=np.concatenate((model.expression, np.zeros((1, 2, 3))), axis=1),
+        part=np.full(len(model.neutral) + 2, int(FacePart.SKIN), np.uint8),
+    )  # fmt: skip
+    rim = Rim(eared, landmarks, lambda places: np.zeros((len(places), len(landmarks))))
+    plane = labels_of(model, model.neutral, poses)[0]
+    middles = pixels_of(poses, np.zeros(2, np.int64), ears)
+    if seen:
+        for x, y in middles.round().astype(int):
+            cv2.circle(plane, (int(x), int(y)), 5, int(Region.SKIN), -1)
+    rest = rim.rest(np.zeros(1), np.zeros_like(landmarks), np.zeros(1))
+    found = rim.sightings(outlines_of([plane]), poses, rest, np.zeros((1, 1)), LENS, 1.0)
+    assert found is not None
+    at = pixels_of(poses, found.frame, found.points)
+    nearest = np.linalg.norm(at[:, None] - middles, axis=-1).min()
+    assert (nearest > 14) == seen
+    assert np.abs(found.off_px).max() < 1.0
 
 
 def test_an_edge_far_away_is_another_ones() -> None:
