@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gsavatar import crop, ingest_folder, visibility
+from gsavatar import assets, crop, ingest_folder, visibility
 from gsavatar.ahead import in_turns
 from gsavatar.clip import (
     MAX_FRAMES,
@@ -48,6 +48,7 @@ from gsavatar.landmarks import FaceDetection, FaceLandmarker, nearest
 from gsavatar.memory import give_back_freed
 from gsavatar.plate import background_plate
 from gsavatar.progress import Reporter
+from gsavatar.segmentation import MATTES
 from gsavatar.sequence import Sequence, choose_frames, load_sequence, save_sequence
 from gsavatar.tracking import fit_track
 from gsavatar.tracking_observations import observed
@@ -120,6 +121,8 @@ def _fit(
     )  # fmt: skip
     del sequence
     pictures, regions = FrameStore(root / "frames.bin"), FrameStore(root / "regions.bin")
+    # Without a matte the person is a guess around the landmarks, which says nothing new of them.
+    matted = folder is not None or any(map(assets.available, MATTES))
     with reporter.stage("fit the face") as progress:
         return fit_track(
             seen,
@@ -129,7 +132,9 @@ def _fit(
             principal_point=principal_point,
             known=known,
             pictures=lambda row: None if stored[row] < 0 else pictures[int(stored[row])],
-            regions=lambda row: None if stored[row] < 0 else regions[int(stored[row])],
+            regions=(
+                lambda row: None if stored[row] < 0 or not matted else regions[int(stored[row])]
+            ),
             progress=progress,
         )
 

@@ -24,6 +24,8 @@ log = logging.getLogger("gsavatar")
 Float = NDArray[np.float32]
 UInt8 = NDArray[np.uint8]
 
+MATTES = ("selfie_multiclass", "selfie_segmentation")
+"""Models that tell a person from the background, the better first."""
 FOREGROUND = 0.5
 PART_REGION = np.array([Region.SKIN, Region.HAIR, Region.NECK, Region.TORSO], np.uint8)
 """The region of every ``Part``."""
@@ -59,9 +61,8 @@ class PersonMatte:
 
     def __enter__(self) -> PersonMatte:
         try:
-            self._tells_parts = assets.available("selfie_multiclass")
-            name = "selfie_multiclass" if self._tells_parts else "selfie_segmentation"
-            model = assets.resolve(name)
+            self._tells_parts = assets.available(MATTES[0])
+            model = assets.resolve(MATTES[0 if self._tells_parts else 1])
         except InputError as error:
             log.log(self._level, "the person's outline is only guessed: %s", error)
             return self

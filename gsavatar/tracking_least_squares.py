@@ -277,7 +277,10 @@ class NormalEquations:
         H = self.H + damping * np.einsum("taa->ta", self.H)[:, :, None] * np.eye(D)
         V = self.V + damping * np.einsum("naa->na", self.V)[:, :, None] * np.eye(3)
         # V^-1 = root^T root: places are counted in their own deviations.
-        root = np.linalg.inv(np.linalg.cholesky(V))
+        try:
+            root = np.linalg.inv(np.linalg.cholesky(V))
+        except LinAlgError:
+            return None
         v, Vf = ((root @ a[..., None])[..., 0] for a in (self.v, self.Vf))
         # Every key frame's patches are seen in most frames: dense products are the faster ones.
         W = self._dense(self.W @ root[self.point].transpose(0, 2, 1))

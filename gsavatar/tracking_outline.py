@@ -1,7 +1,7 @@
 """Where a face ends against the background, as a term of the shape's fit.
 
 At the edge of a turned face landmarks slide over the skin, and a frontal face's landmarks say
-little of how deep its cheeks are. The person's matte shows where skin ends. Points of the mesh's
+little of how deep its cheeks are. The label plane shows where skin ends. Points of the mesh's
 occluding contour look along their normals for that edge; what they miss it by is one equation each
 for the shape (Bas et al., "Fitting a 3D morphable model to edges: a comparison between hard and
 soft correspondences", 2016).
@@ -47,7 +47,7 @@ class Outlines:
     """The person in some frames of a sample."""
 
     frames: Ints  # [F], among the sample's
-    person: UInt8  # [F, H, W], smoothed share of the person over 255
+    person: UInt8  # [F, H, W], 255 times the smoothed share of the person
     labels: UInt8  # [F, H, W], ``Region``
 
 
@@ -125,7 +125,7 @@ class Rim:
 
     def rest(self, beta: Floats, offset: Floats, posture: Floats) -> Floats:
         """Rest vertices [C, 3] of identity [I], offsets of landmarks [L, 3] and a posture [K]."""
-        shaped = self._neutral + np.tensordot(beta, self._identity[: len(beta)], 1)
+        shaped = self._neutral + np.tensordot(beta, self._identity, 1)
         return shaped + self._moved(posture) + self._spread @ offset
 
     def _moved(self, coefficients: Floats) -> Floats:
@@ -188,7 +188,7 @@ class Rim:
         further = (away * outward[:, None]).sum(-1) > BEYOND_PX
         good &= ~(further & ((away**2).sum(-1) < BESIDE_PX**2)).any(1)
         kept = np.flatnonzero(good)
-        kept = kept[np.argsort(at[0, kept, 1])]  # from top to chin, as far apart as may be
+        kept = kept[np.argsort(at[0, kept, 1])]  # some from top to chin
         some = np.linspace(0, len(kept) - 1, min(len(kept), RIM_POINTS)).round().astype(int)
         kept = kept[some]
         return _Crossings(u[kept], v[kept], share[kept], points[kept], outward[kept], off[kept])
@@ -222,6 +222,8 @@ def _edge_of(
     there and divides skin from background."""
     import cv2
 
+    if len(at) == 0:  # OpenCV refuses to look at nothing
+        return np.zeros(0), np.zeros(0, np.bool_)
     steps = np.arange(-REACH_PX, REACH_PX + 1.0)
     where = at[:, None] + steps[:, None] * outward[:, None]  # [M, S, 2]
     x, y = ((where[..., i] - 0.5).astype(np.float32) for i in (0, 1))

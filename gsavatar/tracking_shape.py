@@ -196,7 +196,13 @@ def _offset_covariances(base: Floats, provider: str) -> tuple[Floats, Floats]:
 
 def _spread(base: Floats, field: Floats, slip: Floats) -> Spread:
     """What offsets of landmarks [L, 3] say of those of other skin."""
-    return lambda places: np.linalg.solve(field + np.diag(slip), _kernel(base, places)).T
+    known = np.linalg.inv(field + np.diag(slip))
+
+    def spread(places: Floats) -> Floats:
+        parts = np.array_split(places, max(len(places) // 2000, 1))
+        return np.concatenate([_kernel(part, base) @ known for part in parts])
+
+    return spread
 
 
 def _spread_offsets(model: MorphableModel, base: Floats, smooth: Floats) -> Floats:
