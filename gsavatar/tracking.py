@@ -105,12 +105,10 @@ def fit_track(
     path, bundle = None, None
     if known is None:
         bundle = _bundle(fit, sample, lens, pictures, focal_known=focal_px is not None)
-        give_back_freed()
         if bundle is not None:
             lens = bundle.lens
             K = geometry.pinhole(lens.focal, image_size, (lens.cx, lens.cy))
             fit = _fit_again(fit, sample, bundle, regions)
-            give_back_freed()
         tell(2, STEPS)
         poses, coefficients, weight = _all_frames(
             fit, seen, lens, pictures, bundle, lambda i: tell(2 + i, STEPS)
@@ -199,6 +197,7 @@ def _bundle(
             "focal length: %.0f px, give or take %.0f %%", bundle.lens.focal,
             100 * bundle.focal_sigma,
         )  # fmt: skip
+    give_back_freed()
     if bundle is None:
         return None
     return on_the_face(bundle, fit.rest, fit.rigid_weight, sample.seen_px[bundle.rows])
@@ -209,10 +208,12 @@ def _fit_again(fit: Fit, sample: Observations, bundle: Bundle, regions: Pictures
     some, held = sample, None
     if bundle.shows_depth:
         some, held = sample.at(bundle.rows), bundle.poses
-    return tracking_shape.fit_person(
+    again = tracking_shape.fit_person(
         fit.model, some.seen_px, some.scores, fit.usual, some.time_s, bundle.lens, held=held,
         outlines=read_outlines(regions, some.rows),
     )  # fmt: skip
+    give_back_freed()
+    return again
 
 
 def _all_frames(  # noqa: PLR0917
