@@ -133,7 +133,9 @@ def _fit(
             known=known,
             pictures=lambda row: None if stored[row] < 0 else pictures[int(stored[row])],
             regions=(
-                lambda row: None if stored[row] < 0 or not matted else regions[int(stored[row])]
+                (lambda row: None if stored[row] < 0 else regions[int(stored[row])])
+                if matted
+                else None
             ),
             progress=progress,
         )

@@ -167,6 +167,33 @@ def test_a_face_is_as_wide_as_its_outline(held: bool, outlined: bool) -> None:
     assert beta[0] == pytest.approx(0.8 if outlined else 0.0, abs=0.12)
 
 
+def test_a_head_that_is_nearer_is_not_wider() -> None:
+    """What a pose explains of an edge is not the shape's, where poses give way."""
+    model, poses = egg(), turned()
+    landmarks, rim = spread_of(model)
+    outlines = outlines_of(labels_of(model, model.neutral, poses))
+    rest = rim.rest(np.zeros(1), np.zeros_like(landmarks), np.zeros(1))
+    still = np.zeros((len(poses.t), 1))
+    seen = rim.sightings(outlines, poses, rest, still, LENS, 5.0)
+    assert seen is not None
+    here = pixels_of(poses, seen.frame, seen.points)
+    near = Poses(poses.R, poses.t - (0.0, 0.0, 0.02))
+    out = ((pixels_of(near, seen.frame, seen.points) - here) * seen.normals).sum(1)
+    pixels, _ = project(poses, landmarks[None], LENS)
+    prior = ShapePrior(1e-3, np.eye(len(landmarks)) * 1e12)
+    beta = [
+        fit_shape(
+            poses, landmarks, np.zeros((len(poses.t), *landmarks.shape)),
+            model.at_landmarks(model.identity), pixels, np.full(len(landmarks), 1e-6), LENS, prior,
+            5.0, (np.zeros(1), np.zeros_like(landmarks)), poses_known=known,
+            rim=dataclasses.replace(seen, off_px=out),
+        )[0][0]
+        for known in (True, False)
+    ]  # fmt: skip
+    assert beta[0] > 0.2
+    assert abs(beta[1]) < 0.1 * beta[0]
+
+
 def test_only_the_edge_of_skin_against_the_background_counts() -> None:
     model, poses = egg(), turned()
     landmarks, rim = spread_of(model)
