@@ -1,8 +1,18 @@
-"""Memory that was freed, given back: what one stage needed for a while must not add to the next."""
+"""Memory that was freed, given back, and rows on disk that need none: what one stage needed for a
+while must not add to the next, and hours of footage must not add to seconds."""
 
 from __future__ import annotations
 
 import ctypes
+import math
+import os
+import tempfile
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FLOAT_BYTES = 4
 
 
 def give_back_freed() -> None:
@@ -15,3 +25,47 @@ def give_back_freed() -> None:
     except (AttributeError, OSError, TypeError):  # another C library
         return
     trim(0)
+
+
+class Rows(Protocol):
+    """Rows [T, ...] that can be read some at a time: an array, or ``RowsOnDisk``."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> NDArray[Any]: ...
+
+
+class RowsOnDisk:
+    """Rows [T, ...] of single precision in a nameless file, which is gone with the object.
+
+    ``rows[a:b]`` and ``rows[indices]`` are arrays; they are read, not mapped, so that no page
+    of the file counts as our memory. By one thread at a time.
+    """
+
+    def __init__(self, *shape: int) -> None:
+        # Closed with the object: it is handed on, so no block of code could end it.
+        self._file = tempfile.TemporaryFile(prefix="gsavatar-", buffering=0)  # noqa: SIM115
+        self._shape, self._count = shape, 0
+        self._size = math.prod(shape)
+
+    def append(self, rows: NDArray[Any]) -> None:
+        """Adds rows [t, ...] at the end."""
+        self._file.seek(0, os.SEEK_END)
+        np.ascontiguousarray(rows, np.float32).tofile(self._file)
+        self._count += len(rows)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, rows: slice | NDArray[np.int64], /) -> NDArray[np.float32]:
+        if not isinstance(rows, slice):
+            parts = [self._read(int(row), int(row) + 1) for row in rows]
+            return np.concatenate([self._read(0, 0), *parts])
+        start, stop, step = rows.indices(self._count)
+        assert step == 1, f"rows one after the other, not every {step}"
+        return self._read(start, max(start, stop))
+
+    def _read(self, start: int, stop: int) -> NDArray[np.float32]:
+        self._file.seek(start * self._size * FLOAT_BYTES)
+        values = np.fromfile(self._file, np.float32, (stop - start) * self._size)
+        return values.reshape(-1, *self._shape)

@@ -114,7 +114,7 @@ def fit_track(
             fit, seen, lens, pictures, bundle, lambda i: tell(2 + i, STEPS)
         )
     else:
-        path = tracking_known.follow(known, seen.frame_ids, fit, seen.seen_px, lens)
+        path = tracking_known.follow(known, seen.frame_ids, fit, seen.px, lens)
         poses = path.poses
         coefficients = _faces(fit, seen, poses, lens)
         weight = _weights(fit, seen, poses, coefficients, lens)
@@ -221,8 +221,8 @@ def _all_frames(  # noqa: PLR0917
     tell: Callable[[int], None],
 ) -> tuple[Poses, Floats, Floats]:  # fmt: skip
     """Poses, coefficients [T, K] and weights [T] of every frame, with the person's shape fixed."""
-    start = first_poses(fit.rest, seen.seen_px, RIGID_WEIGHT, lens)
-    raw = refine_poses(start, fit.rest[None], seen.seen_px, fit.rigid_weight, lens)
+    start = first_poses(fit.rest, seen.px, RIGID_WEIGHT, lens)
+    raw = refine_poses(start, fit.rest[None], seen.px, fit.rigid_weight, lens)
     bone = np.flatnonzero(fit.rigid_weight > 0)
     points, worth, doubt = fit.rest[bone], fit.rigid_weight[bone], BY_LANDMARKS
     count: Floats = np.ones(len(seen))
@@ -252,7 +252,7 @@ def _all_frames(  # noqa: PLR0917
     if bundle is None:  # landmarks on a face that moves less than they thought tell poses better
         # What the upper face adds to them; jaw and lips must not move the skull.
         moved = points + np.tensordot(coefficients * fit.upper, fit.shapes[:, bone], 1)
-        raw = refine_poses(raw, moved, seen.seen_px[:, bone], worth, lens, steps=3)
+        raw = refine_poses(raw, moved, seen.of(bone), worth, lens, steps=3)
         poses, coefficients = joined(raw)
     tell(2)
     return poses, coefficients, _weights(fit, seen, poses, coefficients, lens)
@@ -271,7 +271,7 @@ def _flow_of_skin(  # noqa: PLR0917
 
 def _steady(fit: Fit, seen: Observations, poses: Poses, lens: Lens, rows: slice) -> Floats:
     """The landmarks [t, L, 2] of some frames that expressions have to explain."""
-    steady, _ = steadied(poses[rows], fit.rest[None], seen.seen_px[rows], fit.rigid_weight, lens)
+    steady, _ = steadied(poses[rows], fit.rest[None], seen.px[rows], fit.rigid_weight, lens)
     steady -= fit.slide.pixels(poses[rows], lens)
     return steady
 

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from gsavatar import geometry
 from gsavatar.errors import InputError
+from gsavatar.memory import Rows
 from gsavatar.morphable import Floats, Ints
 from gsavatar.tracking_motion import mean_rotation
 from gsavatar.tracking_priors import RIGID_WEIGHT
 from gsavatar.tracking_shape import Fit
-from gsavatar.tracking_solve import Lens, Poses, first_poses, project, refine_poses
+from gsavatar.tracking_solve import Lens, Poses, chunks, first_poses, project, refine_poses
 from gsavatar.types import Camera, KnownPoses, Track
 
 log = logging.getLogger("gsavatar")
@@ -81,7 +82,7 @@ class KnownPath:
     alignment: Alignment
 
 
-def follow(known: KnownPoses, frame_ids: Ints, fit: Fit, seen_px: Floats, lens: Lens) -> KnownPath:
+def follow(known: KnownPoses, frame_ids: Ints, fit: Fit, seen_px: Rows, lens: Lens) -> KnownPath:
     """The known path of frames [T] whose landmarks [T, L, 2] were seen, in our head frame.
 
     Raises ``InputError`` if the path does not agree with the pictures.
@@ -94,11 +95,13 @@ def follow(known: KnownPoses, frame_ids: Ints, fit: Fit, seen_px: Floats, lens: 
     alignment = align(own, given, free_unit=known.room_to_cam is None)
     poses = alignment.applied(given)
     rigid = np.flatnonzero(fit.rigid_weight > 0)
-    misses = []
-    for path in (poses, own):
-        pixels, seen = project(path, fit.rest[None, rigid], lens)
-        away = np.linalg.norm(pixels - seen_px[:, rigid], axis=-1)
-        misses.append(float(np.median(np.where(seen[..., 2] > 0, away, np.inf))))
+    away = np.empty((2, len(own.t), len(rigid)))
+    for some in chunks(len(own.t)):
+        for path, miss in zip((poses, own), away, strict=True):
+            pixels, seen = project(path[some], fit.rest[None, rigid], lens)
+            off = np.linalg.norm(pixels - seen_px[some][:, rigid], axis=-1)
+            miss[some] = np.where(seen[..., 2] > 0, off, np.inf)
+    misses = [float(np.median(miss)) for miss in away]
     log.info(
         "the given poses miss the rigid landmarks by %.1f px at the median, our own by %.1f px",
         *misses,

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gsavatar.errors import InputError
+from gsavatar.memory import Rows, RowsOnDisk
 from gsavatar.morphable import FITTED_POINTS, Floats, Ints
+from gsavatar.tracking_solve import chunks
 from gsavatar.types import KnownPoses, Landmarks
 
 MIN_FRAMES = 2
@@ -20,12 +22,13 @@ MIN_FRAMES = 2
 class Observations:
     """Landmarks and clock of T usable frames.
 
-    They are all of a clip that a fit holds for every frame, so they hold no more than it needs.
+    They are all of a clip that a fit holds for every frame, so they hold no more than it needs, and
+    of the landmarks, the largest part of it, only those of a sample are in memory.
     """
 
     rows: Ints  # [T], of the landmarks they were taken from
     frame_ids: Ints  # [T]
-    seen_px: Floats  # [T, L, 2], single precision
+    px: Rows  # [T, L, 2], single precision
     scores: Floats | None  # [T, 52], single precision
     time_s: Floats  # [T]
     file_index: Ints  # [T]
@@ -35,11 +38,20 @@ class Observations:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def seen_px(self) -> Floats:
+        """The landmarks [T, L, 2], all of them in memory: of a sample."""
+        return self.px[:]
+
+    def of(self, points: Ints) -> Floats:
+        """Where some landmarks [P] are in every frame, [T, P, 2]."""
+        return np.concatenate([self.px[rows][:, points] for rows in chunks(len(self))])
+
     def at(self, rows: Ints) -> Observations:
         """Those of some frames."""
         scores = None if self.scores is None else self.scores[rows]
         return Observations(
-            self.rows[rows], self.frame_ids[rows], self.seen_px[rows], scores, self.time_s[rows],
+            self.rows[rows], self.frame_ids[rows], self.px[rows], scores, self.time_s[rows],
             self.file_index[rows], self.pictured[rows], self.clear[rows],
         )  # fmt: skip
 
@@ -54,8 +66,11 @@ def observed(
     ``pictured`` [T] tells which frames' pictures are kept and ``clear`` [T] what each counts, all
     of them and 1 if it is not given. Raises ``InputError`` if the usable frames are fewer than two.
     """
-    points = landmarks.points[:, torch.from_numpy(FITTED_POINTS), :2]
-    good = landmarks.found & torch.isfinite(points).flatten(1).all(1)
+    fitted = torch.from_numpy(FITTED_POINTS)
+    good = landmarks.found.clone()
+    for some in chunks(len(good)):
+        seen = landmarks.points[some][:, fitted, :2]
+        good[some] &= torch.isfinite(seen).flatten(1).all(1)
     if known is not None:
         good &= torch.isin(frame_ids, known.frame_ids)
     rows = torch.nonzero(good)[:, 0]
@@ -65,11 +80,14 @@ def observed(
             f"only {len(rows)} of {len(good)} frames {lack}, at least {MIN_FRAMES} are "
             "needed; film the face larger, from the front, in good light."
         )
+    px = RowsOnDisk(len(fitted), 2)
+    for some in chunks(len(rows)):
+        px.append(landmarks.points[rows[some]][:, fitted, :2].numpy())
     scores = None
     if landmarks.scores is not None:
         scores = torch.nan_to_num(landmarks.scores[rows]).numpy()
     return Observations(
-        rows.numpy(), frame_ids[rows].numpy(), points[rows].numpy(), scores,
+        rows.numpy(), frame_ids[rows].numpy(), px, scores,
         time_s[rows].double().numpy(), file_index[rows].numpy(),
         np.ones(len(rows), bool) if pictured is None else pictured[rows.numpy()],
         np.ones(len(rows)) if clear is None else clear[rows.numpy()],

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gsavatar.memory import Rows
 from gsavatar.morphable import Floats
 from gsavatar.tracking_fields import both_ways, smooth_modes
 
@@ -88,18 +89,19 @@ def pose_jacobian(seen: Floats, arm: Floats, lens: Lens) -> Floats:
     return np.concatenate((by_point, turn), axis=-1)
 
 
-def first_poses(points: Floats, seen_px: Floats, weight: Floats, lens: Lens) -> Poses:
+def first_poses(points: Floats, seen_px: Rows, weight: Floats, lens: Lens) -> Poses:
     """Poses by a scaled orthographic camera: linear, needs no starting point.
 
     ``points`` [L, 3], ``seen_px`` [T, L, 2], ``weight`` [L].
     """
     used = np.flatnonzero(weight > 0)
-    points, seen_px, weight = points[used], seen_px[:, used], weight[used]
+    points, weight = points[used], weight[used]
     middle = (points * weight[:, None]).sum(0) / weight.sum()
     root = np.sqrt(weight)[:, None]
-    design = root * np.column_stack((points - middle, np.ones(len(points))))
-    target = (seen_px - (lens.cx, lens.cy)) * root
-    affine = np.linalg.pinv(design) @ target  # [T, 4, 2]
+    inverse = np.linalg.pinv(root * np.column_stack((points - middle, np.ones(len(points)))))
+    affine = np.empty((len(seen_px), 4, 2))
+    for some in chunks(len(seen_px)):
+        affine[some] = inverse @ ((seen_px[some][:, used] - (lens.cx, lens.cy)) * root)
     rows, shift = affine[:, :3].transpose(0, 2, 1), affine[:, 3]
     scale = np.linalg.norm(rows, axis=-1).mean(-1)
     third = np.cross(rows[:, 0], rows[:, 1]) / scale[:, None]
@@ -113,7 +115,7 @@ def first_poses(points: Floats, seen_px: Floats, weight: Floats, lens: Lens) -> 
 
 
 def refine_poses(
-    poses: Poses, points: Floats, seen_px: Floats, weight: Floats, lens: Lens,
+    poses: Poses, points: Floats, seen_px: Rows, weight: Floats, lens: Lens,
     steps: int = GAUSS_NEWTON_STEPS,
 ) -> Poses:  # fmt: skip
     """Poses that bring head points [T or 1, L, 3] onto pixels [T, L, 2], robustly (Huber).
