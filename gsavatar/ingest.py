@@ -104,6 +104,7 @@ def ingest(
     track = _fit(root, meta, options, known, folder, reporter)
     give_back_freed()
     _finish(root, meta, track, folder, reporter)
+    give_back_freed()
     return open_clip(root)
 
 
@@ -310,11 +311,8 @@ def _second_pass(
                 progress(row, len(stored))
 
 
-def _finish(
-    root: Path, meta: dict[str, Any], track: Track, folder: PictureFolder | None,
-    reporter: Reporter,
-) -> None:  # fmt: skip
-    """Track file, plates and the clip's description."""
+def _kept(root: Path, track: Track) -> NDArray[np.int64]:
+    """Writes the track file; the position in the shards [T] of each frame of the track."""
     sequence, stored = load_sequence(root)
     rows = np.searchsorted(sequence.frame_ids, track.frame_ids.numpy())
     scores = sequence.landmarks.scores
@@ -324,16 +322,26 @@ def _finish(
         None if scores is None else scores[picked],
     )  # fmt: skip
     save_track(root / "track.safetensors", track, landmarks, stored[rows])
+    return np.asarray(stored[rows])
+
+
+def _finish(
+    root: Path, meta: dict[str, Any], track: Track, folder: PictureFolder | None,
+    reporter: Reporter,
+) -> None:  # fmt: skip
+    """Track file, plates and the clip's description."""
+    stored = _kept(root, track)
+    give_back_freed()
     frames, regions = FrameStore(root / "frames.bin"), FrameStore(root / "regions.bin")
-    train, _ = split_rows(track.time_s.numpy(), stored[rows], meta.get("test_from_s"))
+    train, _ = split_rows(track.time_s.numpy(), stored, meta.get("test_from_s"))
     meta["plate_unseen"] = []
     for file in range(len(track.cameras)):
         mine = train[track.file_index.numpy()[train] == file]
         if len(mine) == 0:  # a file wholly inside the test part: its own frames must serve
             mine = np.flatnonzero(track.file_index.numpy() == file)
-            mine = mine[stored[rows][mine] >= 0]
+            mine = mine[stored[mine] >= 0]
         picks = mine[np.linspace(0, len(mine) - 1, min(PLATE_FRAMES, len(mine))).astype(int)]
-        positions = [int(stored[rows][row]) for row in picks]
+        positions = [int(stored[row]) for row in picks]
         given = ingest_folder.plate(folder, meta["sources"][file]["crop"])
         plate, unseen = given or background_plate((frames[i], regions[i]) for i in positions)
         write_bytes_atomic(root / f"plate{file}.png", encode_png(plate))
