@@ -30,7 +30,7 @@ QUIET = {
 }
 """Chatter of third-party native code; a user who wants it sets the variable."""
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
 KEPT_BYTES = 256 << 20
 LARGEST_HEAP_BLOCK = 32 << 20
 """glibc refuses a larger mmap threshold."""
@@ -60,6 +60,8 @@ def _keep_freed_memory() -> None:
     mallopt(M_MMAP_THRESHOLD, LARGEST_HEAP_BLOCK)
     mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
     mallopt(M_TOP_PAD, LARGEST_HEAP_BLOCK)
+    # A heap of a thread's own keeps its upper end whatever is given back (``memory``).
+    mallopt(M_ARENA_MAX, 1)
 
 
 class _Terminal(logging.Handler):
