@@ -348,6 +348,7 @@ def _finish(
         meta["plate_unseen"].append(round(unseen, 4))
     meta["provider"] = track.face.provider
     meta["focal_sigma"] = track.focal_sigma
+    meta["notes"] += track.notes
     pauses = np.diff(track.time_s.numpy(), prepend=0.0) > MAX_PAUSE_S
     pauses |= np.diff(track.file_index.numpy(), prepend=0) != 0
     cuts = [i for i in jump_cuts(track.head_pose) if not pauses[i]]

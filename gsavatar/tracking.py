@@ -96,9 +96,8 @@ def fit_track(
     tell(0, STEPS)
     sample = seen.at(_sample(seen, SAMPLE_FRAMES))
     model = tracking_shape.load_model(choose_provider(provider), sample.seen_px, lens, model_file)
-    usual = usual_scores(seen.scores)
     fit = tracking_shape.fit_person(
-        model, sample.seen_px, sample.scores, usual, sample.time_s, lens,
+        model, sample.seen_px, sample.scores, usual_scores(seen.scores), sample.time_s, lens,
         outlines=read_outlines(regions, sample.rows),
     )  # fmt: skip
     tell(1, STEPS)
@@ -129,6 +128,7 @@ def fit_track(
         weight=torch.from_numpy(weight).float(),
         face=fit.model.face(fit.vertices),
         focal_sigma=None if bundle is None or focal_px is not None else bundle.focal_sigma,
+        notes=() if known is not None or pictures is None else _notes(bundle),
     )
     if known is not None and path is not None and known.room_to_cam is not None:
         track = tracking_known.in_its_room(track, known, path, K)
@@ -152,6 +152,8 @@ def drive_curves(
         seen, provider=provider, focal_px=focal_px, image_size=image_size, pictures=pictures,
         progress=progress,
     )  # fmt: skip
+    for note in track.notes:
+        log.warning("%s", note)
     return Curves(track.face.names, track.time_s, track.coefficients, track.head_pose)
 
 
@@ -167,6 +169,22 @@ def project_mesh(track: Track, row: int) -> Tensor:
     """Pixels [V, 2] of the fitted face in one frame."""
     camera = track.cameras[int(track.file_index[row])]
     return geometry.project(posed_mesh(track, row), camera.world_to_cam, camera.K)[:, :2]
+
+
+def _notes(bundle: Bundle | None) -> tuple[str, ...]:
+    """What the user should know of how the skin was followed."""
+    if bundle is None:
+        return (
+            "The skin shows too little to be followed: the head's path is that of the landmarks "
+            "alone and shakes more; more light and a sharper picture would help.",
+        )
+    if bundle.swims:
+        return (
+            "The skin's texture swims over the face, as in film that was enlarged or compressed "
+            "hard: how deep the face is was told by its landmarks. The camera's own file, or a "
+            "head that turns further, tells it better.",
+        )
+    return ()
 
 
 def _sample(seen: Observations, most: int) -> Ints:
@@ -187,11 +205,6 @@ def _bundle(
         pictures, sample.rows, start, expressions, surface_of(fit), lens,
         focal_known=focal_known, one_light=len(np.unique(sample.file_index)) == 1,
     )  # fmt: skip
-    if bundle is None and pictures is not None:
-        log.warning(
-            "the skin shows too little to be followed: the head's path is that of the landmarks "
-            "alone, and the focal length %s", "as given" if focal_known else "assumed",
-        )  # fmt: skip
     if bundle is not None and not focal_known:
         log.info(
             "focal length: %.0f px, give or take %.0f %%", bundle.lens.focal,

@@ -60,6 +60,7 @@ class Bundle:
     rows: Ints  # of the frames given, which were adjusted
     poses: Poses  # of those
     skin: SkinMap
+    swims: bool = False  # the head turns enough to show its depth, had its skin lain still
 
     @property
     def shows_depth(self) -> bool:
@@ -146,7 +147,8 @@ def _adjusted(sample: _Sample, skin: SkinMap, lens: Lens, *, focal_known: bool) 
                     "only: landmarks say how deep the face is", misfit, np.degrees(sample.turn_rad),
                 )  # fmt: skip
                 skin = replace(skin, shows_depth=False, light=None)
-                return _adjusted(sample, skin, lens, focal_known=focal_known)
+                found = _adjusted(sample, skin, lens, focal_known=focal_known)
+                return None if found is None else replace(found, swims=True)
         lens, new, places = state.lens, state.poses, state.places
         sigma = found_sigma if cautious else sigma
         skin = replace(skin, key_poses=new[keys], patches=replace(skin.patches, points=places))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsavatar.morphable import Floats, Ints, MorphableModel
-from gsavatar.morphable_surface import vertex_normals
+from gsavatar.morphable_surface import outward, vertex_normals
 from gsavatar.tracking_flow import Pictures
 from gsavatar.tracking_solve import Lens, Poses, pixel_jacobian, pose_jacobian, project
 from gsavatar.types import FacePart, Region
@@ -114,7 +114,8 @@ class Rim:
         rows = np.concatenate((np.flatnonzero(kept), beside))
         self._own = int(kept.sum())
         number = np.cumsum(kept) - 1
-        self._triangles = number[model.faces[kept[model.faces].all(1)]]
+        triangles = outward(model.neutral, model.faces)
+        self._triangles = number[triangles[kept[triangles].all(1)]]
         sides = np.concatenate([self._triangles[:, [a, b]] for a, b in ((0, 1), (1, 2), (2, 0))])
         self._edges = np.unique(np.sort(sides, axis=1), axis=0)
         self._neutral = model.neutral[rows]
@@ -142,7 +143,6 @@ class Rim:
         None where no outline is that of skin against the background.
         """
         normals = vertex_normals(rest, self._triangles)
-        normals *= np.sign(normals[:, 2].sum())  # out of the head
         found = [
             self._rim(rest + self._moved(coefficients[frame]), normals, poses[np.array([frame])],
                       lens, person, labels)
@@ -179,19 +179,17 @@ class Rim:
         share = facing[u] / (facing[u] - facing[v])
         points = shown[u] + share[:, None] * (shown[v] - shown[u])
         at, _ = project(pose, points[None], lens)
-        outward = (turned[u] + share[:, None] * (turned[v] - turned[u]))[:, :2]
-        outward /= np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-9)
-        off, good = _edge_of(person, labels, at[0], outward)
+        away = (turned[u] + share[:, None] * (turned[v] - turned[u]))[:, :2]
+        away /= np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-9)
+        off, good = _edge_of(person, labels, at[0], away)
+        kept = np.flatnonzero(good)
         beside = pixels[0, self._own :]
         beside = beside[_shown(labels, beside) == int(Region.SKIN)]  # ears that no hair hides
-        away = beside - at[0][:, None]  # [M, B, 2]
-        further = (away * outward[:, None]).sum(-1) > BEYOND_PX
-        good &= ~(further & ((away**2).sum(-1) < BESIDE_PX**2)).any(1)
-        kept = np.flatnonzero(good)
+        kept = kept[~_passed(at[0, kept], away[kept], beside)]
         kept = kept[np.argsort(at[0, kept, 1])]  # some from top to chin
         some = np.linspace(0, len(kept) - 1, min(len(kept), RIM_POINTS)).round().astype(int)
         kept = kept[some]
-        return _Crossings(u[kept], v[kept], share[kept], points[kept], outward[kept], off[kept])
+        return _Crossings(u[kept], v[kept], share[kept], points[kept], away[kept], off[kept])
 
 
 @dataclass(frozen=True)
@@ -206,6 +204,16 @@ class _Crossings:
     off_px: Floats  # [M]
 
 
+def _passed(at: Floats, away: Floats, others: Floats) -> NDArray[np.bool_]:
+    """Which pixels [M, 2] of the rim have any of the ``others`` [B, 2] near and further out."""
+    further = away @ others.T - (away * at).sum(1)[:, None] > BEYOND_PX  # [M, B]
+    rows, columns = np.nonzero(further)
+    near = ((others[columns] - at[rows]) ** 2).sum(1) < BESIDE_PX**2
+    found = np.zeros(len(at), np.bool_)
+    found[rows[near]] = True
+    return found
+
+
 def _shown(labels: UInt8, at: Floats) -> Ints:
     """The regions [M] at pixels [M, 2]; -1 outside the picture."""
     height, width = labels.shape
@@ -216,16 +224,16 @@ def _shown(labels: UInt8, at: Floats) -> Ints:
 
 
 def _edge_of(
-    person: UInt8, labels: UInt8, at: Floats, outward: Floats
+    person: UInt8, labels: UInt8, at: Floats, away: Floats
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """How far the person's edge is from pixels [M, 2] along ``outward`` [M, 2], and whether it is
+    """How far the person's edge is from pixels [M, 2] along ``away`` [M, 2], and whether it is
     there and divides skin from background."""
     import cv2
 
     if len(at) == 0:  # OpenCV refuses to look at nothing
         return np.zeros(0), np.zeros(0, np.bool_)
     steps = np.arange(-REACH_PX, REACH_PX + 1.0)
-    where = at[:, None] + steps[:, None] * outward[:, None]  # [M, S, 2]
+    where = at[:, None] + steps[:, None] * away[:, None]  # [M, S, 2]
     x, y = ((where[..., i] - 0.5).astype(np.float32) for i in (0, 1))
     value = cv2.remap(person, x, y, cv2.INTER_LINEAR).astype(np.float64) / 255.0
     leaves = (value[:, :-1] >= 0.5) & (value[:, 1:] < 0.5)
@@ -235,5 +243,5 @@ def _edge_of(
     off = steps[nearest] + (inside - 0.5) / np.maximum(inside - outside, 1e-6)
     good = np.asarray(leaves.any(1))
     for side, region in ((-MARGIN_PX, Region.SKIN), (MARGIN_PX, Region.BACKGROUND)):
-        good &= _shown(labels, at + (off + side)[:, None] * outward) == int(region)
+        good &= _shown(labels, at + (off + side)[:, None] * away) == int(region)
     return np.asarray(off), np.asarray(good)

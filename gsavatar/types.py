@@ -194,6 +194,7 @@ class Track:
     weight: Tensor  # [T] float32
     face: FittedFace
     focal_sigma: float | None = None  # of the focal length over itself; None where it was assumed
+    notes: tuple[str, ...] = ()  # what its user should know of the fit; not kept in its file
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,9 @@ def test_the_plate_of_a_clip_shows_no_person(tmp_path: Path) -> None:
     (clip.root / "plate0.png").unlink()
     meta: dict[str, Any] = {"sources": [{"crop": [0.0, 0.0, 512.0, 512.0]}], "notes": []}
     save_sequence(clip.root, sequence_of(clip), clip.stored)
-    ingest._finish(clip.root, meta, clip.track, None, SilentReporter())
+    track = replace(clip.track, notes=("The skin says nothing.",))
+    ingest._finish(clip.root, meta, track, None, SilentReporter())
+    assert meta["notes"][0] == "The skin says nothing."
     plate = decode_png((clip.root / "plate0.png").read_bytes())
     first, labels = clip.frame(0), clip.regions(0)
     person = labels != int(Region.BACKGROUND)

@@ -239,6 +239,17 @@ def test_frames_with_wild_landmarks_weigh_less(messy_track: Track) -> None:
     assert float(messy_track.weight.median()) > 0.95
 
 
+def test_skin_that_shows_nothing_is_told(clip_truth: Truth) -> None:
+    flat = np.full((512, 512, 3), 120, np.uint8)
+    told = clip_truth.track("clip", pictures=lambda row: flat).notes
+    assert len(told) == 1
+    assert "skin shows too little" in told[0] and "more light" in told[0]
+
+
+def test_what_was_not_looked_at_is_not_complained_of(messy_track: Track) -> None:
+    assert messy_track.notes == ()
+
+
 def test_the_face_is_learned_from_frames_whose_picture_is_kept() -> None:
     count, pictured = 3000, np.zeros(3000, bool)
     for start in range(0, count, 250):

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from gsavatar.morphable import MorphableModel
-from gsavatar.tracking_outline import REACH_PX, Outlines, Rim, read_outlines
+from gsavatar.tracking_outline import (
+    EDGE_SD_PX,
+    OUTLINE_FRAMES,
+    REACH_PX,
+    Outlines,
+    Rim,
+    read_outlines,
+)
 from gsavatar.tracking_shape_step import ShapePrior, fit_shape
 from gsavatar.tracking_solve import Lens, Poses, project, rotations
 from gsavatar.types import FacePart, Region
@@ -279,3 +286,35 @@ def test_frames_without_labels_have_no_outline() -> None:
     some = read_outlines(lambda row: plane if row == 7 else None, np.array([5, 7, 9]))
     assert some is not None
     assert some.frames.tolist() == [1]
+
+
+def test_each_frame_has_its_own_outline() -> None:
+    """Two of five frames have labels: in one a face that ends in hair at its left, in the other one
+    that ends in hair at its right."""
+    model, poses = egg(), turned()
+    landmarks, rim = spread_of(model)
+    planes = labels_of(model, model.neutral, poses)
+    middle = int(pixels_of(poses, np.array([1]), np.zeros((1, 3)))[0, 0])
+    for plane, hair in ((planes[1], np.s_[:, :middle]), (planes[3], np.s_[:, middle:])):
+        plane[hair][plane[hair] > 0] = int(Region.HAIR)
+    found = read_outlines(lambda row: planes[row] if row in (1, 3) else None, np.arange(5))
+    assert found is not None
+    rest = rim.rest(np.zeros(1), np.zeros_like(landmarks), np.zeros(1))
+    seen = rim.sightings(found, poses, rest, np.zeros((5, 1)), LENS, 5.0)
+    assert seen is not None
+    x = pixels_of(poses, seen.frame, seen.points)[:, 0]
+    assert set(seen.frame) == {1, 3}
+    assert x[seen.frame == 1].min() > middle
+    assert x[seen.frame == 3].max() < middle
+    assert np.abs(seen.off_px).max() < 1.0
+    np.testing.assert_allclose(seen.weight, 5.0 / 2 / EDGE_SD_PX**2)
+
+
+def test_of_many_frames_outlines_from_all_over_the_clip_are_looked_at() -> None:
+    plane = np.zeros((8, 8), np.uint8)
+    rows = 7 * np.arange(1000)
+    some = read_outlines(lambda row: plane if row % 2 else None, rows)
+    assert some is not None
+    assert (rows[some.frames] % 2 == 1).all()
+    assert OUTLINE_FRAMES / 4 <= len(some.frames) <= OUTLINE_FRAMES
+    assert np.ptp(some.frames) > 800

@@ -450,9 +450,12 @@ def test_a_head_whose_skin_swims_has_to_turn_more_to_show_its_depth(
 
     bundle = adjusted()
     assert bundle.shows_depth is shows_depth
+    assert bundle.swims is not shows_depth
+    assert ("swims" in " ".join(tracking._notes(bundle))) is not shows_depth
     # What is not believed leaves nothing behind.
     monkeypatch.setattr(tracking_bundle, "LEAST_TURN_RAD", 9.0)
     still = adjusted()
+    assert not still.swims
     assert np.array_equal(bundle.poses.R, still.poses.R) is not shows_depth
     assert np.array_equal(bundle.skin.patches.points, still.skin.patches.points) is not shows_depth
     assert bundle.skin.light is None or shows_depth
