@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from gsavatar import assets
 from gsavatar.errors import InputError
+from gsavatar.memory import import_apart
 
 log = logging.getLogger("gsavatar")
 
@@ -197,6 +198,7 @@ class _Mediapipe:
     """The landmarker bundle in IMAGE mode, which is deterministic."""
 
     def __init__(self) -> None:
+        import_apart("mediapipe.tasks.python")
         import mediapipe as mp
         from mediapipe.tasks.python import BaseOptions, vision
 

@@ -4,9 +4,11 @@ while must not add to the next, and hours of footage must not add to seconds."""
 from __future__ import annotations
 
 import ctypes
+import importlib
 import math
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +27,17 @@ def give_back_freed() -> None:
     except (AttributeError, OSError, TypeError):  # another C library
         return
     trim(0)
+
+
+def import_apart(name: str) -> None:
+    """Imports a module from a thread of its own, in which nothing of ours is going on.
+
+    A library that keeps the exception of an import it could do without (MediaPipe does, where
+    PortAudio is missing) keeps with its traceback every caller's frame, and with these all that
+    they held: the landmarks of a whole clip, for as long as the process lives.
+    """
+    with ThreadPoolExecutor(1) as apart:
+        apart.submit(importlib.import_module, name).result()
 
 
 class Rows(Protocol):

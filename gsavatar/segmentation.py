@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gsavatar import assets
 from gsavatar.errors import InputError
 from gsavatar.landmarks import CHIN, FACE_OVAL, FACE_TOP, quiet_stderr
+from gsavatar.memory import import_apart
 from gsavatar.segmentation_colors import PartColors, Sample, color_bins, learn_colors
 from gsavatar.segmentation_features import FeatureColors, learn_features, paint_features
 from gsavatar.segmentation_shape import filled, head_plan
@@ -66,6 +67,7 @@ class PersonMatte:
         except InputError as error:
             log.log(self._level, "the person's outline is only guessed: %s", error)
             return self
+        import_apart("mediapipe.tasks.python")
         import mediapipe as mp
         from mediapipe.tasks.python import BaseOptions, vision
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
+import sys
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from gsavatar.memory import RowsOnDisk
+from gsavatar.memory import RowsOnDisk, import_apart
 from gsavatar.morphable import FITTED_POINTS, canonical_face
 from gsavatar.tracking_observations import observed
 from gsavatar.tracking_priors import RIGID_WEIGHT
@@ -91,3 +96,36 @@ def test_observations_hold_the_frames_that_show_a_face() -> None:
     np.testing.assert_array_equal(seen.seen_px, fitted)
     np.testing.assert_array_equal(seen.of(np.array([3, 9])), fitted[:, [3, 9]])
     np.testing.assert_array_equal(seen.at(np.array([590, 4])).seen_px, fitted[[590, 4]])
+
+
+class Held:
+    """Something large in its place."""
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_an_import_apart_keeps_nothing_of_its_callers(
+    apart: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module that keeps an exception keeps the frames of whoever imports it the usual way."""
+    name = f"gsavatar_keeps_its_error_{apart}"
+    (tmp_path / f"{name}.py").write_text(
+        "try:\n    import gsavatar_no_such_library\n"
+        "except ImportError as error:\n    kept = error\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def first_used() -> weakref.ref[Held]:
+        held = Held()
+        (import_apart if apart else importlib.import_module)(name)
+        return weakref.ref(held)
+
+    held = first_used()
+    gc.collect()
+    assert isinstance(sys.modules[name].kept, ImportError)
+    assert (held() is None) is apart
+    del sys.modules[name]
+
+
+def test_an_import_apart_tells_what_is_missing() -> None:
+    with pytest.raises(ModuleNotFoundError, match="gsavatar_no_such_library"):
+        import_apart("gsavatar_no_such_library")
