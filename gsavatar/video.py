@@ -247,7 +247,9 @@ def _opened(path: Path | str, *, need_video: bool = True) -> Any:
     """An open container. Raises ``InputError`` naming the file and what the decoder said."""
     import av
 
-    av.logging.set_level(av.logging.PANIC)
+    # Any level would have FFmpeg's threads wait for the interpreter to say something, while it
+    # waits for them to end: closing a film that is not read to its end hung once in many times.
+    av.logging.set_level(None)
     if not Path(path).exists():
         raise InputError(f"{path}: no such file; check the path.")
     try:

@@ -155,3 +155,11 @@ def test_transparency_needs_a_container_that_has_it(tmp_path: Path) -> None:
             writer.write(np.full((SIZE, SIZE, 4), 128, np.uint8))
     with av.open(str(tmp_path / "a.webm")) as container:
         assert container.streams.video[0].metadata.get("alpha_mode") == "1"
+
+
+def test_decoders_threads_never_wait_for_the_interpreter(tmp_path: Path) -> None:
+    """Closing a film that is not read to its end waits for them, and with any log level they
+    could wait for the interpreter in turn."""
+    av.logging.set_level(av.logging.PANIC)
+    next(video.decode(film(tmp_path / "a.mp4")))
+    assert av.logging.get_level() is None
