@@ -118,7 +118,7 @@ def _fit(
     seen = observed(
         sequence.landmarks, torch.from_numpy(sequence.time_s),
         torch.from_numpy(sequence.file_index), torch.from_numpy(sequence.frame_ids), known,
-        stored >= 0, sequence.clear,
+        stored >= 0, sequence.clear, root,
     )  # fmt: skip
     del sequence
     pictures, regions = FrameStore(root / "frames.bin"), FrameStore(root / "regions.bin")
@@ -311,7 +311,7 @@ def _second_pass(
                 progress(row, len(stored))
 
 
-def _kept(root: Path, track: Track) -> NDArray[np.int64]:
+def _saved(root: Path, track: Track) -> NDArray[np.int64]:
     """Writes the track file; the position in the shards [T] of each frame of the track."""
     sequence, stored = load_sequence(root)
     rows = np.searchsorted(sequence.frame_ids, track.frame_ids.numpy())
@@ -330,7 +330,7 @@ def _finish(
     reporter: Reporter,
 ) -> None:  # fmt: skip
     """Track file, plates and the clip's description."""
-    stored = _kept(root, track)
+    stored = _saved(root, track)
     give_back_freed()
     frames, regions = FrameStore(root / "frames.bin"), FrameStore(root / "regions.bin")
     train, _ = split_rows(track.time_s.numpy(), stored, meta.get("test_from_s"))

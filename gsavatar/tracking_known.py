@@ -97,9 +97,10 @@ def follow(known: KnownPoses, frame_ids: Ints, fit: Fit, seen_px: Rows, lens: Le
     rigid = np.flatnonzero(fit.rigid_weight > 0)
     away = np.empty((2, len(own.t), len(rigid)))
     for some in chunks(len(own.t)):
+        seen_rigid = seen_px[some][:, rigid]
         for path, miss in zip((poses, own), away, strict=True):
             pixels, seen = project(path[some], fit.rest[None, rigid], lens)
-            off = np.linalg.norm(pixels - seen_px[some][:, rigid], axis=-1)
+            off = np.linalg.norm(pixels - seen_rigid, axis=-1)
             miss[some] = np.where(seen[..., 2] > 0, off, np.inf)
     misses = [float(np.median(miss)) for miss in away]
     log.info(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -59,12 +60,13 @@ class Observations:
 def observed(
     landmarks: Landmarks, time_s: Tensor, file_index: Tensor, frame_ids: Tensor,
     known: KnownPoses | None = None, pictured: NDArray[np.bool_] | None = None,
-    clear: Floats | None = None,
+    clear: Floats | None = None, folder: Path | None = None,
 ) -> Observations:  # fmt: skip
     """The frames with landmarks, and with a pose where only those of ``known`` ones serve.
 
     ``pictured`` [T] tells which frames' pictures are kept and ``clear`` [T] what each counts, all
-    of them and 1 if it is not given. Raises ``InputError`` if the usable frames are fewer than two.
+    of them and 1 if it is not given. ``folder`` is where the landmarks may lie while they are
+    needed. Raises ``InputError`` if the usable frames are fewer than two.
     """
     fitted = torch.from_numpy(FITTED_POINTS)
     good = landmarks.found.clone()
@@ -80,7 +82,7 @@ def observed(
             f"only {len(rows)} of {len(good)} frames {lack}, at least {MIN_FRAMES} are "
             "needed; film the face larger, from the front, in good light."
         )
-    px = RowsOnDisk(len(fitted), 2)
+    px = RowsOnDisk(len(fitted), 2, folder=folder)
     for some in chunks(len(rows)):
         px.append(landmarks.points[rows[some]][:, fitted, :2].numpy())
     scores = None

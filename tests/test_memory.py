@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import sys
+import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +47,9 @@ def kept(values: np.ndarray) -> RowsOnDisk:
         lambda rows: rows[5:99],
         lambda rows: rows[4:2],
         lambda rows: rows[np.array([6, 0, 3, 3])],
+        lambda rows: rows[np.array([-1, 2])],
         lambda rows: rows[np.array([], np.int64)],
+        lambda rows: rows[np.arange(7) % 3 == 0],
     ],
 )
 def test_rows_on_disk_read_as_an_array(values: np.ndarray, kept: RowsOnDisk, read: Read) -> None:
@@ -56,6 +60,35 @@ def test_rows_on_disk_read_as_an_array(values: np.ndarray, kept: RowsOnDisk, rea
 def test_what_was_read_is_ones_own(values: np.ndarray, kept: RowsOnDisk) -> None:
     kept[:][:] = 0.0
     np.testing.assert_array_equal(kept[:], values)
+
+
+def test_rows_that_are_not_there_are_refused(kept: RowsOnDisk) -> None:
+    with pytest.raises(IndexError, match="out of bounds"):
+        kept[np.array([6, 7])]
+
+
+def test_a_full_disk_is_told_by_the_rows_that_do_not_fit() -> None:
+    resource = pytest.importorskip("resource", reason="needs a limit on a file's size")
+    rows, before = RowsOnDisk(468, 2), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (37_340, before[1]))
+    try:
+        rows.append(np.ones((9, 468, 2)))
+        with pytest.raises(OSError) as told:
+            rows.append(np.ones((1, 468, 2)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert told.value.errno == errno.EFBIG
+    assert len(rows) == 9
+
+
+def test_rows_on_disk_leave_nothing_behind(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rows = RowsOnDisk(2, folder=tmp_path)
+        rows.append(np.ones((3, 2)))
+        del rows
+        gc.collect()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_steps_than_one_are_refused(kept: RowsOnDisk) -> None:
@@ -121,9 +154,9 @@ def test_an_import_apart_keeps_nothing_of_its_callers(
 
     held = first_used()
     gc.collect()
-    assert isinstance(sys.modules[name].kept, ImportError)
+    kept = sys.modules.pop(name).kept
+    assert isinstance(kept, ImportError)
     assert (held() is None) is apart
-    del sys.modules[name]
 
 
 def test_an_import_apart_tells_what_is_missing() -> None:
