@@ -60,8 +60,9 @@ def _keep_freed_memory() -> None:
     mallopt(M_MMAP_THRESHOLD, LARGEST_HEAP_BLOCK)
     mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
     mallopt(M_TOP_PAD, LARGEST_HEAP_BLOCK)
-    # A heap of a thread's own keeps its upper end whatever is given back (``memory``).
-    mallopt(M_ARENA_MAX, 1)
+    # A heap of a thread's own keeps its upper end whatever is given back.
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        mallopt(M_ARENA_MAX, 1)
 
 
 class _Terminal(logging.Handler):

@@ -138,8 +138,7 @@ def fit_track(
 
 def drive_curves(
     landmarks: Landmarks, time_s: Tensor, provider: str, *, focal_px: float | None = None,
-    image_size: int = PROTOCOL_SIZE, pictures: Pictures | None = None,
-    progress: Progress | None = None,
+    image_size: int = PROTOCOL_SIZE, progress: Progress | None = None,
 ) -> Curves:  # fmt: skip
     """A driving video's performance in the coefficients of a fit of its own, by that provider.
 
@@ -149,11 +148,8 @@ def drive_curves(
     count = len(time_s)
     seen = observed(landmarks, time_s, torch.zeros(count, dtype=torch.int64), torch.arange(count))
     track = fit_track(
-        seen, provider=provider, focal_px=focal_px, image_size=image_size, pictures=pictures,
-        progress=progress,
-    )  # fmt: skip
-    for note in track.notes:
-        log.warning("%s", note)
+        seen, provider=provider, focal_px=focal_px, image_size=image_size, progress=progress
+    )
     return Curves(track.face.names, track.time_s, track.coefficients, track.head_pose)
 
 
@@ -175,8 +171,9 @@ def _notes(bundle: Bundle | None) -> tuple[str, ...]:
     """What the user should know of how the skin was followed."""
     if bundle is None:
         return (
-            "The skin shows too little to be followed: the head's path is that of the landmarks "
-            "alone and shakes more; more light and a sharper picture would help.",
+            "The skin shows too little to be followed, or the clip too few pictures: the head's "
+            "path hangs on landmarks and shakes more; a longer clip, more light or a sharper picture "
+            "would help.",
         )
     if bundle.swims:
         return (

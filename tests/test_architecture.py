@@ -104,6 +104,14 @@ def test_heavy_packages_have_one_owner(module: str) -> None:
             assert allowed, f"{module} imports {name}; its owners are {sorted(owners)}"
 
 
+@pytest.mark.parametrize("module", OWNERS["mediapipe"])
+def test_mediapipe_is_imported_apart_first(module: str) -> None:
+    """It may keep the frames of who imports it (``memory.import_apart``)."""
+    text = MODULES[module].read_text(encoding="utf-8")
+    first, then = text.find('import_apart("mediapipe'), text.find("import mediapipe")
+    assert 0 <= first < then
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_modules_and_functions_are_small(module: str) -> None:
     """At most 400 lines a module and 60 a function, without its docstring."""

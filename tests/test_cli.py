@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gsavatar import cli, cli_options, cli_run, cli_words, pipeline
+from gsavatar import cli, cli_env, cli_options, cli_run, cli_words, pipeline
 from gsavatar.config import load_preset, load_settings
 from gsavatar.errors import InputError
 from gsavatar.pipeline import FitResult
@@ -471,6 +471,29 @@ def test_the_process_is_prepared_before_torch(tmp_path: Path) -> None:
             cwd=tmp_path,
         )  # fmt: skip
         assert done.stdout == (chosen or "passive")
+
+
+@pytest.mark.parametrize(("chosen", "told"), [(None, True), ("4", False)])
+def test_the_users_own_number_of_heaps_stays(
+    chosen: str | None, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    class Library:
+        def __init__(self, name: None) -> None: ...
+
+        def mallopt(self, what: int, value: int) -> None:
+            asked.append(what)
+
+    monkeypatch.setattr(cli_env.ctypes, "CDLL", Library)
+    monkeypatch.setattr(cli_env.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("MALLOC_ARENA_MAX", chosen)
+    cli_env._keep_freed_memory()
+    assert (cli_env.M_ARENA_MAX in asked) is told
+    assert cli_env.M_TRIM_THRESHOLD in asked
 
 
 def test_lines_of_progress() -> None:
