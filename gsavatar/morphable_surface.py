@@ -26,9 +26,9 @@ def face_normals(vertices: Floats, faces: Ints) -> Floats:
 
 def vertex_normals(vertices: Floats, faces: Ints) -> Floats:
     """Unit normals [V, 3], area-weighted over the triangles of each vertex."""
-    normals = np.zeros_like(vertices)
-    for corner in range(3):
-        np.add.at(normals, faces[:, corner], face_normals(vertices, faces))
+    each, corner = face_normals(vertices, faces).repeat(3, axis=0), faces.ravel()
+    sums = [np.bincount(corner, column, len(vertices)) for column in each.T]
+    normals = np.stack(sums, axis=1)
     return np.asarray(normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12))
 
 

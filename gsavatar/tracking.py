@@ -172,8 +172,8 @@ def _notes(bundle: Bundle | None) -> tuple[str, ...]:
     if bundle is None:
         return (
             "The skin shows too little to be followed, or the clip too few pictures: the head's "
-            "path hangs on landmarks and shakes more; a longer clip, more light or a sharper picture "
-            "would help.",
+            "path hangs on landmarks and shakes more; a longer clip, more light or a sharper "
+            "picture would help.",
         )
     if bundle.swims:
         return (

@@ -199,15 +199,12 @@ def _sightings(  # noqa: PLR0917
         range(len(images)),
     )
     for frame, (here, at) in enumerate(found):
-        own = keys[skin.patches.key_of[here]] != frame
-        points.append(here[own])
-        pixels.append(at[own])
-        frames.append(np.full(int(own.sum()), frame, np.int64))
-    for number, key in enumerate(keys):  # in its own frame a patch is where it was picked
-        mine = np.flatnonzero(skin.patches.key_of == number)
-        points.append(mine)
-        pixels.append(skin.patches.key_px[mine] + 0.5)
-        frames.append(np.full(len(mine), int(key), np.int64))
+        other = keys[skin.patches.key_of[here]] != frame
+        # In its own frame a patch is where it was picked.
+        picked = np.flatnonzero(keys[skin.patches.key_of] == frame)
+        points += [here[other], picked]
+        pixels += [at[other], skin.patches.key_px[picked] + 0.5]
+        frames.append(np.full(int(other.sum()) + len(picked), frame, np.int64))
     every, of = np.concatenate(points), np.concatenate(frames)
     shift = np.einsum("tk,pkc->tpc", expressions, skin.patches.shapes)[of, every]
     return Sightings(every, of, np.concatenate(pixels), skin.patches.trust[every], shift)

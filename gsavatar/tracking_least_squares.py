@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from gsavatar.ahead import HANDS, together
 from gsavatar.morphable import Floats, Ints
 from gsavatar.tracking_motion import mean_rotation, rotvecs
 from gsavatar.tracking_priors import SOUGHT_SD
@@ -39,7 +41,7 @@ ROUNDS = 12
 
 @dataclass(frozen=True)
 class Sightings:
-    """Where patches were seen in frames."""
+    """Where patches were seen in frames, one frame after the other."""
 
     point: Ints  # [O]
     frame: Ints  # [O]
@@ -129,17 +131,16 @@ class Problem:
         return rows
 
     @cached_property
-    def sums(self) -> tuple[Any, Any]:
-        """Sparse matrices [T, O] and [N, O] that add up what belongs to a frame and to a place."""
-        from scipy.sparse import csr_array
+    def spans(self) -> list[slice]:
+        """Where each frame's sightings are."""
+        edges = np.searchsorted(self.seen.frame, np.arange(len(self.start.t) + 1))
+        return [slice(*edge) for edge in pairwise(edges)]
 
-        seen, ones = self.seen, np.ones(len(self.seen.point))
-        each = np.arange(len(ones))
-        sizes = (seen.frame, len(self.start.t)), (seen.point, len(self.places))
-        by_frame, by_place = (
-            csr_array((ones, (index, each)), shape=(count, len(ones))) for index, count in sizes
-        )
-        return by_frame, by_place
+    @cached_property
+    def ties(self) -> Floats:
+        """Room for what ties frames to places, [T, D, N, 3]; zero where a frame shows no place."""
+        count, motions = self.by_motion.shape[:2]
+        return np.zeros((len(self.start.t), 6 + motions, count, 3))
 
     def began(self, poses: Poses, places: Floats, lens: Lens) -> State:
         """A state in which nothing is known of the sought motions."""
@@ -207,10 +208,10 @@ class Problem:
         return float(np.log(lens.focal / self.lens.focal))
 
 
-def _summed(matrix: Any, values: Floats) -> Floats:
-    """Sums [C, ...] of values [O, ...] by the rows of a matrix [C, O]."""
-    flat = matrix @ values.reshape(len(values), -1)
-    return np.asarray(flat.reshape(-1, *values.shape[1:]))
+def _by_place(point: Ints, count: int, values: Floats) -> Floats:
+    """Sums [N, ...] of values [O, ...] by the place that they belong to."""
+    columns = [np.bincount(point, column, count) for column in values.reshape(len(values), -1).T]
+    return np.asarray(np.stack(columns, axis=1).reshape(count, *values.shape[1:]), np.float64)
 
 
 def _each(left: Floats, right: Floats) -> Floats:
@@ -226,52 +227,57 @@ class NormalEquations:
 
     def __init__(self, problem: Problem, state: State) -> None:
         seen, poses, self.focal_known = problem.seen, state.poses, problem.focal_known
+        T, N, D = self.size = len(poses.t), len(state.places), 6 + state.amounts.shape[1]
+        self.spans, self.point, self.ties = problem.spans, seen.point, problem.ties
         residual, at = problem.residuals(state)
-        weight = robust(residual, problem.shared_error)
-        arm = at - poses.t[seen.frame]
-        by_pose = seen.trust @ pose_jacobian(at[None], arm[None], state.lens)[0]  # [O, 2, 6]
-        by_place = by_pose[:, :, :3] @ poses.R[seen.frame]  # [O, 2, 3]
-        by_amount = by_place @ problem.by_motion[seen.point].transpose(0, 2, 1)
-        J = np.concatenate((by_pose, by_amount), axis=2)  # [O, 2, D]
-        by_focal = np.einsum("oij,oj->oi", seen.trust, at[:, :2] / at[:, 2:] * state.lens.focal)
-        Jw, Pw = J * weight[:, None, None], by_place * weight[:, None, None]
-        self.size = len(poses.t), len(state.places), J.shape[2]
-        self.frame, self.point = seen.frame, seen.point
+        root = np.sqrt(robust(residual, problem.shared_error))
+        trust = seen.trust * root[:, None, None]
+        residual *= root[:, None]
+        by_focal = np.einsum("oij,oj->oi", trust, at[:, :2] / at[:, 2:] * state.lens.focal)
         # Landmark poses hold the gauge together, as one frame's worth of belief.
-        believed = np.full(state.amounts.shape[1], 1 / SOUGHT_SD**2)
-        hold = np.concatenate((1 / POSE_SD**2 / len(poses.t), believed))
-        sum_frame, sum_place = problem.sums
-        self.H = np.diag(hold) + _summed(sum_frame, _each(Jw, J))
+        believed = np.full(D - 6, 1 / SOUGHT_SD**2)
+        hold = np.concatenate((1 / POSE_SD**2 / T, believed))
+        self.H = np.tile(np.diag(hold), (T, 1, 1))
         off = np.hstack((off_start(poses, problem.start), state.amounts))
         still = np.zeros((3, *state.amounts.shape))
         self.swings = np.concatenate((problem.swings, still), axis=2).reshape(3, -1)
         self.g = -off * hold - ((self.swings @ off.ravel()) @ self.swings).reshape(off.shape)
-        self.g += _summed(sum_frame, np.einsum("oia,oi->oa", Jw, residual))
+        self.Hf = np.zeros((T, D))
+        self.W = np.empty((len(seen.point), D, 3))
+        by_place = np.empty((len(seen.point), 2, 3))
+        for t, rows in enumerate(self.spans):  # what one frame needs stays near the processor
+            by_pose = pose_jacobian(at[None, rows], at[None, rows] - poses.t[t], state.lens)[0]
+            J = np.empty((len(by_pose), 2, D))
+            np.matmul(trust[rows], by_pose, out=J[:, :, :6])
+            np.matmul(J[:, :, :3], poses.R[t], out=by_place[rows])
+            by_motion = problem.by_motion[seen.point[rows]].transpose(0, 2, 1)
+            np.matmul(by_place[rows], by_motion, out=J[:, :, 6:])
+            self.W[rows] = _each(J, by_place[rows])
+            J = J.reshape(-1, D)
+            self.H[t] += J.T @ J
+            self.g[t] += J.T @ residual[rows].ravel()
+            self.Hf[t] += J.T @ by_focal[rows].ravel()
         tied = 1 / problem.place_sd[:, None] ** 2
         self.V = tied[:, :, None] * np.eye(3)
-        self.V += _summed(sum_place, _each(Pw, by_place))
+        self.V += _by_place(seen.point, N, _each(by_place, by_place))
         self.v = -(state.places - problem.places) * tied
-        self.v += _summed(sum_place, np.einsum("oia,oi->oa", Pw, residual))
-        self.W = _each(Jw, by_place)  # [O, D, 3]
-        self.Hf = _summed(sum_frame, np.einsum("oia,oi->oa", Jw, by_focal))
-        self.Vf = _summed(sum_place, np.einsum("oia,oi->oa", Pw, by_focal))
-        self.ff = float((weight[:, None] * by_focal**2).sum()) + 1 / FOCAL_SD**2
-        self.f = (
-            float((weight[:, None] * by_focal * residual).sum())
-            - problem.log_off(state.lens) / FOCAL_SD**2
-        )
+        self.v += _by_place(seen.point, N, np.einsum("oia,oi->oa", by_place, residual))
+        self.Vf = _by_place(seen.point, N, np.einsum("oia,oi->oa", by_place, by_focal))
+        self.ff = float((by_focal**2).sum()) + 1 / FOCAL_SD**2
+        self.f = float((by_focal * residual).sum()) - problem.log_off(state.lens) / FOCAL_SD**2
 
-    def _dense(self, blocks: Floats) -> Floats:
-        """The matrix [D T, 3 N] of blocks [O, D, 3] of frames by places."""
+    def _tied(self, root: Floats) -> Floats:
+        """The matrix [D T, 3 N] of what ties frames to places that are counted by ``root``."""
         T, N, D = self.size
-        matrix = np.zeros((T, D, N, 3))
-        matrix[self.frame, :, self.point] = blocks  # a frame shows a patch once
-        return matrix.reshape(D * T, 3 * N)
+        for t, rows in enumerate(self.spans):
+            here = self.point[rows]  # a frame shows a patch once
+            tied = self.W[rows] @ root[here].transpose(0, 2, 1)  # [O, D, 3]
+            self.ties[t][:, here] = tied.transpose(1, 0, 2)
+        return self.ties.reshape(D * T, 3 * N)
 
     def step(self, damping: float) -> Step | None:
         """The step to the least cost; None where the equations are singular."""
         from scipy.linalg import LinAlgError, cho_factor, cho_solve
-        from scipy.linalg.blas import dsyrk
 
         T, N, D = self.size
         H = self.H + damping * np.einsum("taa->ta", self.H)[:, :, None] * np.eye(D)
@@ -283,9 +289,10 @@ class NormalEquations:
             return None
         v, Vf = ((root @ a[..., None])[..., 0] for a in (self.v, self.Vf))
         # Every key frame's patches are seen in most frames: dense products are the faster ones.
-        W = self._dense(self.W @ root[self.point].transpose(0, 2, 1))
-        A = np.zeros((D * T + 1, D * T + 1))  # of which the upper triangle counts
-        A[:-1, :-1] = self.swings.T @ self.swings - dsyrk(1.0, W.T, trans=1)
+        W = self._tied(root)
+        A = np.zeros((D * T + 1, D * T + 1))
+        squares = together(lambda part: part @ part.T, np.array_split(W, HANDS, axis=1))
+        A[:-1, :-1] = self.swings.T @ self.swings - sum(squares)
         for t in range(T):
             A[D * t : D * t + D, D * t : D * t + D] += H[t]
         right = np.concatenate((self.g.ravel() - W @ v.ravel(), [0.0]))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gsavatar.ahead import together
 from gsavatar.morphable import Floats, Ints, MorphableModel
 from gsavatar.morphable_surface import outward, vertex_normals
 from gsavatar.tracking_flow import Pictures
@@ -143,13 +144,15 @@ class Rim:
         None where no outline is that of skin against the background.
         """
         normals = vertex_normals(rest, self._triangles)
-        found = [
-            self._rim(rest + self._moved(coefficients[frame]), normals, poses[np.array([frame])],
-                      lens, person, labels)
-            for frame, person, labels in zip(
-                outlines.frames, outlines.person, outlines.labels, strict=True
-            )
-        ]  # fmt: skip
+
+        def look(i: int) -> _Crossings:
+            frame = outlines.frames[i]
+            return self._rim(
+                rest + self._moved(coefficients[frame]), normals, poses[np.array([frame])],
+                lens, outlines.person[i], outlines.labels[i],
+            )  # fmt: skip
+
+        found = together(look, range(len(outlines.frames)))
         count = [len(one.off_px) for one in found]
         if sum(count) == 0:
             return None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gsavatar.ahead import HANDS, together
 from gsavatar.morphable import Floats
 from gsavatar.tracking_outline import RimSightings
 from gsavatar.tracking_solve import (
@@ -76,10 +77,12 @@ def fit_shape(
     # nearly compensate each other, would creep towards their values over hundreds of rounds.
     tie = tie.transpose(1, 0, 2, 3).reshape(3 * L, -1)  # [3L, 6T]
     both = np.concatenate((ordered @ tie, tie)) + by_pose
-    held = np.linalg.inv(grip)
-    eased = (both.reshape(len(A), -1, 1, 6) @ held).reshape(len(A), -1)
-    A -= eased @ both.T
-    right -= eased @ tug.ravel()
+    root = np.linalg.cholesky(np.linalg.inv(grip))
+    eased = (both.reshape(len(A), -1, 6).transpose(1, 0, 2) @ root).transpose(1, 0, 2)
+    eased = eased.reshape(len(A), -1)
+    right -= eased @ (root.transpose(0, 2, 1) @ tug[..., None]).ravel()
+    for square in together(lambda part: part @ part.T, np.array_split(eased, HANDS, axis=1)):
+        A -= square
     step = _solve_spd(A, right)
     return beta + step[:own], offset + step[own:].reshape(3, L).T
 
@@ -93,15 +96,18 @@ def _add_rim(  # noqa: PLR0917
     Returns what ties both together [I + 3 L, 6 T].
     """
     by_shape, by_pose = rim.equations(poses, middle, lens)
-    weighted = by_shape * rim.weight[:, None]
-    A += weighted.T @ by_shape
+    weighted = by_shape * np.sqrt(rim.weight)[:, None]
+    A += weighted.T @ weighted  # of one matrix with itself: half the work
+    weighted *= np.sqrt(rim.weight)[:, None]
     right += weighted.T @ rim.off_px
     turned = by_pose * rim.weight[:, None]
     np.add.at(grip, rim.frame, turned[:, :, None] * by_pose[:, None])
     np.add.at(tug, rim.frame, turned * rim.off_px[:, None])
-    of_frame = np.zeros((len(by_pose), len(poses.t), 6))
-    of_frame[np.arange(len(by_pose)), rim.frame] = by_pose
-    return np.asarray(weighted.T @ of_frame.reshape(len(by_pose), -1))
+    tie = np.zeros((len(right), len(poses.t), 6))
+    for frame in np.unique(rim.frame):
+        own = rim.frame == frame
+        tie[:, frame] = weighted[own].T @ by_pose[own]
+    return tie.reshape(len(right), -1)
 
 
 def _solve_spd(A: Floats, right: Floats) -> Floats:
