@@ -361,7 +361,6 @@ def _matched(  # noqa: PLR0917
         "flags": cv2.OPTFLOW_USE_INITIAL_FLOW,
     }  # fmt: skip
     end, there, _ = cv2.calcOpticalFlowPyrLK(drawn, crop, first, first.copy(), **options)
-    options["maxLevel"] = 0  # the way back is short where it is right
     back, home, _ = cv2.calcOpticalFlowPyrLK(crop, drawn, end, first.copy(), **options)
     miss = np.linalg.norm((back - first)[:, 0], axis=-1)
     far = np.linalg.norm((end - first)[:, 0], axis=-1)
