@@ -310,7 +310,7 @@ def speed(options: Options) -> Iterator[Row]:
     for name in ("obama", "lieu"):
         if missing(options, "speed", name):
             continue
-        seconds, _, frames = tracked_alone(options.files(name), options.work / "speed")
+        seconds, _, frames = tracked_alone(options.files(name), options.work / f"speed_{name}")
         ms = 1000.0 * seconds / frames
         yield row("speed", name, f"ms a frame, {frames} frames", ms, f"<= {SPEED_BAR_MS:.0f}",
                   ms <= SPEED_BAR_MS, {"ms_per_frame": ms})  # fmt: skip
