@@ -168,11 +168,10 @@ def _look(footage: Footage, landmarker: FaceLandmarker, progress: Callable[[int]
     people: list[_Person] = []
     cuts: list[int] = []
     before: NDArray[np.float32] | None = None
-    next_s, index, time_s, light = 0.0, -1, 0.0, []
-    for index, time_s, picture in footage.decode():
-        if time_s + 1e-6 < next_s:
+    index, time_s, light = -1, 0.0, []
+    for index, time_s, picture in footage.glimpses(SCAN_EVERY_S):
+        if picture is None:
             continue
-        next_s = time_s + SCAN_EVERY_S
         scale = min(1.0, SCAN_SIDE / max(picture.shape[:2]))
         small = picture
         if scale < 1.0:

@@ -42,6 +42,9 @@ class Footage(Protocol):
     def decode(self) -> Iterator[tuple[int, float, UInt8]]:
         """Id, time in seconds and upright RGB of every picture, in time order."""
 
+    def glimpses(self, every_s: float) -> Iterator[tuple[int, float, UInt8 | None]]:
+        """As ``decode``, with None for pictures that follow one by less than ``every_s``."""
+
     def sound(self) -> Float | None:
         """Sound at 16 kHz that starts at time 0; None if there is none."""
 
@@ -59,6 +62,10 @@ class VideoFile:
     def decode(self) -> Iterator[tuple[int, float, UInt8]]:
         """See ``video.decode``."""
         return video.decode(self.path)
+
+    def glimpses(self, every_s: float) -> Iterator[tuple[int, float, UInt8 | None]]:
+        """See ``video.glimpses``."""
+        return video.glimpses(self.path, every_s)
 
     def sound(self) -> Float | None:
         """The sound of the file, or None without an audio track or with nothing in it."""
@@ -122,6 +129,14 @@ class PictureFolder:
                 )
             shape = picture.shape
             yield index, index / self.fps, picture
+
+    def glimpses(self, every_s: float) -> Iterator[tuple[int, float, UInt8 | None]]:
+        """As ``Footage.glimpses``; every picture is read and compared with the ones before."""
+        due_s = 0.0
+        for index, time_s, picture in self.decode():
+            due = time_s + 1e-6 >= due_s
+            due_s = time_s + every_s if due else due_s
+            yield index, time_s, picture if due else None
 
     def sound(self) -> Float | None:
         """The folder's sound file, or None without one."""

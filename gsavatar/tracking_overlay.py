@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gsavatar.ahead import HANDS, in_turns
 from gsavatar.clip import Clip
 from gsavatar.landmarks import FACE_OVAL, INNER_LIPS, LEFT_EYE, OUTER_LIPS, RIGHT_EYE
 from gsavatar.morphable import FITTED_POINTS
@@ -191,8 +192,8 @@ def write_overlay(
     overlay = Overlay(clip)
     sound = None if clip.audio is None else _sound_of(clip.audio, times[rows], step)
     with VideoWriter(path, 2 * PANEL, PANEL, fps=1.0 / step, audio=sound) as film:
-        for done, row in enumerate(rows):
-            film.write(overlay(int(row)))
+        for done, picture in enumerate(in_turns([overlay] * HANDS, rows.tolist())):
+            film.write(picture)
             if progress is not None:
                 progress(done + 1, len(rows))
     return len(rows)

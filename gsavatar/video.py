@@ -17,19 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsavatar.errors import InputError
+from gsavatar.video_colour import BT709, JPEG_RANGE, MPEG_RANGE, rotation, to_rgb
 
 log = logging.getLogger("gsavatar")
 
 UInt8 = NDArray[np.uint8]
 SAMPLE_RATE = 16_000
-HD_LINES = 720
-"""Untagged video is BT.709 from this many lines up and BT.601 below."""
-BT601, BT709 = 5, 1
-"""Values of swscale's and the stream's colour-space tags (ITU-T H.273 has 5 and 6 for BT.601)."""
-MPEG_RANGE, JPEG_RANGE = 1, 2
-PQ, HLG = 16, 18
-PQ_WHITE_NITS = 203.0
-"""Diffuse white of HDR pictures (ITU-R BT.2408): it becomes 1.0."""
 CRF = 18
 SEEK_S = 4.0
 """Gaps longer than this are jumped over instead of decoded."""
@@ -54,20 +47,20 @@ def probe(path: Path | str) -> VideoInfo:
         stream = container.streams.video[0]
         fps = float(stream.average_rate or stream.guessed_rate or 25)
         duration = _duration_s(container, stream)
-        rotation = 0
+        turn = 0
         try:
-            rotation = _rotation(next(container.decode(video=0)))
+            turn = rotation(next(container.decode(video=0)))
         except StopIteration:
             raise InputError(f"{path}: holds no frame of video; give another file.") from None
         except _av_error() as error:
             raise _unreadable(path, error) from None
         width, height = stream.codec_context.width, stream.codec_context.height
-        if rotation in (90, 270):
+        if turn in (90, 270):
             width, height = height, width
         frames = stream.frames or max(1, round(duration * fps))
         return VideoInfo(
             width, height, fps, duration or frames / fps, frames,
-            bool(container.streams.audio), rotation,
+            bool(container.streams.audio), turn,
         )  # fmt: skip
 
 
@@ -77,6 +70,26 @@ def decode(path: Path | str) -> Iterator[tuple[int, float, UInt8]]:
     Colours follow the stream's own matrix and range; HDR is mapped to SDR. A damaged tail ends the
     sequence with a logged warning. Raises ``InputError`` if not one frame can be decoded.
     """
+    for index, time_s, frame in _frames(path):
+        yield index, time_s, to_rgb(frame)
+
+
+def glimpses(path: Path | str, every_s: float) -> Iterator[tuple[int, float, UInt8 | None]]:
+    """As ``decode``, with None for pictures that follow one by less than ``every_s``.
+
+    What nobody looks at costs no conversion, which for large and HDR pictures is the most of it.
+    """
+    due_s = 0.0
+    for index, time_s, frame in _frames(path):
+        if time_s + 1e-6 < due_s:
+            yield index, time_s, None
+        else:
+            due_s = time_s + every_s
+            yield index, time_s, to_rgb(frame)
+
+
+def _frames(path: Path | str) -> Iterator[tuple[int, float, Any]]:
+    """Index, time and frame as it was decoded, as ``decode`` has them."""
     count = 0
     with _opened(path) as container:
         stream = container.streams.video[0]
@@ -91,7 +104,7 @@ def decode(path: Path | str) -> Iterator[tuple[int, float, UInt8]]:
                 if at <= last:  # broken time stamps: keep the order, assume the nominal rate
                     at = last + 1.0 / fps
                 last = at
-                yield count, at, to_rgb(frame)
+                yield count, at, frame
                 count += 1
         except _av_error() as error:
             if count == 0:
@@ -132,61 +145,6 @@ def pictures_at(path: Path | str, times_s: Sequence[float]) -> Iterator[tuple[fl
             if math.isinf(at):
                 raise _unreadable(path, error) from None
             log.warning("%s: damaged (%s); the part before is used", path, error)
-
-
-def to_rgb(frame: Any) -> UInt8:
-    """Upright sRGB uint8 [H, W, 3] of a decoded frame."""
-    if int(getattr(frame, "color_trc", 0) or 0) in (PQ, HLG):
-        picture = _hdr_to_sdr(frame)
-    else:
-        picture = frame.to_ndarray(
-            format="rgb24",
-            src_colorspace=_matrix(frame),
-            dst_colorspace=_matrix(frame),
-            src_color_range=frame.color_range if frame.color_range in (1, 2) else MPEG_RANGE,
-            dst_color_range=JPEG_RANGE,
-        )
-    turns = (-_rotation(frame) // 90) % 4
-    return np.ascontiguousarray(np.rot90(picture, turns))
-
-
-def _matrix(frame: Any) -> int:
-    """swscale's name of the YUV matrix that a frame was made with."""
-    tag = int(getattr(frame, "colorspace", 2) or 2)
-    if tag in (1, 4, 5, 6, 7, 9):
-        return {6: BT601, 4: BT601}.get(tag, tag)
-    return BT709 if frame.height >= HD_LINES else BT601
-
-
-def _hdr_to_sdr(frame: Any) -> UInt8:
-    """A plain global mapping of PQ or HLG to SDR: diffuse white to 1, a soft shoulder above."""
-    wide = frame.to_ndarray(format="rgb48le").astype(np.float32) / 65535.0
-    if int(frame.color_trc) == PQ:  # SMPTE ST 2084
-        m1, m2, c1, c2, c3 = 0.1593017578, 78.84375, 0.8359375, 18.8515625, 18.6875
-        power = np.power(np.clip(wide, 0, 1), 1 / m2)
-        linear = np.power(np.maximum(power - c1, 0) / (c2 - c3 * power), 1 / m1)
-        linear *= 10_000.0 / PQ_WHITE_NITS
-    else:  # ITU-R BT.2100 HLG, 75 % signal is diffuse white
-        a, b, c = 0.17883277, 0.28466892, 0.55991073
-        linear = np.where(wide <= 0.5, wide * wide / 3.0, (np.exp((wide - c) / a) + b) / 12.0)
-        linear = linear / 0.265
-    to_709 = np.array(
-        [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]],
-        np.float32,
-    )  # BT.2020 to BT.709 primaries
-    linear = np.maximum(linear @ to_709.T, 0)
-    mapped = np.where(linear < 0.8, linear, 0.8 + 0.2 * np.tanh((linear - 0.8) / 0.6))
-    srgb = np.where(
-        mapped <= 0.0031308,
-        12.92 * mapped,
-        1.055 * np.power(np.maximum(mapped, 1e-8), 1 / 2.4) - 0.055,
-    )
-    return (np.clip(srgb, 0, 1) * 255.0).round().astype(np.uint8)
-
-
-def _rotation(frame: Any) -> int:
-    """Clockwise turn in degrees that makes a frame upright, from its display matrix."""
-    return round(-float(getattr(frame, "rotation", 0) or 0) / 90.0) * 90 % 360
 
 
 def _duration_s(container: Any, stream: Any) -> float:

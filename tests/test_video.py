@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 
-from gsavatar import audio, video
+from gsavatar import audio, video, video_colour
 from gsavatar.errors import InputError
 
 SIZE = 128
@@ -43,6 +44,95 @@ def test_colours_survive_writing_and_reading(tmp_path: Path, suffix: str) -> Non
     assert np.abs(centres(picture) - centres(chart())).max() <= 3.0
     with av.open(str(path)) as container:
         assert container.streams.video[0].codec_context.colorspace == 1  # BT.709
+
+
+def primaries(*xy: tuple[float, float]) -> np.ndarray:
+    """Linear light of red, green, blue and D65 white at these chromaticities to CIE XYZ."""
+    red, green, blue, white = (np.array([x / y, 1.0, (1 - x - y) / y]) for x, y in xy)
+    columns = np.stack((red, green, blue), axis=1)
+    return columns * np.linalg.solve(columns, white)
+
+
+WHITE = (0.3127, 0.3290)
+BT709 = primaries((0.64, 0.33), (0.30, 0.60), (0.15, 0.06), WHITE)
+BT2020 = primaries((0.708, 0.292), (0.170, 0.797), (0.131, 0.046), WHITE)
+
+
+def hlg(light: np.ndarray) -> np.ndarray:
+    """Signal of light (diffuse white 1) by ITU-R BT.2100, white at a signal of 75 %."""
+    scene = light * 0.265
+    log = 0.17883277 * np.log(np.maximum(12 * scene - 0.28466892, 1e-9)) + 0.55991073
+    return np.where(scene <= 1 / 12, np.sqrt(3 * scene), log)
+
+
+def pq(light: np.ndarray) -> np.ndarray:
+    """Signal of light (diffuse white 1, 203 nits) by SMPTE ST 2084."""
+    power = (light * 203 / 10_000) ** 0.1593017578
+    return ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
+
+
+def ten_bits(signal: np.ndarray) -> av.VideoFrame:
+    """A frame of BT.2020's constant matrix and narrow range that shows R'G'B' [H, W, 3]."""
+    red, green, blue = np.moveaxis(signal, -1, 0)
+    luma = 0.2627 * red + 0.6780 * green + 0.0593 * blue
+    parts = 64 + 876 * luma, 512 + 896 * (blue - luma) / 1.8814, 512 + 896 * (red - luma) / 1.4746
+    frame = av.VideoFrame(signal.shape[1], signal.shape[0], "yuv444p10le")
+    for plane, part in zip(frame.planes, parts, strict=True):
+        rows = np.zeros((signal.shape[0], plane.line_size // 2), np.uint16)
+        rows[:, : signal.shape[1]] = part.round()
+        plane.update(rows.tobytes())
+    frame.colorspace, frame.color_range = 9, 1
+    return frame
+
+
+@pytest.mark.parametrize(("transfer", "signal"), [(18, hlg), (16, pq)])
+@pytest.mark.parametrize("said", [True, False])
+def test_hdr_is_shown_as_the_standards_say(transfer: int, signal: Any, said: bool) -> None:
+    """Colours that BT.709 can show too, against the standards in double precision."""
+    rng = np.random.default_rng(3)
+    shown = rng.uniform(0.0, 0.75, (4, 4, 3)) ** 2  # below the shoulder
+    light = np.kron(shown, np.ones((8, 8, 1))) @ (np.linalg.inv(BT2020) @ BT709).T
+    frame = ten_bits(signal(light))
+    frame.color_trc = transfer
+    if not said:
+        frame.colorspace = 2
+    srgb = np.where(shown <= 0.0031308, 12.92 * shown, 1.055 * shown ** (1 / 2.4) - 0.055)
+    found = video_colour.to_rgb(frame)[4::8, 4::8]
+    off = np.abs(found - 255 * srgb)  # a step of ten-bit PQ is up to two of 255
+    assert off.max() <= 3.0 and np.median(off) <= 1.0
+
+
+def test_a_file_says_that_it_is_hdr(tmp_path: Path) -> None:
+    light = np.random.default_rng(4).uniform(0.0, 1.2, (64, 64, 1)).repeat(3, axis=2)
+    path = tmp_path / "hlg.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25, width=64, height=64, pix_fmt="yuv444p10le")
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = 9
+        context.color_trc, context.color_range = 18, 1
+        frame = ten_bits(hlg(light))
+        frame.color_trc = frame.color_primaries = 18
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    _, _, picture = next(iter(video.decode(path)))
+    np.testing.assert_array_equal(picture, video_colour.to_rgb(frame))
+
+
+def test_lights_above_white_are_compressed_in_their_order() -> None:
+    light = np.repeat(np.array([0.5, 0.8, 1.0, 1.5, 2.0])[:, None, None], 3, axis=2)
+    frame = ten_bits(hlg(light))
+    frame.color_trc = 18
+    grey = video_colour.to_rgb(frame)[:, 0].astype(int)
+    assert (np.ptp(grey, axis=1) <= 1).all()
+    assert (np.diff(grey[:, 1]) > 0).all()
+
+
+def test_glimpses_are_frames_some_time_apart(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.mp4", 20)
+    every, some = list(video.decode(path)), list(video.glimpses(path, 0.2))
+    assert [g[:2] for g in some] == [d[:2] for d in every]
+    assert [g[0] for g in some if g[2] is not None] == [0, 5, 10, 15]
+    for given, seen in zip(every, some, strict=True):
+        assert seen[2] is None or (seen[2] == given[2]).all()
 
 
 def test_frames_come_with_their_index_and_time(tmp_path: Path) -> None:
@@ -131,8 +221,8 @@ def test_a_rotation_flag_is_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     picture = np.zeros((64, 128, 3), np.uint8)
     picture[:, :64] = 255  # stored: white on the left
     frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-    monkeypatch.setattr(video, "_rotation", lambda _: 90)
-    upright = video.to_rgb(frame)
+    monkeypatch.setattr(video_colour, "rotation", lambda _: 90)
+    upright = video_colour.to_rgb(frame)
     assert upright.shape == (128, 64, 3)
     assert upright[:40].min() > 200 and upright[-40:].max() < 60  # clockwise: left goes up
 
