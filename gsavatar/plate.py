@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ RARE_SHARE, ALIKE = 0.5, 24.0
 part of the person: that is the person, labelled wrongly now and then."""
 PATCH_ROWS = 64
 FILL_SIZE = 128
+FADE_PX = 6.0
 
 
 def background_plate(frames: Iterable[tuple[UInt8, UInt8]]) -> tuple[UInt8, float]:
@@ -74,7 +76,13 @@ def _filled(plate: UInt8, known: np.ndarray) -> UInt8:
     small /= np.maximum(weight, 1e-6)[..., None]
     hole = (weight < 0.5).astype(np.uint8)
     painted = cv2.inpaint(np.clip(small, 0, 255).astype(np.uint8), hole, 5, cv2.INPAINT_TELEA)
-    painted = cv2.GaussianBlur(painted, (0, 0), 2.0)
-    full = cv2.resize(painted, (PROTOCOL_SIZE, PROTOCOL_SIZE), interpolation=cv2.INTER_CUBIC)
-    soft = cv2.GaussianBlur(known.astype(np.float32), (0, 0), 3.0)[..., None] * known[..., None]
-    return (plate * soft + full * (1.0 - soft)).round().astype(np.uint8)
+    painted = cv2.GaussianBlur(painted.astype(np.float32), (0, 0), 2.0)
+    full: Any = cv2.resize(painted, (PROTOCOL_SIZE, PROTOCOL_SIZE), interpolation=cv2.INTER_CUBIC)
+    # At its rim the paint is what is known there; the difference dies away inwards.
+    away, nearest = cv2.distanceTransformWithLabels(
+        1 - known.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    off = np.zeros((nearest.max() + 1, 3), np.float32)
+    off[nearest[known]] = plate[known] - full[known]
+    full += off[nearest] * np.exp(-away / FADE_PX)[..., None]
+    return np.where(known[..., None], plate, full.round().clip(0, 255).astype(np.uint8))

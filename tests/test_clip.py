@@ -103,6 +103,19 @@ def test_the_plate_fills_what_was_never_seen() -> None:
     assert np.abs(plate.astype(int) - 80).max() <= 6  # paint; the person itself would be 170 off
 
 
+def test_paint_meets_what_is_known_without_a_step() -> None:
+    down, across = np.indices((512, 512))
+    stripes = (128 + 60 * np.sin(across / 9) + 40 * np.sin(down / 23)).astype(np.uint8)
+    picture = stripes[..., None].repeat(3, axis=2)
+    labels = np.zeros((512, 512), np.uint8)
+    labels[np.hypot(down - 256, across - 256) < 120] = int(Region.SKIN)
+    plate, unseen = background_plate([(picture, labels)])
+    known = np.hypot(down - 256, across - 256) > 145
+    np.testing.assert_array_equal(plate[known], picture[known])
+    steps = np.abs(np.diff(plate[..., 0].astype(int), axis=1))
+    assert 0 < unseen < 1 and steps.max() <= np.abs(np.diff(stripes.astype(int), axis=1)).max() + 3
+
+
 def test_a_collar_labelled_wrongly_in_some_frames_is_no_background() -> None:
     picture = np.full((512, 512, 3), 80, np.uint8)
     picture[200:, 100:400] = 250
