@@ -168,8 +168,10 @@ def _render(options: Render) -> None:
 
 def _view(options: View) -> None:
     from gsavatar import cli_run
+    from gsavatar.ops import native
     from gsavatar.viewer import serve
 
+    native.cpu()  # a cause why no picture can be drawn is told here, not to the browser
     with cli_env.logging_to(None):
         cli_run.check_shown(options.avatar)
         sounds = [cli_run.sample_sentence()]

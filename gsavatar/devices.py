@@ -9,15 +9,16 @@ from pathlib import Path
 import torch
 
 from gsavatar.errors import InputError
-from gsavatar.ops import cuda_backend, gsplat_backend
+from gsavatar.ops import cuda_backend, gsplat_backend, native
 
 
 def training_device(wanted: str) -> str:
     """``"cpu"`` or ``"cuda"`` for what ``--device`` says; auto is the CPU until CUDA is proven.
 
-    Raises ``InputError`` where CUDA is wanted and cannot be used.
+    Raises ``InputError`` where CUDA is wanted, or else the CPU's kernels, and cannot be used.
     """
     if wanted != "cuda":
+        native.cpu()
         return "cpu"
     if not torch.cuda.is_available():
         raise InputError("--device cuda: no CUDA device is visible here; use --device cpu.")

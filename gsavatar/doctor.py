@@ -64,7 +64,7 @@ def _package(distribution: str, module: str) -> Finding:
 
 
 def _kernels() -> list[Finding]:
-    """The native rasteriser in use; without it the reference in torch works, slowly."""
+    """The native rasteriser in use; without it the reference in torch draws a few Gaussians."""
     from gsavatar import ops
 
     facts = ops.available()
@@ -73,8 +73,8 @@ def _kernels() -> list[Finding]:
         return [
             Finding(
                 "kernels",
-                State.NOTE,
-                f"slow reference only: {why.get('native', 'the libraries were not built')}",
+                State.BAD,
+                f"no avatars without them: {why.get('native', 'the libraries were not built')}",
                 "install a C++ compiler, then: pip install --force-reinstall --no-deps gsavatar",
             )
         ]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gsavatar import ops
+from gsavatar.errors import InputError
 from gsavatar.ops import check, cuda_backend, gsplat_backend, native
 from gsavatar.ops.rasterize import choose_backend
 from tests.test_ops_blend_motion import cloud as motion_cloud
@@ -142,7 +143,7 @@ def test_a_library_that_is_missing_broken_or_stale_is_named(
 ) -> None:
     monkeypatch.setattr(native, "FOLDER", tmp_path)
     path = native.library_path("base")
-    with pytest.raises(native.NativeUnavailable, match="is not built"):
+    with pytest.raises(native.NativeUnavailable, match="are not built; run pip install"):
         native._open(path)
     path.write_bytes(b"no library")
     with pytest.raises(native.NativeUnavailable, match="does not load"):
@@ -151,6 +152,19 @@ def test_a_library_that_is_missing_broken_or_stale_is_named(
     monkeypatch.setattr(native, "ABI", native.ABI + 1)
     with pytest.raises(native.NativeUnavailable, match="run pip install again"):
         native._open(native.library_path("base"))
+
+
+def test_the_reference_stands_in_for_tiny_scenes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds values for each Gaussian at each pixel: a whole avatar would fill the memory."""
+
+    def missing() -> None:
+        raise native.NativeUnavailable("not built")
+
+    monkeypatch.setattr(native, "present", lambda: False)
+    monkeypatch.setattr(native, "cpu", missing)
+    assert call(ops.rasterize, single(scene(5)), SIDE).rgb.isfinite().all()
+    with pytest.raises(InputError, match="not built"):
+        call(ops.rasterize, single(scene(2_000)), 512)
 
 
 def test_backends_that_are_not_there_say_why() -> None:

@@ -137,3 +137,11 @@ def test_cuda_is_refused_with_the_cure_or_used(monkeypatch: pytest.MonkeyPatch) 
         devices.training_device("cuda")
     monkeypatch.setattr(gsplat_backend, "why_not", lambda: None)
     assert devices.training_device("cuda") == "cuda"
+
+
+def test_a_fit_without_kernels_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "cpu", lambda: native._open(tmp_path / "lib.so"))
+    with pytest.raises(InputError, match=r"the kernels are not built; .* C\+\+ compiler"):
+        devices.training_device("auto")

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import torch
 
+from gsavatar.errors import InputError
+
 ABI = 9
 RECORD, COVER, MOMENTS, TILE, CHUNK, CHANNELS = 16, 4, 10, 16, 256, 8
 """Sizes fixed by ``cuda_ext/include/abi.h``."""
@@ -25,7 +27,7 @@ FOLDER = Path(__file__).parent
 ISAS = ("base", "avx2", "avx512")  # by the level that gsa_cpu_level returns
 
 
-class NativeUnavailable(RuntimeError):
+class NativeUnavailable(InputError, RuntimeError):
     """No native library can serve the call; the message says why and what to do."""
 
 
@@ -147,7 +149,9 @@ _SIGNATURES = {
 def _open(path: Path) -> ctypes.CDLL:
     """The library at ``path``. Raises ``NativeUnavailable`` if it is missing, broken or stale."""
     if not path.exists():
-        raise NativeUnavailable(f"{path.name} is not built; run pip install again with a compiler")
+        raise NativeUnavailable(
+            f"{path.name}: the kernels are not built; run pip install again with a C++ compiler."
+        )
     try:
         library = ctypes.CDLL(str(path))
         abi = library.gsa_abi()

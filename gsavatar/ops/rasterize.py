@@ -23,7 +23,8 @@ from gsavatar.ops.shortcut import shortcut
 from gsavatar.types import Rendering
 
 BACKENDS = ("auto", "native", "gsplat", "torch")
-
+REFERENCE_VALUES = 1 << 27
+"""Gaussians times pixels that the reference may stand in for: some gigabytes, some seconds."""
 
 OWN_AXES = {
     "means": 2, "quats": 2, "scales": 2, "opacities": 1, "colors": 2, "world_to_cam": 2, "K": 2,
@@ -113,6 +114,8 @@ def _drawn(
         )  # fmt: skip
     draw: Any = rasterize_gsplat if chosen == "gsplat" else rasterize_ref
     if chosen == "torch":
+        if backend == "auto":
+            _refuse_large(means, cloud[8] * cloud[9])
         _refuse_bad_values(*cloud[:8], background, screen_probe, channels)
     return draw(*cloud, background, screen_probe=screen_probe, extra_channels=channels)
 
@@ -129,6 +132,13 @@ def choose_backend(means: Tensor, backend: str) -> str:
     if cuda_backend.why_not() is None:
         return "native"
     return "gsplat" if gsplat_backend.why_not() is None else "torch"
+
+
+def _refuse_large(means: Tensor, pixels: int) -> None:
+    """Raises ``NativeUnavailable`` for what would fill the memory: the reference holds several
+    values for each Gaussian at each pixel."""
+    if means.device.type == "cpu" and len(means) * pixels > REFERENCE_VALUES:
+        native.cpu()
 
 
 def _refuse_bad_values(*tensors: Tensor | None) -> None:
