@@ -70,8 +70,9 @@ def decode(path: Path | str) -> Iterator[tuple[int, float, UInt8]]:
     Colours follow the stream's own matrix and range; HDR is mapped to SDR. A damaged tail ends the
     sequence with a logged warning. Raises ``InputError`` if not one frame can be decoded.
     """
-    for index, time_s, frame in _frames(path):
-        yield index, time_s, to_rgb(frame)
+    for index, time_s, picture in glimpses(path, 0.0):
+        if picture is not None:
+            yield index, time_s, picture
 
 
 def glimpses(path: Path | str, every_s: float) -> Iterator[tuple[int, float, UInt8 | None]]:
@@ -79,18 +80,7 @@ def glimpses(path: Path | str, every_s: float) -> Iterator[tuple[int, float, UIn
 
     What nobody looks at costs no conversion, which for large and HDR pictures is the most of it.
     """
-    due_s = 0.0
-    for index, time_s, frame in _frames(path):
-        if time_s + 1e-6 < due_s:
-            yield index, time_s, None
-        else:
-            due_s = time_s + every_s
-            yield index, time_s, to_rgb(frame)
-
-
-def _frames(path: Path | str) -> Iterator[tuple[int, float, Any]]:
-    """Index, time and frame as it was decoded, as ``decode`` has them."""
-    count = 0
+    count, due_s = 0, 0.0
     with _opened(path) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
@@ -104,7 +94,11 @@ def _frames(path: Path | str) -> Iterator[tuple[int, float, Any]]:
                 if at <= last:  # broken time stamps: keep the order, assume the nominal rate
                     at = last + 1.0 / fps
                 last = at
-                yield count, at, frame
+                if at + 1e-6 < due_s:
+                    yield count, at, None
+                else:
+                    due_s = at + every_s
+                    yield count, at, to_rgb(frame)
                 count += 1
         except _av_error() as error:
             if count == 0:
