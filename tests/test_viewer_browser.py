@@ -70,6 +70,8 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Viewer]]:
 def page(browser: Any) -> Iterator[Any]:
     tab = browser.new_page(viewport=SIZE)
     tab.set_default_timeout(DEADLINE_MS)
+    for event in ("console", "pageerror", "crash"):  # shown by pytest beside a test that fails
+        tab.on(event, lambda said, event=event: print(f"{event}: {said}"))
     yield tab
     tab.close()
 
@@ -92,7 +94,10 @@ def until(page: Any, condition: Callable[[], bool], what: str) -> None:
     """Waits for a condition that is checked after each of the page's own pictures."""
     deadline = time.monotonic() + DEADLINE_MS / 1000
     while not condition():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, (
+            f"{what}; orange rows {orange_rows(picture(page))}, and the page says: "
+            + " | ".join(page.inner_text("body").split("\n"))
+        )
         page.evaluate("new Promise(done => requestAnimationFrame(() => done()))")
 
 

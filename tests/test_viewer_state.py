@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import os
 import threading
 import time
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from gsavatar.errors import InputError
 from gsavatar.render import render, to_uint8
 from gsavatar.types import ARKIT_NAMES, Branch, Drive
 from gsavatar.viewer import coverage, gate, names, scene, sound, state, uploads
+from gsavatar.viewer.app import ViserPage
 from gsavatar.viewer.session import Session, drawer
 from gsavatar.viewer.source import AvatarSource, PackageLike, Shown
 from tests.test_avatar_packed import back, seen_avatar, seen_camera, turned
@@ -213,6 +216,60 @@ def test_clip_views_are_relative_to_the_resting_head() -> None:
     assert len(seen) == 5
     moved = camera().world_to_cam @ idle.head_pose[-1]
     torch.testing.assert_close(seen[-1].world_to_cam, moved)
+
+
+# --- the page's camera ---------------------------------------------------------------------------
+
+
+class ReportedCamera:
+    """Viser's handle of a page's camera: it sends only what differs from its copy, and each of the
+    page's reports replaces that copy as soon as the loop comes to it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.copy = {"position": (3.0, 3.0, 3.0), "look_at": (0.0, 0.0, 0.0)}
+        self.page = dict(self.copy)
+
+    def send(self, name: str, value: Any) -> None:
+        if not np.allclose(value, self.copy[name]):
+            self.copy[name] = self.page[name] = tuple(value)
+
+    def set_position(self, value: Any) -> None:
+        before = dict(self.copy)
+        self.send("look_at", np.add(before["look_at"], value) - before["position"])
+        self.send("position", value)
+        self.hear(before)  # a report that was on its way
+
+    def hear(self, report: dict[str, Any]) -> None:
+        heard = threading.Event()
+        self.loop.call_soon_threadsafe(lambda: (setattr(self, "copy", report), heard.set()))
+        if threading.current_thread().name != "loop":
+            assert heard.wait(DEADLINE_S)
+
+    position = property(fset=set_position)
+    look_at = property(fset=lambda self, value: self.send("look_at", value))
+    up_direction = fov = property(fset=lambda self, value: None)
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    made = asyncio.new_event_loop()
+    thread = threading.Thread(target=made.run_forever, name="loop")
+    thread.start()
+    yield made
+    made.call_soon_threadsafe(made.stop)
+    thread.join()
+    made.close()
+
+
+def test_an_old_report_of_the_page_does_not_turn_its_camera_away(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    client: Any = MagicMock(camera=ReportedCamera(loop))
+    ViserPage(client, loop).move(camera())
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(DEADLINE_S)
+    assert client.camera.page["position"] == pytest.approx((0.0, 0.0, 1.0))
+    assert client.camera.page["look_at"] == pytest.approx((0.0, 0.0, 0.0))
 
 
 # --- the drawing thread --------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import viser
 from numpy.typing import NDArray
 
 from gsavatar.errors import InputError
+from gsavatar.types import Camera
 from gsavatar.viewer import gate, scene
 from gsavatar.viewer.panels import AvatarTab, CameraTab, RenderTab, SpeechTab, place
 from gsavatar.viewer.session import OpenDraw, Session, SplatHandle, drawer
@@ -44,8 +46,8 @@ def open_viewer(
 class ViserPage:
     """One browser page behind its own scene and widgets."""
 
-    def __init__(self, client: viser.ClientHandle) -> None:
-        self.client = client
+    def __init__(self, client: viser.ClientHandle, loop: asyncio.AbstractEventLoop) -> None:
+        self.client, self.loop = client, loop
         self.speech: SpeechTab | None = None
         self.title = client.gui.add_markdown("")
         self.status = client.gui.add_markdown("")
@@ -61,6 +63,15 @@ class ViserPage:
     def set_background(self, picture: NDArray[np.uint8]) -> None:
         """Fills the page behind the scene."""
         self.client.scene.set_background_image(picture, format="jpeg", jpeg_quality=88)
+
+    def move(self, camera: Camera, farther: float = 1.0) -> None:
+        """Brings the page's camera to where ``camera`` stands, or back from there, soon.
+
+        It is moved on the loop that takes in the page's own reports of its camera. Viser sends
+        nothing where its copy of the camera already has the value, so a report that came between
+        two of the values would leave the page with one of them unsent, looking past the head.
+        """
+        self.loop.call_soon_threadsafe(place, self.client, camera, farther)
 
     def say(self, text: str) -> None:
         """Shows who draws, how large and how fast."""
@@ -112,6 +123,8 @@ class Viewer:
         )
         self._server.gui.main_panel.dock_right()  # beside the picture, not over the face
         self._server.scene.set_up_direction("+y")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server.on_client_connect(self._met)
         self._server.on_client_connect(self._connected)
         self._server.on_client_disconnect(self._disconnected)
         source.on_change(self._reloaded)
@@ -166,6 +179,10 @@ class Viewer:
         with self._lock:
             return [page.session for page in self._open.values()]
 
+    async def _met(self, _: viser.ClientHandle) -> None:
+        """Notes viser's event loop, on which coroutines are awaited before others are called."""
+        self._loop = asyncio.get_running_loop()
+
     def _connected(self, client: viser.ClientHandle) -> None:
         headers = _headers(self._server, client.client_id)
         if gate.opened_here(headers, self.host):
@@ -211,6 +228,12 @@ class Viewer:
             page.session.refresh()
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Viser's event loop; there is one from the first page on."""
+        assert self._loop is not None
+        return self._loop
+
+    @property
     def locks(self) -> tuple[threading.Lock, threading.Lock]:
         """The locks that all pages share: for drawing, and for hearing speech."""
         return self._computing, self._hearing
@@ -221,7 +244,7 @@ class _OpenPage:
 
     def __init__(self, viewer: Viewer, client: viser.ClientHandle) -> None:
         self.viewer, self.client = viewer, client
-        self.page = ViserPage(client)
+        self.page = ViserPage(client, viewer.loop)
         shown = viewer.source.shown
         view = _viewpoint(client.camera) if shown is None else scene.viewpoint(shown.package.camera)
         self.session = Session(self.page, viewer.source, viewer.locks[0], view, viewer.open_draw)
@@ -244,7 +267,7 @@ class _OpenPage:
             if self.names == shown.package.names:
                 return
             if self.names is None:
-                place(self.client, shown.package.camera)
+                self.page.move(shown.package.camera)
             else:
                 self.tabs.remove()
             self.names = shown.package.names
@@ -261,7 +284,7 @@ class _OpenPage:
             offers, hearing = self.viewer.offers, self.viewer.locks[1]
             self.page.speech = SpeechTab(gui, session, source, offers, hearing)
         with self.tabs.add_tab("Camera"):
-            CameraTab(self.client, session, source)
+            CameraTab(self.client, session, source, self.page.move)
         with self.tabs.add_tab("Render"):
             RenderTab(gui, session)
 

@@ -231,8 +231,14 @@ def _uploaded(file: Any) -> Sound:
 class CameraTab:
     """Points of view, the clip's cameras, and a path to render along."""
 
-    def __init__(self, client: viser.ClientHandle, session: Session, source: AvatarSource) -> None:
-        self.client, self.session, self.source = client, session, source
+    def __init__(
+        self,
+        client: viser.ClientHandle,
+        session: Session,
+        source: AvatarSource,
+        move: Callable[[Camera, float], None],
+    ) -> None:
+        self.client, self.session, self.source, self.move = client, session, source, move
         self.keyframes: list[scene.Viewpoint] = []
         self.frusta: list[Any] = []
         gui = client.gui
@@ -252,7 +258,7 @@ class CameraTab:
         shown = self.source.shown
         if shown is None:
             return
-        place(self.client, scene.orbited(shown.package.camera, torch.zeros(3), yaw_deg), farther)
+        self.move(scene.orbited(shown.package.camera, torch.zeros(3), yaw_deg), farther)
 
     def _add(self) -> None:
         self.keyframes.append(self.session.view)
