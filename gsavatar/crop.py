@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsavatar import video
+from gsavatar.ahead import in_turns
 from gsavatar.errors import InputError
 from gsavatar.footage import Footage, as_footage
 from gsavatar.landmarks import FaceDetection, FaceLandmarker
@@ -70,6 +72,18 @@ class _Person:
 
     def last(self) -> Box:
         return self.boxes[max(self.boxes)]
+
+
+@dataclass(frozen=True)
+class _Glance:
+    """A picture of a quick look, and the faces found in its smaller copy."""
+
+    index: int
+    time_s: float
+    picture: UInt8
+    small: UInt8
+    scale: float  # of the copy
+    faces: list[FaceDetection]
 
 
 @dataclass
@@ -168,26 +182,37 @@ def _look(footage: Footage, landmarker: FaceLandmarker, progress: Callable[[int]
     people: list[_Person] = []
     cuts: list[int] = []
     before: NDArray[np.float32] | None = None
-    index, time_s, light = -1, 0.0, []
-    for index, time_s, picture in footage.glimpses(SCAN_EVERY_S):
-        if picture is None:
-            continue
+    light: list[float] = []
+    end, end_s = -1, 0.0
+
+    def shown() -> Iterator[tuple[int, float, UInt8]]:
+        nonlocal end, end_s
+        for end, end_s, picture in footage.glimpses(SCAN_EVERY_S):
+            if picture is not None:
+                yield end, end_s, picture
+
+    def searched(one: tuple[int, float, UInt8]) -> _Glance:
+        index, time_s, picture = one
         scale = min(1.0, SCAN_SIDE / max(picture.shape[:2]))
         small = picture
         if scale < 1.0:
             shrunk = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
             small = np.asarray(shrunk, np.uint8)
-        light.append(float(small.mean()) / 255.0)
-        now = _histogram(small)
-        scan = len(indices)
-        if before is not None and 0.5 * float(np.abs(now - before).sum()) > CUT_DISTANCE:
-            cuts.append(scan)
-        before = now
-        _follow(people, landmarker.detect(small), scale, scan, picture)
-        indices.append(index)
-        times.append(time_s)
-        progress(index)
-    return _Scan(indices, times, people, cuts, index + 1, time_s, float(np.mean(light or [0.0])))
+        return _Glance(index, time_s, picture, small, scale, landmarker.detect(small))
+
+    with closing(in_turns([searched], shown())) as glances:
+        for glance in glances:
+            light.append(float(glance.small.mean()) / 255.0)
+            now = _histogram(glance.small)
+            scan = len(indices)
+            if before is not None and 0.5 * float(np.abs(now - before).sum()) > CUT_DISTANCE:
+                cuts.append(scan)
+            before = now
+            _follow(people, glance.faces, glance.scale, scan, glance.picture)
+            indices.append(glance.index)
+            times.append(glance.time_s)
+            progress(glance.index)
+    return _Scan(indices, times, people, cuts, end + 1, end_s, float(np.mean(light or [0.0])))
 
 
 def _histogram(picture: UInt8) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ fine. Written here, apart from the tracker's optical flow, so that one cannot fl
 from __future__ import annotations
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from gsavatar.metrics import UInt8
@@ -134,10 +135,15 @@ def _patches(plane: Plane, centres: Array, half: int) -> Plane:
     at = np.nan_to_num(centres, nan=0.0, posinf=0.0, neginf=0.0) - 0.5
     whole = np.floor(at)
     fx, fy = (at - whole).astype(np.float32).T[..., None, None]
-    span = np.arange(-half, half + 2)
-    columns = np.clip(whole[:, 0].astype(int)[:, None] + span, 0, width - 1)
-    rows = np.clip(whole[:, 1].astype(int)[:, None] + span, 0, height - 1)
-    block = plane[rows[:, :, None], columns[:, None, :]]
+    first, side = whole.astype(int) - half, 2 * half + 2
+    if (first >= 0).all() and (first + side <= (width, height)).all():
+        block = sliding_window_view(plane, (side, side))[first[:, 1], first[:, 0]]
+    else:
+        columns, rows = (
+            np.clip(first[:, axis, None] + np.arange(side), 0, size - 1)
+            for axis, size in enumerate((width, height))
+        )
+        block = plane[rows[:, :, None], columns[:, None, :]]
     across = block[:, :, :-1] + fx * (block[:, :, 1:] - block[:, :, :-1])
     result: Plane = across[:, :-1] + fy * (across[:, 1:] - across[:, :-1])
     return result

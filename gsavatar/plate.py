@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gsavatar.ahead import together
 from gsavatar.frames import UInt8
 from gsavatar.types import PROTOCOL_SIZE, Region
 
@@ -15,7 +16,7 @@ MARGIN_PX = 9
 RARE_SHARE, ALIKE = 0.5, 24.0
 """Background in fewer frames than this share, and within so many levels of what the pixel shows as
 part of the person: that is the person, labelled wrongly now and then."""
-PATCH_ROWS = 64
+PATCH_ROWS = 32
 FILL_SIZE = 128
 FADE_PX = 6.0
 
@@ -36,7 +37,8 @@ def background_plate(frames: Iterable[tuple[UInt8, UInt8]]) -> tuple[UInt8, floa
         covered.append(person > 0)
     plate = np.zeros((PROTOCOL_SIZE, PROTOCOL_SIZE, 3), np.uint8)
     known: np.ndarray = np.asarray(np.stack(seen).any(0))
-    for top in range(0, PROTOCOL_SIZE, PATCH_ROWS):  # rows at a time: bounded memory
+
+    def strip(top: int) -> None:
         rows = slice(top, top + PATCH_ROWS)
         values = np.stack([p[rows] for p in pictures])
         behind, person = (np.stack([m[rows] for m in masks]) for masks in (seen, covered))
@@ -44,6 +46,8 @@ def background_plate(frames: Iterable[tuple[UInt8, UInt8]]) -> tuple[UInt8, floa
         rare = behind.mean(0) < RARE_SHARE * (behind | person).mean(0)
         known[rows] &= ~(rare & person.any(0) & (np.abs(shown - worn).max(-1) < ALIKE))
         plate[rows] = shown.round().astype(np.uint8)
+
+    together(strip, range(0, PROTOCOL_SIZE, PATCH_ROWS))  # some rows at a time: bounded memory
     return _filled(plate, known), float(1.0 - known.mean())
 
 

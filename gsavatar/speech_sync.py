@@ -110,9 +110,9 @@ def heard_offset(
     """As ``sound_offset``, and ``speech.extract`` of the sound if all of it was needed for that."""
     with suppress(InputError):  # fetched first: the voice detector comes with it
         assets.resolve("speech_encoder")
-    quick = speech.extract(samples, encoder="log_mel")
-    own = Offset(*speech.estimate_av_offset(quick, mouth.time_s, mouth.opening))
-    if own.sure and mouth.seen_s >= LEARNED_S:
+    long = mouth.seen_s >= LEARNED_S
+    own = _learned_offset(samples, mouth) if long else None
+    if own is not None and own.sure:
         return own, None
     start_s = fullest(mouth.time_s)
     part = samples[round(start_s * SAMPLE_RATE) : round((start_s + ENOUGH_S) * SAMPLE_RATE)]
@@ -122,8 +122,15 @@ def heard_offset(
     whole = features if len(part) == len(samples) else None
     if known.sure:
         return known, whole
+    own = own or _learned_offset(samples, mouth)
     own = Offset(own.late_ms, min(own.confidence, UNBELIEVED))
     return max(own, known, key=lambda offset: offset.confidence), whole
+
+
+def _learned_offset(samples: NDArray[np.float32], mouth: MouthPath) -> Offset:
+    """What the clip itself says."""
+    quick = speech.extract(samples, encoder="log_mel")
+    return Offset(*speech.estimate_av_offset(quick, mouth.time_s, mouth.opening))
 
 
 def fullest(time_s: Array) -> float:

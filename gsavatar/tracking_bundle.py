@@ -164,10 +164,12 @@ def _picked(  # noqa: PLR0917
     lens: Lens,
 ) -> Patches | None:  # fmt: skip
     """The patches of all key frames; None where none shows any."""
-    found = [
-        pick(images[k], poses[np.array([k])], expressions[k], surface, lens, number)
-        for number, k in enumerate(keys)
-    ]
+    found = together(
+        lambda n: pick(
+            images[keys[n]], poses[keys[n : n + 1]], expressions[keys[n]], surface, lens, n
+        ),
+        range(len(keys)),
+    )
     parts = [patches for patches in found if patches is not None]
     return Patches.join(parts) if parts else None
 

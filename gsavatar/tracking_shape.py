@@ -72,6 +72,7 @@ class Fit:
     usual: UsualScores | None
     mobility: Floats  # [L], metres that jaw, lips and cheeks move each landmark at their widest
     slide: Slide  # where the detector sees the landmarks of a turned head
+    edge: Rim | None  # the model's, where outlines were given
 
 
 def load_model(
@@ -108,12 +109,13 @@ OWN_FILES = {"flame": load_flame, "bfm": load_bfm}
 def fit_person(
     model: MorphableModel, seen_px: Floats, scores: Floats | None,
     usual: UsualScores | None, time_s: Floats, lens: Lens, held: Poses | None = None,
-    outlines: Outlines | None = None,
+    outlines: Outlines | None = None, edge: Rim | None = None,
 ) -> Fit:  # fmt: skip
     """The person's shape from sample frames, by poses, expressions and shape in turn.
 
     With ``held`` poses [T], known better than landmarks know them, only the others are sought.
-    ``outlines`` show where the face ends in some of the frames.
+    ``outlines`` show where the face ends in some of the frames; ``edge`` is that of an earlier fit
+    of the same model.
     """
     base = model.at_landmarks(model.neutral)
     identity = model.at_landmarks(model.identity)
@@ -129,7 +131,8 @@ def fit_person(
     at_rest = np.zeros(len(model.names))
     moved = np.zeros((len(seen_px), *base.shape))
     slide = no_slide(len(base))
-    edge = None if outlines is None else Rim(model, base, _spread(base, field, slip))
+    if edge is None and outlines is not None:
+        edge = Rim(model, base, _spread(base, field, slip))
     poses = held or first_poses(base, seen_px, RIGID_WEIGHT, lens)
     for step in range(ROUNDS):
         if held is None:
@@ -164,7 +167,7 @@ def fit_person(
     vertices = model.rest(beta, _spread_offsets(model, base, smooth) + posture)
     spoken = np.tensordot(c * (1 - upper), shapes, 1)
     mobility = np.percentile(np.linalg.norm(spoken, axis=-1), WIDE_PERCENTILE, axis=0)
-    return Fit(model, vertices, rest, shapes, upper, RIGID_WEIGHT, usual, mobility, slide)
+    return Fit(model, vertices, rest, shapes, upper, RIGID_WEIGHT, usual, mobility, slide, edge)
 
 
 def resting(coefficients: Floats, seen_px: Floats) -> Floats:
