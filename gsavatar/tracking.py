@@ -220,7 +220,7 @@ def _fit_again(fit: Fit, sample: Observations, bundle: Bundle, regions: Pictures
         some, held = sample.at(bundle.rows), bundle.poses
     again = tracking_shape.fit_person(
         fit.model, some.seen_px, some.scores, fit.usual, some.time_s, bundle.lens, held=held,
-        outlines=read_outlines(regions, some.rows), edge=fit.edge,
+        outlines=read_outlines(regions, some.rows), begun=fit,
     )  # fmt: skip
     give_back_freed()
     return again

@@ -36,7 +36,8 @@ from gsavatar.tracking_solve import (
 )
 from gsavatar.types import FacePart, is_upper_face
 
-ROUNDS = 6
+ROUNDS, FIRST_AGAIN = 6, 2
+"""How many, and the first of a fit that goes on from another's shape."""
 SLIDE_ROUNDS = (1, 3, 5)
 """Before which of them the landmarks' slide is learned; it needs a shape."""
 OUTLINE_FROM = 2
@@ -73,6 +74,7 @@ class Fit:
     mobility: Floats  # [L], metres that jaw, lips and cheeks move each landmark at their widest
     slide: Slide  # where the detector sees the landmarks of a turned head
     edge: Rim | None  # the model's, where outlines were given
+    found: tuple[Floats, Floats, Floats]  # identity [I], offsets [L, 3] and posture [K]
 
 
 def load_model(
@@ -109,13 +111,13 @@ OWN_FILES = {"flame": load_flame, "bfm": load_bfm}
 def fit_person(
     model: MorphableModel, seen_px: Floats, scores: Floats | None,
     usual: UsualScores | None, time_s: Floats, lens: Lens, held: Poses | None = None,
-    outlines: Outlines | None = None, edge: Rim | None = None,
+    outlines: Outlines | None = None, begun: Fit | None = None,
 ) -> Fit:  # fmt: skip
     """The person's shape from sample frames, by poses, expressions and shape in turn.
 
     With ``held`` poses [T], known better than landmarks know them, only the others are sought.
-    ``outlines`` show where the face ends in some of the frames; ``edge`` is that of an earlier fit
-    of the same model.
+    ``outlines`` show where the face ends in some of the frames. ``begun`` is an earlier fit of the
+    same model to the same person, from which this one goes on.
     """
     base = model.at_landmarks(model.neutral)
     identity = model.at_landmarks(model.identity)
@@ -131,10 +133,13 @@ def fit_person(
     at_rest = np.zeros(len(model.names))
     moved = np.zeros((len(seen_px), *base.shape))
     slide = no_slide(len(base))
+    edge = None
+    if begun is not None:
+        (beta, offset, at_rest), rest, edge = begun.found, begun.rest, begun.edge
     if edge is None and outlines is not None:
         edge = Rim(model, base, _spread(base, field, slip))
     poses = held or first_poses(base, seen_px, RIGID_WEIGHT, lens)
-    for step in range(ROUNDS):
+    for step in range(0 if begun is None else FIRST_AGAIN, ROUNDS):
         if held is None:
             poses = refine_poses(poses, rest + moved, seen_px, RIGID_WEIGHT, lens)
         steady, _ = steadied(poses, rest + moved, seen_px, RIGID_WEIGHT, lens)
@@ -167,7 +172,10 @@ def fit_person(
     vertices = model.rest(beta, _spread_offsets(model, base, smooth) + posture)
     spoken = np.tensordot(c * (1 - upper), shapes, 1)
     mobility = np.percentile(np.linalg.norm(spoken, axis=-1), WIDE_PERCENTILE, axis=0)
-    return Fit(model, vertices, rest, shapes, upper, RIGID_WEIGHT, usual, mobility, slide, edge)
+    return Fit(
+        model, vertices, rest, shapes, upper, RIGID_WEIGHT, usual, mobility, slide, edge,
+        (beta, offset, at_rest),
+    )  # fmt: skip
 
 
 def resting(coefficients: Floats, seen_px: Floats) -> Floats:

@@ -194,9 +194,9 @@ class ExpressionPrior:
 
 ERROR_FIELDS_M, ERROR_MODES = ((0.003, 0.08), (0.001, 0.03)), 40
 """Errors that neighbouring landmarks of a frame share: deviation and length of smooth fields."""
-SWEEPS, OVER = 30, 1.3
-"""So many leave errors of half a per cent (rms), and how far beyond its optimum each value is
-moved: with 1.5 or more, bounds and smoothness slow it down again."""
+SWEEPS = 40
+"""They stop 0.004 to 0.02 (rms) before the least squares' answer. Going on to it let the skull of
+three of eight synthetic subjects follow the jaw by 0.1 to 0.2 degrees more."""
 SEGMENT, OVERLAP = 1024, 24
 """Rows solved together in time, and rows shared with the neighbours at either end."""
 
@@ -269,10 +269,10 @@ def _common_errors(
 
 
 def _bounded_solve(H: Floats, g: Floats, prior: ExpressionPrior, mean: Floats) -> Floats:
-    """Projected successive over-relaxation of coefficients, all frames at once.
+    """Projected Gauss-Seidel over coefficients, all frames at once.
 
     The smoothness term couples neighbouring frames; odd and even frames are updated in turn,
-    which keeps the sweep a true Gauss-Seidel one and hence convergent (Cryer 1971).
+    which keeps the sweep a true Gauss-Seidel one and hence convergent.
     """
     count, K = g.shape
     c = np.clip(mean, prior.low, prior.high).astype(np.float32)
@@ -282,13 +282,14 @@ def _bounded_solve(H: Floats, g: Floats, prior: ExpressionPrior, mean: Floats) -
     ends[[0, -1]] = 0.5
     stiff = 2 * ends[:, None] * prior.change_precision  # [T, K]
     every = np.arange(K)
-    gain = OVER / (H[:, every, every] + prior.precision + stiff)
+    gain = 1.0 / (H[:, every, every] + prior.precision + stiff)
     pull = (g + prior.precision * mean).T.astype(np.float32)
     by_row = np.ascontiguousarray(H.transpose(1, 0, 2))
     by_row[every, :, every] += (prior.precision + stiff).T
     gain, half = (np.ascontiguousarray(a.T, np.float32) for a in (gain, stiff / 2))
-    index = np.arange(count)
-    before, after = np.maximum(index - 1, 0), np.minimum(index + 1, count - 1)
+    index, last = np.arange(count), count - 1
+    # The first and the last frame have one neighbour, which stands in for both.
+    before, after = np.minimum(abs(index - 1), last), last - abs(last - index - 1)
     halves = (slice(0, None, 2), slice(1, None, 2))
     for _ in range(SWEEPS):
         for k in range(K):

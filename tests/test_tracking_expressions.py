@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import lsq_linear
 
+from gsavatar import tracking_solve
 from gsavatar.morphable import MESH_POINTS, canonical_face
 from gsavatar.morphable_clip import learn_clip_model
 from gsavatar.tracking_fields import both_ways, smooth_modes
@@ -119,6 +121,31 @@ def test_errors_that_neighbours_share_are_not_expression() -> None:
     assert sides[True] < 0.75 * sides[False]
     assert sides[False] > 0.1
     assert abs(parted[True] - 0.5) < 0.15
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_coefficients_are_those_of_bounded_least_squares(count: int) -> None:
+    """Against a dense solver that knows nothing of frames or of their order."""
+    rng, names = np.random.default_rng(count), 8
+    half = rng.normal(size=(count, names, 9)).astype(np.float32)
+    H, g = half @ half.transpose(0, 2, 1), rng.normal(0, 3, (count, names)).astype(np.float32)
+    mean, change = rng.uniform(0, 1, (count, names)), np.tile([0.0, 0.5, 2.0, 0.0], 2)
+    prior = ExpressionPrior(mean, np.tile([0.5, 1.0, 0.2, 2.0], 2), change, 0.0, 1.0, told=True)
+
+    whole = np.zeros((count, names, count, names))
+    for t in range(count):
+        whole[t, :, t] += H[t] + np.diag(prior.precision)
+    for t in range(count - 1):
+        for k, stiff in enumerate(change):
+            pair = np.ix_([t, t + 1], [t, t + 1])
+            whole[:, k, :, k][pair] += stiff * np.array([[1, -1], [-1, 1]])
+    root = np.linalg.cholesky(whole.reshape(count * names, -1)).T
+    right = np.linalg.solve(root.T, (g + prior.precision * mean).ravel())
+    known = lsq_linear(root, right, (0.0, 1.0), tol=1e-12).x.reshape(count, names)
+
+    found = tracking_solve._bounded_solve(H, g, prior, mean)
+    assert ((known > 0.01) & (known < 0.99)).any() and (known < 0.01).any()
+    np.testing.assert_allclose(found, known, atol=2e-3)
 
 
 def blinking(height: float, count: int = 120) -> np.ndarray:
