@@ -41,6 +41,7 @@ log = logging.getLogger("gsavatar")
 
 def _fit(options: Fit) -> None:
     started = time.monotonic()  # loading what is imported here takes seconds
+    cli_env.load_torch()
     from gsavatar import cli_run, pipeline
     from gsavatar.devices import training_device
     from gsavatar.fields_planes import reader
@@ -68,6 +69,7 @@ def _fit(options: Fit) -> None:
 
 
 def _track(options: Track) -> None:
+    cli_env.load_torch()
     from gsavatar import cli_run
 
     if options.export_adnerf is not None:
@@ -132,6 +134,7 @@ def _export_adnerf(run: Path, out: Path) -> None:
 
 
 def _check(options: Check) -> None:
+    cli_env.load_torch()
     from gsavatar import check, cli_run
     from gsavatar.findings import table
 
@@ -149,6 +152,7 @@ def _check(options: Check) -> None:
 
 
 def _render(options: Render) -> None:
+    cli_env.load_torch()
     from gsavatar import cli_run, film
 
     reporter = make_reporter()
@@ -167,6 +171,7 @@ def _render(options: Render) -> None:
 
 
 def _view(options: View) -> None:
+    cli_env.load_torch()
     from gsavatar import cli_run
     from gsavatar.ops import native
     from gsavatar.viewer import serve
@@ -179,6 +184,7 @@ def _view(options: View) -> None:
 
 
 def _evaluate(options: Evaluate) -> None:
+    cli_env.load_torch()
     from gsavatar import cli_run
     from gsavatar.evaluate import evaluate
     from gsavatar.report import write_report
