@@ -28,7 +28,7 @@ HALF_WINDOW = 15
 """Wide enough for a smooth forehead: 10 px double the noise of a soft 256 px video."""
 LEVELS = 2
 ITERATIONS = 12
-CONVERGED_PX = 0.002
+CONVERGED_PX, CONVERGED_SHARE = 0.002, 0.75
 MAX_STEP_PX = 2.0
 MIN_TEXTURE = 0.05
 """Least mean squared gradient (grey levels a pixel, weaker direction) of a usable patch.
@@ -112,17 +112,22 @@ def _refined(source: Plane, target: Plane, points: Array, moved: Array) -> tuple
     gx = 0.5 * (wide[:, 1:-1, 2:] - wide[:, 1:-1, :-2])
     gy = 0.5 * (wide[:, 2:, 1:-1] - wide[:, :-2, 1:-1])
     gx, gy, patch = (t - t.mean(axis=(1, 2), keepdims=True) for t in (gx, gy, patch))
-    xx, xy, yy = ((a * b).mean(axis=(1, 2)) for a, b in ((gx, gx), (gx, gy), (gy, gy)))
+    xx, xy, yy = (_mean_product(a, b) for a, b in ((gx, gx), (gx, gy), (gy, gy)))
     texture = 0.5 * (xx + yy - np.sqrt((xx - yy) ** 2 + 4 * xy**2))
     determinant = np.maximum(xx * yy - xy * xy, 1e-6)
     for _ in range(ITERATIONS):
         error = patch - _patches(target, points + moved, HALF_WINDOW)  # gx, gy have no mean
-        bx, by = (gx * error).mean(axis=(1, 2)), (gy * error).mean(axis=(1, 2))
+        bx, by = _mean_product(gx, error), _mean_product(gy, error)
         update = np.stack((yy * bx - xy * by, xx * by - xy * bx), -1) / determinant[:, None]
         moved = moved + update.clip(-MAX_STEP_PX, MAX_STEP_PX)
-        if np.percentile(np.abs(update), 75) < CONVERGED_PX:
+        if (np.abs(update) < CONVERGED_PX).mean() > CONVERGED_SHARE:
             break
     return moved, texture
+
+
+def _mean_product(a: Plane, b: Plane) -> Plane:
+    """Mean [P] of the product of patches [P, S, S]."""
+    return np.asarray(np.einsum("pij,pij->p", a, b) / (a.shape[1] * a.shape[2]), np.float32)
 
 
 def _patches(plane: Plane, centres: Array, half: int) -> Plane:
@@ -144,8 +149,12 @@ def _patches(plane: Plane, centres: Array, half: int) -> Plane:
             for axis, size in enumerate((width, height))
         )
         block = plane[rows[:, :, None], columns[:, None, :]]
-    across = block[:, :, :-1] + fx * (block[:, :, 1:] - block[:, :, :-1])
-    result: Plane = across[:, :-1] + fy * (across[:, 1:] - across[:, :-1])
+    across = block[:, :, 1:] - block[:, :, :-1]
+    across *= fx
+    across += block[:, :, :-1]
+    result: Plane = across[:, 1:] - across[:, :-1]
+    result *= fy
+    result += across[:, :-1]
     return result
 
 

@@ -191,7 +191,7 @@ def write_overlay(
     step = float(np.median(np.diff(times))) if len(times) > 1 else 0.04
     overlay = Overlay(clip)
     sound = None if clip.audio is None else _sound_of(clip.audio, times[rows], step)
-    with VideoWriter(path, 2 * PANEL, PANEL, fps=1.0 / step, audio=sound) as film:
+    with VideoWriter(path, 2 * PANEL, PANEL, 1.0 / step, sound, draft=True) as film:
         for done, picture in enumerate(in_turns([overlay] * HANDS, rows.tolist())):
             film.write(picture)
             if progress is not None:

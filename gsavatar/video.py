@@ -23,7 +23,8 @@ log = logging.getLogger("gsavatar")
 
 UInt8 = NDArray[np.uint8]
 SAMPLE_RATE = 16_000
-CRF = 18
+CRF, DRAFT_CRF = 18, 23
+"""Quality of what is kept and of what is looked at once (x264's usual one)."""
 SEEK_S = 4.0
 """Gaps longer than this are jumped over instead of decoded."""
 
@@ -239,12 +240,13 @@ class VideoWriter:
     """A film with sound, written as it is made; nothing is at ``path`` before ``close``.
 
     ``.mp4`` is H.264 with AAC, tagged BT.709; ``.webm`` is VP9 with Opus, with ``alpha`` in
-    straight alpha. The sound is cut or padded to exactly the picture's length.
+    straight alpha. The sound is cut or padded to exactly the picture's length. A ``draft`` is coded
+    faster, to be looked at rather than kept.
     """
 
     def __init__(  # noqa: PLR0917
         self, path: Path, width: int, height: int, fps: float,
-        audio: Samples | None = None, alpha: bool = False,
+        audio: Samples | None = None, alpha: bool = False, draft: bool = False,
     ) -> None:  # fmt: skip
         import av
 
@@ -266,10 +268,11 @@ class VideoWriter:
         self._video.width, self._video.height = width, height
         self._video.pix_fmt = "yuva420p" if alpha else "yuv420p"
         own: dict[str, dict[str, str]] = {
-            ".mp4": {"preset": "veryfast"},
+            ".mp4": {"preset": "superfast" if draft else "veryfast"},
             ".webm": {"b:v": "0", "deadline": "realtime", "cpu-used": "6"},
         }
-        options: Any = {"crf": str(CRF), **own[suffix]}  # PyAV's stubs want values of any type
+        crf = str(DRAFT_CRF if draft else CRF)
+        options: Any = {"crf": crf, **own[suffix]}  # PyAV's stubs want values of any type
         self._video.options = options
         context = self._video.codec_context
         context.colorspace = context.color_primaries = context.color_trc = BT709
