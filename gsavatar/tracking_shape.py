@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from gsavatar import assets
+from gsavatar.ahead import together
 from gsavatar.errors import InputError
 from gsavatar.morphable import ROW_IRIS_LEFT, ROW_IRIS_RIGHT, Floats, MorphableModel
 from gsavatar.morphable_bfm import load_bfm
@@ -54,6 +55,8 @@ EYE_HEIGHTS = ((159, 145), (386, 374))
 CALM_MOUTH, CALM_EYES = 35.0, 30.0
 """Percentiles of the openings below and above which mouth and eyes count as at rest."""
 REST_LIMIT = 0.6
+PIECE = 1000
+"""Vertices whose distances from all landmarks are held at once."""
 WIDE_PERCENTILE = 98.0
 """Of how far speech moves the skin; beyond are errors of single frames."""
 FIELD_PARTS = (FacePart.SKIN, FacePart.LIPS, FacePart.SCALP, FacePart.NECK, FacePart.LASH)
@@ -210,8 +213,8 @@ def _spread(base: Floats, field: Floats, slip: Floats) -> Spread:
     known = np.linalg.inv(field + np.diag(slip))
 
     def spread(places: Floats) -> Floats:
-        parts = np.array_split(places, max(len(places) // 2000, 1))
-        return np.concatenate([_kernel(part, base) @ known for part in parts])
+        parts = np.array_split(places, max(len(places) // PIECE, 1))
+        return np.concatenate(together(lambda part: _kernel(part, base) @ known, parts))
 
     return spread
 
@@ -220,8 +223,9 @@ def _spread_offsets(model: MorphableModel, base: Floats, smooth: Floats) -> Floa
     """Offsets [V, 3] of all vertices: the field on the skin, a shift of what lies behind it."""
     offsets = np.zeros((len(model.neutral), 3))
     skin = np.flatnonzero(np.isin(model.part, [int(p) for p in FIELD_PARTS]))
-    for rows in np.array_split(skin, max(len(skin) // 2000, 1)):
-        offsets[rows] = _kernel(model.neutral[rows], base) @ smooth
+    pieces = np.array_split(skin, max(len(skin) // PIECE, 1))
+    spread = together(lambda rows: _kernel(model.neutral[rows], base) @ smooth, pieces)
+    offsets[skin] = np.concatenate(spread)
     inside = np.isin(model.part, [int(p) for p in MOUTH_PARTS])
     offsets[inside] = (_kernel(base[list(LIPS)], base) @ smooth).mean(0)
     balls = model.part == int(FacePart.EYEBALL)

@@ -15,6 +15,7 @@ from gsavatar.tracking_outline import RimSightings
 from gsavatar.tracking_solve import (
     DAMPING,
     HUBER_PX,
+    NEAR,
     Lens,
     Poses,
     chunks,
@@ -128,7 +129,8 @@ def _point_systems(
     H, g = np.zeros((L, 3, 3)), np.zeros((L, 3))
     tie, grip, tug = np.empty((L, 3, count, 6)), np.empty((count, 6, 6)), np.empty((count, 6))
     middle = points.mean(0)
-    for rows in chunks(count, 64):
+
+    def linearise(rows: slice) -> tuple[Floats, Floats]:
         pixels, seen = project(poses[rows], points + moved[rows], lens)
         residual = seen_px[rows] - pixels
         trust = weight / np.maximum(np.linalg.norm(residual, axis=-1) / (3 * HUBER_PX), 1.0)
@@ -136,11 +138,14 @@ def _point_systems(
         turned = seen - (poses.t[rows] + poses.R[rows] @ middle)[:, None]
         G = pose_jacobian(seen, turned, lens)  # [t, L, 2, 6]
         Jt = (J * trust[..., None, None]).transpose(0, 1, 3, 2)
-        H += (Jt @ J).sum(0)
-        g += (Jt @ residual[..., None])[..., 0].sum(0)
         tie[:, :, rows] = (Jt @ G).transpose(1, 2, 0, 3)
         Gt = (G * trust[..., None, None]).reshape(len(pixels), -1, 6).transpose(0, 2, 1)
         grip[rows] = Gt @ G.reshape(len(pixels), -1, 6)
         tug[rows] = (Gt @ residual.reshape(len(pixels), -1, 1))[..., 0]
+        return (Jt @ J).sum(0), (Jt @ residual[..., None])[..., 0].sum(0)
+
+    for information, right in together(linearise, chunks(count, NEAR)):
+        H += information
+        g += right
     grip += DAMPING * np.eye(6) * np.trace(grip, axis1=1, axis2=2)[:, None, None]
     return H, g, tie, grip, tug

@@ -19,8 +19,9 @@ from gsavatar.tracking_fields import both_ways, smooth_modes
 HUBER_PX = 2.0
 GAUSS_NEWTON_STEPS = 6
 DAMPING = 1e-6
-CHUNK = 256
-"""Frames worked on at once: bounds the memory of the Jacobians whatever the clip's length."""
+CHUNK, NEAR = 256, 64
+"""Frames worked on at once: bounds the memory of the Jacobians whatever the clip's length, and
+keeps those that are used again and again near the processor."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,10 @@ def refine_poses(
 
     ``weight`` [L]. Each frame is its own 6-parameter Gauss-Newton problem, solved in one batch.
     """
-    parts = []
     used = np.flatnonzero(weight > 0)
     points, weight = points[:, used], weight[used]
-    for rows in chunks(len(poses.t)):
+
+    def refined(rows: slice) -> Poses:
         part, observed = poses[rows], seen_px[rows][:, used].astype(np.float64)
         own = points if len(points) == 1 else points[rows]
         for _ in range(steps):
@@ -142,8 +143,9 @@ def refine_poses(
             g = flat_w.transpose(0, 2, 1) @ residual.reshape(len(observed), -1, 1)
             step = np.linalg.solve(H, g)[..., 0]
             part = Poses(rotations(step[:, 3:]) @ part.R, part.t + step[:, :3])
-        parts.append(part)
-    return Poses.join(parts)
+        return part
+
+    return Poses.join(together(refined, chunks(len(poses.t), NEAR)))
 
 
 def chunks(count: int, size: int = CHUNK) -> list[slice]:
@@ -250,7 +252,7 @@ def _expression_systems(
         H[rows] = Jt @ J - tie @ eased @ tie.transpose(0, 2, 1)
         g[rows] = (Jt @ residual - tie @ (eased @ (G.T @ residual)))[..., 0]
 
-    together(linearise, chunks(count, 64))
+    together(linearise, chunks(count, NEAR))
     return H, g
 
 
