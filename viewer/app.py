@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,8 @@ class ViserPage:
         nothing where its copy of the camera already has the value, so a report that came between
         two of the values would leave the page with one of them unsent, looking past the head.
         """
-        self.loop.call_soon_threadsafe(place, self.client, camera, farther)
+        with suppress(RuntimeError):  # the server has stopped, and no page is left to move
+            self.loop.call_soon_threadsafe(place, self.client, camera, farther)
 
     def say(self, text: str) -> None:
         """Shows who draws, how large and how fast."""
