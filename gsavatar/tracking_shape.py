@@ -133,7 +133,7 @@ def fit_person(
     upper = np.array([float(is_upper_face(name)) for name in model.names])
     beta: Floats = np.zeros(len(identity))
     rest, offset = base, np.zeros_like(base)
-    at_rest = np.zeros(len(model.names))
+    at_rest: Floats = np.zeros(len(model.names))
     moved = np.zeros((len(seen_px), *base.shape))
     slide = no_slide(len(base))
     edge = None

@@ -284,11 +284,12 @@ def _bounded_solve(H: Floats, g: Floats, prior: ExpressionPrior, mean: Floats) -
     ends[[0, -1]] = 0.5
     stiff = 2 * ends[:, None] * prior.change_precision  # [T, K]
     every = np.arange(K)
-    gain = 1.0 / (H[:, every, every] + prior.precision + stiff)
+    curvature = H[:, every, every] + prior.precision + stiff
     pull = (g + prior.precision * mean).T.astype(np.float32)
     by_row = np.ascontiguousarray(H.transpose(1, 0, 2))
     by_row[every, :, every] += (prior.precision + stiff).T
-    gain, half = (np.ascontiguousarray(a.T, np.float32) for a in (gain, stiff / 2))
+    gain = np.ascontiguousarray((1.0 / curvature).T, np.float32)
+    half = np.ascontiguousarray(stiff.T / 2, np.float32)
     index, last = np.arange(count), count - 1
     # The first and the last frame have one neighbour, which stands in for both.
     before, after = np.minimum(abs(index - 1), last), last - abs(last - index - 1)
