@@ -20,12 +20,14 @@ from gsavatar import audio, video, visibility
 from gsavatar.crop import AMBIGUOUS_SHARE, SCAN_SIDE
 from gsavatar.errors import InputError
 from gsavatar.findings import Finding, State
+from gsavatar.footage import VideoFile
 from gsavatar.landmarks import RIGID_20, FaceLandmarker, mouth_opening, mouth_width
 from gsavatar.morphable import canonical_face
 from gsavatar.progress import Progress
 from gsavatar.speech_motion import CLOSED_OPENING
 from gsavatar.speech_sync import MouthPath, sound_offset
 from gsavatar.tracking_solve import Lens, first_poses
+from gsavatar.upright import Stance
 
 Array = NDArray[np.float64]
 UInt8 = NDArray[np.uint8]
@@ -88,6 +90,7 @@ class Footage:
     opening: Array  # [N], of the mouth; NaN where no face was found
     width: Array  # [N], likewise
     sound: audio.Sound | None
+    quarters: int = 0  # by which a fit turns the pictures clockwise
 
     @property
     def seen(self) -> list[Look]:
@@ -123,19 +126,28 @@ def _watch(path: Path, progress: Progress | None) -> Footage:
         told(min(int(100 * share), 99), 100)
         return share
 
-    looks: list[Look | None] = []
     times: list[float] = []
     mouths: list[tuple[float, float]] = []
     wanted = (np.arange(LOOKS) + 0.5) * info.duration_s / LOOKS
     length_s = min(STRETCH_S, info.duration_s)
     first_s = (info.duration_s - length_s) / 2
-    with FaceLandmarker() as landmarker:
-        for at_s, picture in video.pictures_at(path, wanted.tolist()):
-            looks.append(_look(at_s, picture, landmarker))
-            if spent() > LOOKS_SHARE and len(looks) >= LEAST_LOOKS:
+
+    def looked(stance: Stance, share: float) -> list[Look | None]:
+        looks: list[Look | None] = []
+        for at_s, picture in file.pictures_at(wanted.tolist()):
+            looks.append(_look(at_s, picture, landmarker, stance))
+            if spent() > share and len(looks) >= LEAST_LOOKS:
                 break
+        return looks
+
+    with FaceLandmarker() as landmarker:
+        file, stance = VideoFile(path), Stance()
+        looks = looked(stance, LOOKS_SHARE)
+        if stance.quarters:
+            file = VideoFile(path, stance.quarters)
+            looks = looked(Stance(), 2 * LOOKS_SHARE)
         dense = np.arange(first_s, first_s + length_s, 1.0 / min(info.fps, 30.0))
-        for at_s, picture in video.pictures_at(path, dense.tolist()):
+        for at_s, picture in file.pictures_at(dense.tolist()):
             faces = landmarker.detect(_small(picture)[0])
             times.append(at_s)
             mouths.append(_mouth_of(faces[0].points) if faces else (math.nan, math.nan))
@@ -143,7 +155,9 @@ def _watch(path: Path, progress: Progress | None) -> Footage:
                 break
     sound = audio.sound_of_video(path) if info.has_audio else None
     opening, width = np.array(mouths).reshape(-1, 2).T
-    return Footage(info, tuple(looks), np.array(times), opening, width, sound)
+    return Footage(
+        file.probe(), tuple(looks), np.array(times), opening, width, sound, file.quarters
+    )
 
 
 def _mouth_of(points: NDArray[np.floating[Any]]) -> tuple[float, float]:
@@ -161,11 +175,13 @@ def _small(picture: UInt8) -> tuple[UInt8, float]:
     return np.asarray(shrunk, np.uint8), scale
 
 
-def _look(at_s: float, picture: UInt8, landmarker: FaceLandmarker) -> Look | None:
+def _look(
+    at_s: float, picture: UInt8, landmarker: FaceLandmarker, stance: Stance
+) -> Look | None:
     import cv2
 
     small, scale = _small(picture)
-    faces = landmarker.detect(small)
+    faces = stance.faces(small, landmarker)
     if not faces:
         return None
     face = faces[0]
@@ -214,6 +230,8 @@ def _face(footage: Footage) -> Finding:
     share = len(seen) / len(looks)
     several = sum(look.faces > 1 for look in seen) / len(seen)
     text = f"seen in {100 * share:.0f} % of {len(looks)} looks"
+    if footage.quarters:
+        text += f", not upright: `fit` turns it by {90 * footage.quarters} degrees clockwise"
     most = COUNTS.get(max(look.faces for look in seen), "several")
     if share < 0.5:
         cure = "cut the video to the parts that show the face, from the front."

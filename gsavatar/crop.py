@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from gsavatar import video
 from gsavatar.ahead import in_turns
 from gsavatar.errors import InputError
-from gsavatar.footage import Footage, as_footage
+from gsavatar.footage import Footage, VideoFile, as_footage
 from gsavatar.landmarks import FaceDetection, FaceLandmarker
+from gsavatar.upright import Stance
 
 log = logging.getLogger("gsavatar")
 
@@ -42,6 +43,8 @@ AMBIGUOUS_SHARE = 0.6
 ASKED_SHARE = 0.1
 """A second face seen this often as the first makes the choice the user's; one seen this often may
 be asked for."""
+MOST_TURNS = 2
+"""Faces that are hard to see may be turned the wrong way at first."""
 ALIKE_SHARE = 0.1
 """Crops whose middles lie within this share of their side become one."""
 
@@ -96,7 +99,7 @@ class _Scan:
     cuts: list[int]  # scans that begin another scene
     frames: int
     end_s: float
-    brightness: float
+    quarters: int = 0  # clockwise turns that set the faces upright
 
 
 def plan(
@@ -115,19 +118,19 @@ def plan(
     if face is not None and face not in ("left", "right") and not face.isdigit():
         raise InputError(f"--face {face}: is not left, right or a number.")
     footage = [as_footage(source) for source in sources]
-    infos = [each.probe() for each in footage]
-    total = sum(info.frames for info in infos)
+    counts = [each.probe().frames for each in footage]
+    total = sum(counts)
     plans, before = [], 0
     with FaceLandmarker() as landmarker:
-        for each, info in zip(footage, infos, strict=True):
+        for each, count in zip(footage, counts, strict=True):
 
             def told(done: int, before: int = before) -> None:
                 if progress is not None:
                     progress(min(before + done, total), total)
 
-            scan = _look(each, landmarker, told)
-            plans.append(_plan_one(each, info, scan, face, thumbnail))
-            before += info.frames
+            upright, scan = _upright(each, landmarker, told)
+            plans.append(_plan_one(upright, scan, face, thumbnail))
+            before += count
     return plans if len(plans) == 1 else _framed_alike(plans)
 
 
@@ -173,6 +176,17 @@ def apply_crop(picture: UInt8, box: Box, size: int) -> UInt8:
     return np.asarray(cv2.resize(part, (size, size), interpolation=how), np.uint8)
 
 
+def _upright(
+    footage: Footage, landmarker: FaceLandmarker, progress: Callable[[int], None]
+) -> tuple[Footage, _Scan]:
+    """Footage, turned so that faces stand upright if it is a video, and a look through it."""
+    scan, turns = _look(footage, landmarker, progress), 0
+    while isinstance(footage, VideoFile) and scan.quarters and turns < MOST_TURNS:
+        footage = replace(footage, quarters=(footage.quarters + scan.quarters) % 4)
+        scan, turns = _look(footage, landmarker, progress), turns + 1
+    return footage, scan
+
+
 def _look(footage: Footage, landmarker: FaceLandmarker, progress: Callable[[int], None]) -> _Scan:
     """Faces and scene changes, a few times a second."""
     import cv2
@@ -182,7 +196,7 @@ def _look(footage: Footage, landmarker: FaceLandmarker, progress: Callable[[int]
     people: list[_Person] = []
     cuts: list[int] = []
     before: NDArray[np.float32] | None = None
-    light: list[float] = []
+    stance = Stance()
     end, end_s = -1, 0.0
 
     def shown() -> Iterator[tuple[int, float, UInt8]]:
@@ -198,11 +212,10 @@ def _look(footage: Footage, landmarker: FaceLandmarker, progress: Callable[[int]
         if scale < 1.0:
             shrunk = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
             small = np.asarray(shrunk, np.uint8)
-        return _Glance(index, time_s, picture, small, scale, landmarker.detect(small))
+        return _Glance(index, time_s, picture, small, scale, stance.faces(small, landmarker))
 
     with closing(in_turns([searched], shown())) as glances:
         for glance in glances:
-            light.append(float(glance.small.mean()) / 255.0)
             now = _histogram(glance.small)
             scan = len(indices)
             if before is not None and 0.5 * float(np.abs(now - before).sum()) > CUT_DISTANCE:
@@ -212,7 +225,7 @@ def _look(footage: Footage, landmarker: FaceLandmarker, progress: Callable[[int]
             indices.append(glance.index)
             times.append(glance.time_s)
             progress(glance.index)
-    return _Scan(indices, times, people, cuts, end + 1, end_s, float(np.mean(light or [0.0])))
+    return _Scan(indices, times, people, cuts, end + 1, end_s, stance.quarters)
 
 
 def _histogram(picture: UInt8) -> NDArray[np.float32]:
@@ -255,10 +268,10 @@ def _square(box: Box, heights: float) -> Box:
 
 
 def _plan_one(
-    footage: Footage, info: video.VideoInfo, scan: _Scan, face: str | None, thumbnail: Path | None
+    footage: Footage, scan: _Scan, face: str | None, thumbnail: Path | None
 ) -> CropPlan:
     """The plan of one file from what the scan found."""
-    path = footage.path
+    path, info = footage.path, footage.probe()
     if not scan.people:
         raise InputError(
             f"{path}: no face was found in {len(scan.indices)} frames looked at; film the face "
@@ -272,6 +285,9 @@ def _plan_one(
             "the video to the person at full resolution, or film closer."
         )
     notes = []
+    if isinstance(footage, VideoFile) and footage.quarters:
+        turn_deg = 90 * footage.quarters
+        notes.append(f"{path.name}: not upright; it is turned by {turn_deg} degrees clockwise.")
     start, end = _longest_scene(scan, person)
     seen = [s for s in person.boxes if start <= s < end]
     used_s = len(seen) * SCAN_EVERY_S
@@ -336,11 +352,8 @@ def _number(people: list[_Person], path: Path) -> None:
 
     tiles = []
     for number, person in enumerate(people, 1):
-        tile = (
-            person.thumbnail.copy()
-            if person.thumbnail is not None
-            else np.zeros((160, 160, 3), np.uint8)
-        )
+        shown = person.thumbnail
+        tile = np.zeros((160, 160, 3), np.uint8) if shown is None else shown.copy()
         cv2.putText(tile, str(number), (8, 34), cv2.FONT_HERSHEY_SIMPLEX, 1.2, (255, 220, 0), 3)
         tiles.append(tile)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ is the business of ``gsavatar.datasets``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from gsavatar import audio, video
 from gsavatar.errors import InputError
 from gsavatar.frames import decode_png
 from gsavatar.types import PROTOCOL_SIZE, KnownPoses
+from gsavatar.video_colour import turned
 
 UInt8 = NDArray[np.uint8]
 Float = NDArray[np.float32]
@@ -54,18 +55,30 @@ class VideoFile:
     """A video as footage; ids count its frames."""
 
     path: Path
+    quarters: int = 0
+    """Clockwise quarter turns that set its pictures upright after what the file says of them."""
 
     def probe(self) -> video.VideoInfo:
         """See ``video.probe``."""
-        return video.probe(self.path)
+        info = video.probe(self.path)
+        if self.quarters % 2:
+            info = replace(info, width=info.height, height=info.width)
+        return replace(info, rotation=(info.rotation + 90 * self.quarters) % 360)
 
     def decode(self) -> Iterator[tuple[int, float, UInt8]]:
         """See ``video.decode``."""
-        return video.decode(self.path)
+        for index, time_s, picture in video.decode(self.path):
+            yield index, time_s, turned(picture, self.quarters)
 
     def glimpses(self, every_s: float) -> Iterator[tuple[int, float, UInt8 | None]]:
         """See ``video.glimpses``."""
-        return video.glimpses(self.path, every_s)
+        for index, time_s, picture in video.glimpses(self.path, every_s):
+            yield index, time_s, None if picture is None else turned(picture, self.quarters)
+
+    def pictures_at(self, times_s: Sequence[float]) -> Iterator[tuple[float, UInt8]]:
+        """See ``video.pictures_at``."""
+        for time_s, picture in video.pictures_at(self.path, times_s):
+            yield time_s, turned(picture, self.quarters)
 
     def sound(self) -> Float | None:
         """The sound of the file, or None without an audio track or with nothing in it."""

@@ -50,8 +50,12 @@ def to_rgb(frame: Any) -> UInt8:
     )
     if hdr:
         picture = _hdr_to_sdr(picture, transfer)
-    turns = (-rotation(frame) // 90) % 4
-    return np.ascontiguousarray(np.rot90(picture, turns))
+    return turned(picture, rotation(frame) // 90)
+
+
+def turned(picture: UInt8, quarters: int) -> UInt8:
+    """A picture [H, W, 3] turned clockwise by so many quarters."""
+    return np.ascontiguousarray(np.rot90(picture, -quarters % 4))
 
 
 def rotation(frame: Any) -> int:

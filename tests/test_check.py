@@ -17,6 +17,8 @@ from gsavatar.errors import InputError
 from gsavatar.findings import Finding, State
 from gsavatar.landmarks import FaceLandmarker
 from gsavatar.morphable import canonical_face
+from gsavatar.upright import Stance
+from gsavatar.video_colour import turned
 
 SAMPLE = Path(__file__).parents[1] / "datasets" / "sample"
 
@@ -102,7 +104,10 @@ def test_noise_does_not_pass_for_focus(footage: Footage) -> None:
     noise = np.random.default_rng(0).normal(0.0, 4.0, (*sharp.shape[:2], 1))
     noisy = np.clip(blurred + noise, 0, 255).astype(np.uint8)
     with FaceLandmarker() as landmarker:
-        looks = [check._look(at_s, picture, landmarker) for picture in (sharp, blurred, noisy)]
+        looks = [
+            check._look(at_s, picture, landmarker, Stance())
+            for picture in (sharp, blurred, noisy)
+        ]
     good, soft, grainy = (look.sharpness for look in looks if look is not None)
     assert soft < grainy < check.SOFT < good
 
@@ -168,6 +173,24 @@ def test_the_verdict_names_the_worst_first() -> None:
     assert check.verdict([good]) == "Good to fit."
     assert "attention to size" in check.verdict([good, Finding("size", State.NOTE, "", "closer")])
     assert check.verdict([Finding("focus", State.BAD, "", "")]).startswith("Film it again: focus")
+
+
+def test_a_video_that_lies_is_judged_as_it_will_be_turned(
+    tmp_path: Path, footage: Footage
+) -> None:
+    path = tmp_path / "aside.mp4"
+    with video.VideoWriter(path, 512, 512, 25.0) as writer:
+        for index, _, picture in video.decode(SAMPLE / "speaker.mp4"):
+            if index >= 60:
+                break
+            writer.write(turned(picture, 3))
+    aside = check._watch(path, None)
+    found = check._face(aside)
+    assert found.state is State.GOOD and "turns it by 90 degrees clockwise" in found.text
+    upright, lying = (np.median([look.face_px for look in f.seen]) for f in (footage, aside))
+    assert lying == pytest.approx(upright, rel=0.05)
+    open_ = [np.nanmedian(opening) for opening in (aside.opening, footage.opening[:60])]
+    assert open_[0] == pytest.approx(open_[1], abs=0.02)
 
 
 def test_two_faces_are_said_to_need_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from importlib import resources
 from pathlib import Path
@@ -18,12 +19,15 @@ from gsavatar.landmarks import (
     FACE_TOP,
     LIPS_40,
     RIGID_20,
+    FaceDetection,
     FaceLandmarker,
     mouth_opening,
 )
 from gsavatar.landmarks_opencv import anchors
 from gsavatar.segmentation import Look, PersonMatte, label_plane, learn_person
 from gsavatar.types import Region
+from gsavatar.upright import Stance
+from gsavatar.video_colour import turned
 
 SAMPLE = Path(str(resources.files("gsavatar.datasets"))) / "sample" / "speaker.mp4"
 TRUTH = json.loads(SAMPLE.with_suffix(".truth.json").read_text())
@@ -133,6 +137,60 @@ def test_no_face_is_an_error_with_a_cure(tmp_path: Path) -> None:
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("quarters", [1, 3])
+def test_a_video_that_lies_on_its_side_is_turned(tmp_path: Path, quarters: int) -> None:
+    pictures = [p for i, _, p in video.decode(SAMPLE) if i < 60]
+    wide = [np.pad(p, ((0, 0), (40, 0), (0, 0)), mode="edge") for p in pictures]
+    (upright,) = crop.plan([film(tmp_path / "upright.mp4", wide)])
+    (plan,) = crop.plan([film(tmp_path / "lies.mp4", [turned(p, quarters) for p in wide])])
+    assert plan.footage == VideoFile(tmp_path / "lies.mp4", 4 - quarters)
+    assert (plan.info.width, plan.info.height) == (552, 512)
+    assert any(f"turned by {90 * (4 - quarters)} degrees" in note for note in plan.notes)
+    np.testing.assert_allclose(plan.box, upright.box, atol=8)
+    (_, _, first), *_ = plan.footage.decode()
+    assert np.abs(first.astype(int) - wide[0]).mean() < 4
+
+
+class Seer:
+    """A landmarker that sees faces turned by given angles, or none, one look after the other."""
+
+    def __init__(self, rolls_deg: list[float | None]) -> None:
+        self.rolls_deg = iter(rolls_deg)
+
+    def detect(self, picture: np.ndarray) -> list[FaceDetection]:
+        roll = next(self.rolls_deg)
+        if roll is None:
+            return []
+        points = np.zeros((478, 3), np.float32)
+        points[263, :2] = np.cos(np.radians(roll)), np.sin(np.radians(roll))
+        return [FaceDetection(points, None, (0.0, 0.0, 1.0, 1.0))]
+
+
+@pytest.mark.parametrize(
+    ("rolls_deg", "quarters"),
+    [
+        ([0.0, 20.0, -30.0, 50.0], 0),
+        ([90.0, 80.0, 110.0, 10.0, 95.0], 3),
+        ([-90.0, -70.0, -100.0, -95.0], 1),
+        ([178.0, -175.0, 160.0], 2),
+        ([90.0, -90.0, 0.0, 180.0], 0),  # each another way
+        ([70.0, -3.0, 40.0, 75.0, 2.0], 0),
+        ([88.0, -80.0, 95.0, 90.0, 2.0], 3),  # one the wrong way round
+        ([None] * 4, 0),
+        ([None, None, 0.0, None, 5.0, None, 2.0], 0),  # a face that is away
+        ([None, 0.0, None, 0.0, None, 3.0, 2.0, 1.0], 2),  # found where it is turned over
+        ([], 0),
+    ],
+)
+def test_which_way_up_faces_are(rolls_deg: list[float | None], quarters: int) -> None:
+    seer, stance = Seer(rolls_deg), Stance()
+    picture = np.zeros((4, 4, 3), np.uint8)
+    with contextlib.suppress(StopIteration):
+        while True:
+            stance.faces(picture, seer)  # type: ignore[arg-type]
+    assert stance.quarters == quarters
+
+
 def test_two_faces_ask_for_a_choice_with_a_numbered_picture(
     tmp_path: Path, frames: dict[int, np.ndarray]
 ) -> None:
@@ -154,7 +212,7 @@ def test_the_face_that_was_asked_for_is_taken_although_it_shows_less() -> None:
     path, near, aside = Path("two.mp4"), crop._Person(), crop._Person()
     near.boxes = {scan: (100.0, 300.0, 200.0, 400.0) for scan in range(100)}
     aside.boxes = {scan: (100.0, 50.0, 200.0, 150.0) for scan in range(40)}
-    scan = crop._Scan([], [], [near, aside], [], 0, 0.0, 1.0)
+    scan = crop._Scan([], [], [near, aside], [], 0, 0.0)
     assert crop._choose(path, scan, None, None) is near
     assert crop._choose(path, scan, "left", None) is aside
     assert crop._choose(path, scan, "2", None) is near
@@ -166,7 +224,7 @@ def test_faces_keep_the_numbers_of_the_picture_that_shows_them(tmp_path: Path) -
     path, people = Path("three.mp4"), [crop._Person() for _ in range(3)]
     for person, left, scans in zip(people, (50.0, 300.0, 550.0), (20, 100, 80), strict=True):
         person.boxes = {scan: (100.0, left, 200.0, left + 100.0) for scan in range(scans)}
-    scan = crop._Scan([], [], people, [], 0, 0.0, 1.0)
+    scan = crop._Scan([], [], people, [], 0, 0.0)
     picture = tmp_path / "faces.png"
     with pytest.raises(InputError, match="2 faces are visible equally long"):
         crop._choose(path, scan, None, picture)
