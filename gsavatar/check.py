@@ -175,9 +175,7 @@ def _small(picture: UInt8) -> tuple[UInt8, float]:
     return np.asarray(shrunk, np.uint8), scale
 
 
-def _look(
-    at_s: float, picture: UInt8, landmarker: FaceLandmarker, stance: Stance
-) -> Look | None:
+def _look(at_s: float, picture: UInt8, landmarker: FaceLandmarker, stance: Stance) -> Look | None:
     import cv2
 
     small, scale = _small(picture)

@@ -267,9 +267,7 @@ def _square(box: Box, heights: float) -> Box:
     return y - half, x - half, y + half, x + half
 
 
-def _plan_one(
-    footage: Footage, scan: _Scan, face: str | None, thumbnail: Path | None
-) -> CropPlan:
+def _plan_one(footage: Footage, scan: _Scan, face: str | None, thumbnail: Path | None) -> CropPlan:
     """The plan of one file from what the scan found."""
     path, info = footage.path, footage.probe()
     if not scan.people:

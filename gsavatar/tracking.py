@@ -66,6 +66,8 @@ FOCAL_PRIOR = 1200 / 512
 """Focal length over the side of the picture: a short telephoto, usual for head and shoulders."""
 SAMPLE_FRAMES = 120
 STEPS = 5
+TRIES = 3
+"""How often the person is fitted through the lens that the skin showed, at most."""
 FLOW_POINTS = 60
 UNLOOKED = 0.01
 """What the pose of a frame counts whose skin was not looked at, over that of one whose was."""
@@ -103,11 +105,16 @@ def fit_track(
     tell(1, STEPS)
     path, bundle = None, None
     if known is None:
-        bundle = _bundle(fit, sample, lens, pictures, focal_known=focal_px is not None)
-        if bundle is not None:
+        believed = None if focal_px is not None else focal
+        for tries_left in range(TRIES - 1, -1, -1):
+            bundle = _bundle(fit, sample, lens, pictures, believed, last=tries_left == 0)
+            if bundle is None:
+                break
             lens = bundle.lens
-            K = geometry.pinhole(lens.focal, image_size, (lens.cx, lens.cy))
             fit = _fit_again(fit, sample, bundle, regions)
+            if bundle.settled:
+                break
+        K = geometry.pinhole(lens.focal, image_size, (lens.cx, lens.cy))
         tell(2, STEPS)
         poses, coefficients, weight = _all_frames(
             fit, seen, lens, pictures, bundle, lambda i: tell(2 + i, STEPS)
@@ -192,20 +199,21 @@ def _sample(seen: Observations, most: int) -> Ints:
 
 
 def _bundle(
-    fit: Fit, sample: Observations, lens: Lens, pictures: Pictures | None, *, focal_known: bool
-) -> Bundle | None:
+    fit: Fit, sample: Observations, lens: Lens, pictures: Pictures | None, believed: float | None,
+    *, last: bool,
+) -> Bundle | None:  # fmt: skip
     """Poses and focal length from the skin of the sample frames."""
     start = first_poses(fit.rest, sample.seen_px, RIGID_WEIGHT, lens)
     start = refine_poses(start, fit.rest[None], sample.seen_px, fit.rigid_weight, lens)
     expressions = _of_the_skull(fit, _faces(fit, sample, start, lens, tied=False))
     bundle = adjust(
         pictures, sample.rows, start, expressions, surface_of(fit), lens,
-        focal_known=focal_known, one_light=len(np.unique(sample.file_index)) == 1,
+        believed=believed, one_light=len(np.unique(sample.file_index)) == 1, last=last,
     )  # fmt: skip
-    if bundle is not None and not focal_known:
+    if bundle is not None and believed is not None:
         log.info(
-            "focal length: %.0f px, give or take %.0f %%", bundle.lens.focal,
-            100 * bundle.focal_sigma,
+            "focal length: %.0f px, give or take %.0f %%%s", bundle.lens.focal,
+            100 * bundle.focal_sigma, "" if bundle.settled else "; the person is fitted again",
         )  # fmt: skip
     give_back_freed()
     if bundle is None:

@@ -22,6 +22,7 @@ from gsavatar.tracking_least_squares import (
     TURNED_SHARED_ERROR,
     Problem,
     Sightings,
+    at_focal,
 )
 from gsavatar.tracking_light import fit_light
 from gsavatar.tracking_motion import reach, rotvecs
@@ -47,6 +48,8 @@ PLACES, TURNED_PLACES = (0.6, 1.0), (1.0, 2.0)
 sought and then; of a head that turns more, as its skin shows where they are."""
 TURNED_PASSES = 3
 """How often a turning head's patches are looked for, each time from better poses and places."""
+UNSETTLED = 0.1
+"""Change of the focal length's logarithm from which the person is fitted again before going on."""
 MIN_OBSERVATIONS = 25
 MIN_SIGHTINGS = 3
 
@@ -61,6 +64,7 @@ class Bundle:
     poses: Poses  # of those
     skin: SkinMap
     swims: bool = False  # the head turns enough to show its depth, had its skin lain still
+    settled: bool = True  # False: given up early, for the face was fitted through another lens
 
     @property
     def shows_depth(self) -> bool:
@@ -70,13 +74,16 @@ class Bundle:
 
 def adjust(  # noqa: PLR0917
     pictures: Pictures | None, rows: Ints, poses: Poses, expressions: Floats, surface: Surface,
-    lens: Lens, *, focal_known: bool, one_light: bool = True,
+    lens: Lens, *, believed: float | None, one_light: bool = True, last: bool = True,
 ) -> Bundle | None:  # fmt: skip
     """Poses, focal length and patches of sample frames; None where the pictures say too little.
 
     ``rows`` are the landmark rows of the frames, ``poses`` where landmarks put the head,
-    ``expressions`` [T, K] what landmarks see of the face's motion. ``one_light`` says that the same
-    lamps shine on all of them.
+    ``expressions`` [T, K] what landmarks see of the face's motion; all through ``lens``, whose
+    focal length is sought if one is ``believed``. ``one_light`` says that the same lamps shine on
+    all of them. Unless this is the ``last`` try, it is given up, unsettled, once the focal length
+    turns out another than the one the face was fitted with: that face has taken on what the wrong
+    lens does to it, and holds the answer back.
     """
     some = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), ADJUSTED_FRAMES)).astype(int))
     found = [] if pictures is None else [(i, pictures(int(rows[i]))) for i in some]
@@ -89,12 +96,14 @@ def adjust(  # noqa: PLR0917
     patches = _picked(images, own, expressions[index], keys, surface, lens)
     if patches is None:
         return None
-    sample = _Sample(index, keys, images, own, expressions[index], reach(poses), one_light)
+    sample = _Sample(
+        index, keys, images, own, expressions[index], reach(poses), one_light, lens, believed, last
+    )  # fmt: skip
     skin = SkinMap(
         tuple(images[k] for k in keys), own[keys], sample.expressions[keys], patches, surface,
         shows_depth=sample.turn_rad >= LEAST_TURN_RAD,
     )  # fmt: skip
-    return _adjusted(sample, skin, lens, focal_known=focal_known)
+    return _adjusted(sample, skin)
 
 
 @dataclass(frozen=True)
@@ -108,18 +117,24 @@ class _Sample:
     expressions: Floats  # [F, K]
     turn_rad: float  # how far the head turns
     one_light: bool
+    lens: Lens  # that landmarks were seen through
+    believed: float | None  # focal length, where it is sought
+    last: bool  # whether it is not to be given up
 
 
-def _adjusted(sample: _Sample, skin: SkinMap, lens: Lens, *, focal_known: bool) -> Bundle | None:
+def _adjusted(sample: _Sample, skin: SkinMap) -> Bundle | None:
     """The bundle by the patches of ``skin``, as far as they lie still enough for how it is made."""
     images, own, shown, keys = sample.images, sample.poses, sample.expressions, sample.keys
     patches, surface, shows_depth = skin.patches, skin.surface, skin.shows_depth
-    new, sigma = own, 0.0
+    lens, new, sigma = sample.lens, own, 0.0
+    prior = replace(lens, focal=sample.believed or lens.focal)
+    start = at_focal(own, prior.focal / lens.focal)
     # Motions sought freely made an avatar of a head that hardly turns worse.
     shared, loose, sought = SHARED_ERROR, PLACES, surface.brows[:0]
     if shows_depth:
         shared, loose, sought = TURNED_SHARED_ERROR, TURNED_PLACES, skin.sought
-    for number in range(TURNED_PASSES if shows_depth else 2):
+    passes = TURNED_PASSES if shows_depth else 2
+    for number in range(passes):
         cautious = number == 0
         if shows_depth and sample.one_light:
             grays = [image.gray for image in images]
@@ -130,15 +145,24 @@ def _adjusted(sample: _Sample, skin: SkinMap, lens: Lens, *, focal_known: bool) 
         if len(seen.point) < 10 * MIN_OBSERVATIONS:
             return None
         problem = Problem(
-            own, patches.points, patches.place_sd * loose[0 if cautious else 1],
-            np.einsum("gk,pkc->pgc", sought, patches.shapes), seen,
-            lens, focal_known or not cautious, FOCAL_SHARED_ERROR if cautious else shared,
-            swing_held=not shows_depth,
+            start, patches.points, patches.place_sd * loose[0 if cautious else 1],
+            np.einsum("gk,pkc->pgc", sought, patches.shapes), seen, prior, focal_known=True,
+            shared_error=FOCAL_SHARED_ERROR if cautious else shared, swing_held=not shows_depth,
         )  # fmt: skip
-        solved = problem.solve(problem.began(new, skin.patches.points, lens))
+        state = problem.began(new, skin.patches.points, lens)
+        if sample.believed is not None:
+            freely = replace(
+                problem, place_sd=patches.place_sd * loose[1], focal_known=False,
+                shared_error=FOCAL_SHARED_ERROR,
+            )  # fmt: skip
+            sought_lens = freely.solve(state)
+            if sought_lens is None:
+                return None
+            state, sigma = sought_lens
+        solved = problem.solve(state)
         if solved is None:
             return None
-        state, found_sigma = solved
+        state, _ = solved
         if shows_depth and cautious:
             misfit = problem.misfit(state)
             if sample.turn_rad < LEAST_TURN_RAD * max(misfit / USUAL_MISFIT, 1.0):
@@ -147,11 +171,12 @@ def _adjusted(sample: _Sample, skin: SkinMap, lens: Lens, *, focal_known: bool) 
                     "only: landmarks say how deep the face is", misfit, np.degrees(sample.turn_rad),
                 )  # fmt: skip
                 skin = replace(skin, shows_depth=False, light=None)
-                found = _adjusted(sample, skin, lens, focal_known=focal_known)
+                found = _adjusted(sample, skin)
                 return None if found is None else replace(found, swims=True)
         lens, new, places = state.lens, state.poses, state.places
-        sigma = found_sigma if cautious else sigma
         skin = replace(skin, key_poses=new[keys], patches=replace(skin.patches, points=places))
+        if cautious and not sample.last and abs(np.log(lens.focal / sample.lens.focal)) > UNSETTLED:
+            return Bundle(lens, sigma, sample.index, new, skin, settled=False)
         if shows_depth:
             known = np.unique(seen.point)  # nothing says where the others are
             skin = replace(skin, surface=bent(surface, patches.points[known], places[known]))

@@ -34,7 +34,7 @@ alike (the bas-relief ambiguity, Belhumeur et al. 1999): skin that slides on the
 Of a head that hardly turns the landmarks' answer is taken as it is (skin errs alike in all frames,
 so that its evidence, counted by frames, would outweigh any softer belief).
 """
-FOCAL_SD = 0.25
+FOCAL_SD = 0.5
 """Belief in the focal length beforehand, of its logarithm."""
 ROUNDS = 12
 
@@ -65,10 +65,10 @@ class State:
 
     def after(self, step: Step) -> State:
         """The state after a step."""
-        focal = float(self.lens.focal * np.exp(step.focal))
+        ratio = float(np.exp(step.focal))
         return State(
-            moved(self.poses, step.poses), self.amounts + step.amounts, self.places + step.places,
-            replace(self.lens, focal=focal),
+            moved(at_focal(self.poses, ratio), step.poses), self.amounts + step.amounts,
+            self.places + step.places, replace(self.lens, focal=self.lens.focal * ratio),
         )  # fmt: skip
 
 
@@ -79,13 +79,18 @@ class Step:
     poses: Floats  # [T, 6], shift and turn
     amounts: Floats  # [T, G]
     places: Floats  # [N, 3]
-    focal: float  # of its logarithm
+    focal: float  # of its logarithm; the head goes away with it
     focal_sigma: float  # deviation of the same; 0 if it is known
 
 
 def moved(poses: Poses, change: Floats) -> Poses:
     """Poses after a shift and a turn about the head's own origin, [T, 6]."""
     return Poses(rotations(change[:, 3:]) @ poses.R, poses.t + change[:, :3])
+
+
+def at_focal(poses: Poses, ratio: float) -> Poses:
+    """Poses that look nearly the same through a lens of ``ratio`` times the focal length."""
+    return Poses(poses.R, poses.t * (1.0, 1.0, ratio))
 
 
 def off_start(poses: Poses, start: Poses) -> Floats:
@@ -195,13 +200,17 @@ class Problem:
         """Twice the negative logarithm of the belief in an answer."""
         residual, _ = self.residuals(state)
         cauchy = CAUCHY**2 * np.log1p((residual**2).sum(1) / CAUCHY**2)
-        off = off_start(state.poses, self.start)
+        off = self.off(state)
         held = ((off / POSE_SD) ** 2).sum() / len(off)
         held += (np.einsum("atc,tc->a", self.swings, off) ** 2).sum()
         held += ((state.amounts / SOUGHT_SD) ** 2).sum()
         near = (((state.places - self.places) / self.place_sd[:, None]) ** 2).sum()
         focal = (self.log_off(state.lens) / FOCAL_SD) ** 2
         return float(cauchy.sum() / self.shared_error + held + near + focal)
+
+    def off(self, state: State) -> Floats:
+        """How far poses [T, 6] are from landmarks', both seen through the lens believed."""
+        return off_start(at_focal(state.poses, self.lens.focal / state.lens.focal), self.start)
 
     def log_off(self, lens: Lens) -> float:
         """How far a focal length is from the one believed."""
@@ -233,15 +242,21 @@ class NormalEquations:
         root = np.sqrt(robust(residual, problem.shared_error))
         trust = seen.trust * root[:, None, None]
         residual *= root[:, None]
-        by_focal = np.einsum("oij,oj->oi", trust, at[:, :2] / at[:, 2:] * state.lens.focal)
+        # A longer lens farther away: what is left is how much nearer near points look.
+        nearer = 1.0 - poses.t[seen.frame, 2:] / at[:, 2:]
+        by_focal = at[:, :2] / at[:, 2:] * state.lens.focal * nearer
+        by_focal = np.einsum("oij,oj->oi", trust, by_focal)
         # Landmark poses hold the gauge together, as one frame's worth of belief.
         believed = np.full(D - 6, 1 / SOUGHT_SD**2)
         hold = np.concatenate((1 / POSE_SD**2 / T, believed))
-        self.H = np.tile(np.diag(hold), (T, 1, 1))
-        off = np.hstack((off_start(poses, problem.start), state.amounts))
+        off_by = np.ones(D)  # what the unknowns add to ``Problem.off``
+        off_by[2] = problem.lens.focal / state.lens.focal
+        self.H = np.tile(np.diag(hold * off_by**2), (T, 1, 1))
+        off = np.hstack((problem.off(state), state.amounts))
         still = np.zeros((3, *state.amounts.shape))
         self.swings = np.concatenate((problem.swings, still), axis=2).reshape(3, -1)
-        self.g = -off * hold - ((self.swings @ off.ravel()) @ self.swings).reshape(off.shape)
+        self.g = -off * hold * off_by
+        self.g -= ((self.swings @ off.ravel()) @ self.swings).reshape(off.shape)
         self.Hf = np.zeros((T, D))
         self.W = np.empty((len(seen.point), D, 3))
         by_place = np.empty((len(seen.point), 2, 3))

@@ -105,8 +105,7 @@ def test_noise_does_not_pass_for_focus(footage: Footage) -> None:
     noisy = np.clip(blurred + noise, 0, 255).astype(np.uint8)
     with FaceLandmarker() as landmarker:
         looks = [
-            check._look(at_s, picture, landmarker, Stance())
-            for picture in (sharp, blurred, noisy)
+            check._look(at_s, picture, landmarker, Stance()) for picture in (sharp, blurred, noisy)
         ]
     good, soft, grainy = (look.sharpness for look in looks if look is not None)
     assert soft < grainy < check.SOFT < good
@@ -175,9 +174,7 @@ def test_the_verdict_names_the_worst_first() -> None:
     assert check.verdict([Finding("focus", State.BAD, "", "")]).startswith("Film it again: focus")
 
 
-def test_a_video_that_lies_is_judged_as_it_will_be_turned(
-    tmp_path: Path, footage: Footage
-) -> None:
+def test_a_video_that_lies_is_judged_as_it_will_be_turned(tmp_path: Path, footage: Footage) -> None:
     path = tmp_path / "aside.mp4"
     with video.VideoWriter(path, 512, 512, 25.0) as writer:
         for index, _, picture in video.decode(SAMPLE / "speaker.mp4"):

@@ -20,6 +20,7 @@ from gsavatar.tracking_least_squares import (
     Sightings,
     State,
     Step,
+    at_focal,
     moved,
 )
 from gsavatar.tracking_locate import (
@@ -329,12 +330,15 @@ def test_brows_that_lift_with_every_nod_are_no_nods() -> None:
     assert np.corrcoef(found.amounts[:, 0], scene.lifts[:, 0])[0, 1] > 0.98
 
 
-def test_the_focal_length_shows_when_the_head_turns() -> None:
+@pytest.mark.parametrize("believed", [600.0, 1000.0, 1650.0])
+def test_the_focal_length_shows_when_the_head_turns(believed: float) -> None:
+    """Also to one who is much mistaken about it, and put the head where his lens would have it."""
     scene = Scene(yaw=0.6, noise_px=0.1)
-    wrong = Lens(1250.0, 256.0, 256.0)
-    found, sigma = scene.solved(scene.problem(False, wrong))
+    scene.start = at_focal(scene.start, believed / scene.lens.focal)
+    found, sigma = scene.solved(scene.problem(False, Lens(believed, 256.0, 256.0)))
     off = abs(np.log(found.lens.focal / scene.lens.focal))
-    assert off < 0.04 and off < 3 * sigma + 0.01 and sigma < 0.05
+    assert off < 0.02 and off < 2 * sigma and sigma < 0.05
+    assert abs(np.log(np.median(found.poses.t[:, 2] / scene.poses.t[:, 2]))) < 0.03
 
 
 def test_a_still_head_leaves_the_focal_length_open() -> None:
@@ -360,7 +364,8 @@ def test_the_step_goes_down_the_costs_gradient() -> None:
     """The normal equations' right-hand side is half the negative gradient of the cost."""
     scene = Scene(yaw=0.4, noise_px=0.5, lift=2.0)
     problem = scene.problem(False, scene.lens)
-    start = problem.began(scene.start, scene.guessed, scene.lens)
+    longer = replace(scene.lens, focal=1.2 * scene.lens.focal)
+    start = problem.began(at_focal(scene.start, 1.1), scene.guessed, longer)
     start = replace(start, amounts=0.5 * scene.lifts)
     system = NormalEquations(problem, start)
     rng, size = np.random.default_rng(0), 1e-6
@@ -389,9 +394,9 @@ def test_the_step_goes_down_the_costs_gradient() -> None:
 def test_too_little_to_see_is_said() -> None:
     poses = poses_at(np.zeros((30, 3)), np.tile(front().t, (30, 1)))
     rows, still = np.arange(30), np.zeros((30, 0))
-    assert adjust(None, rows, poses, still, a_surface(), LENS, focal_known=False) is None
+    assert adjust(None, rows, poses, still, a_surface(), LENS, believed=700.0) is None
     gray = np.full((512, 512, 3), 100, np.uint8)
-    nothing = adjust(lambda row: gray, rows, poses, still, a_surface(), LENS, focal_known=False)
+    nothing = adjust(lambda row: gray, rows, poses, still, a_surface(), LENS, believed=700.0)
     assert nothing is None
 
 
@@ -408,7 +413,7 @@ def test_a_whole_adjustment_of_a_turning_camera(monkeypatch: pytest.MonkeyPatch)
     )
     bundle = adjust(
         lambda row: pictures[row], np.arange(40), start, np.zeros((40, 0)), a_surface(), LENS,
-        focal_known=True,
+        believed=None,
     )  # fmt: skip
     assert isinstance(bundle, Bundle) and bundle.lens.focal == LENS.focal
     points = a_surface().points[None]
@@ -419,6 +424,31 @@ def test_a_whole_adjustment_of_a_turning_camera(monkeypatch: pytest.MonkeyPatch)
 
     assert bundle.shows_depth
     assert isinstance(bundle.skin.patches, Patches)
+
+
+def test_a_face_fitted_through_another_lens_is_fitted_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tracking_bundle, "LEAST_TURN_RAD", 0.0)
+    picture = a_picture(4)
+    s = np.linspace(0, 2 * np.pi, 40)
+    angles = np.stack((0.1 * np.sin(s), 0.15 * np.cos(s), 0.05 * np.sin(2 * s)), -1)
+    true = Poses(rotations(angles) @ front().R, rotations(angles) @ front().t[0])
+    pictures = [turned_camera(picture, a) for a in angles]
+    wrong = replace(LENS, focal=1.4 * LENS.focal)
+
+    def adjusted(last: bool) -> Bundle:
+        bundle = adjust(
+            lambda row: pictures[row], np.arange(40), at_focal(true, 1.4), np.zeros((40, 0)),
+            a_surface(), wrong, believed=wrong.focal, last=last,
+        )  # fmt: skip
+        assert bundle is not None
+        return bundle
+
+    assert not adjusted(last=False).settled
+    kept = adjusted(last=True)
+    assert kept.settled and 0.0 < kept.focal_sigma < 0.02
+    assert kept.lens.focal == pytest.approx(LENS.focal, rel=0.03)
 
 
 def swum(picture: np.ndarray, rng: np.random.Generator, size_px: float) -> np.ndarray:
@@ -443,7 +473,7 @@ def test_a_head_whose_skin_swims_has_to_turn_more_to_show_its_depth(
     def adjusted() -> Bundle:
         bundle = adjust(
             lambda row: pictures[row], np.arange(40), true, np.zeros((40, 0)), a_surface(), LENS,
-            focal_known=True,
+            believed=None,
         )  # fmt: skip
         assert bundle is not None
         return bundle
